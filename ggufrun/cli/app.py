@@ -1,0 +1,83 @@
+"""The Typer application, and the one place where errors become a line on stderr and an exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from ggufrun import __version__
+from ggufrun.cli import chat, convert, doctor, inspect, quantize
+from ggufrun.errors import GgufrunError
+
+INTERRUPTED = 130
+"""128 + SIGINT: what a shell reports for a program that Ctrl+C ended."""
+
+app = typer.Typer(
+    name="ggufrun",
+    help="Convert checkpoints to GGUF, quantize them, and talk to them.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for room in (convert, quantize, chat, inspect, doctor):
+    room.register(app)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"ggufrun {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    try:
+        app()
+    except GgufrunError as error:
+        fail(str(error), error.exit_status)
+    except KeyboardInterrupt:
+        fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output went away (`ggufrun ... | head`); nothing more can be said on stdout.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        fail(_explain(error), 1)
+    sys.exit(0)
+
+
+def fail(line: str, status: int) -> NoReturn:
+    """Print one line on stderr and exit with ``status``."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"ggufrun: {' '.join(line.split())}\n")
+    sys.exit(status)
+
+
+def _explain(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    hints = {
+        errno.ENOSPC: "free some space or write elsewhere with -o",
+        errno.EDQUOT: "your quota is used up; free some space or write elsewhere with -o",
+        errno.EACCES: "check the permissions",
+        errno.EROFS: "write elsewhere with -o",
+    }
+    hint = hints.get(error.errno or 0)
+    return f"{(error.strerror or str(error)).lower()}{where}" + (f"; {hint}" if hint else "")
