@@ -1,0 +1,58 @@
+# ggufrun's targets. `make demo` and `make test` need nothing but make, Python 3.10 or newer and a C/C++ compiler.
+# Written for GNU make 3.81, the one that macOS has.
+
+SHELL := /bin/sh
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+# The engine's build obeys these; a change of them must not go unnoticed by a set-up checkout.
+STEERING = $$CMAKE_ARGS|$$CC|$$CXX|$$CFLAGS|$$CXXFLAGS|$$LDFLAGS
+
+.DEFAULT_GOAL := help
+.PHONY: help setup engine wheel demo test check format bench clean distclean FORCE
+
+help: ## list the targets
+	@echo 'make TARGET:'
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  %-12s %s\n", $$1, $$2 }'
+	@echo
+	@echo 'PYTHON=python3.12 picks the interpreter, GGUFRUN_CACHE=DIR where the built engine is kept, CMAKE_ARGS=... what its'
+	@echo "CMake gets (for example -DGGML_CUDA=ON). Afterwards: $(BIN)/ggufrun --help"
+
+setup: $(READY) ## create .venv: build the engine (once, some minutes), install everything
+
+engine: $(BIN)/python ## build the engine anew and install it
+	@$(BIN)/python tools/setup_engine.py --rebuild
+
+$(BIN)/python:
+	@sh tools/make_venv.sh "$(VENV)" $(PYTHON)
+
+$(VENV)/steering: FORCE | $(BIN)/python
+	@printf '%s\n' "$(STEERING)" | cmp -s - $@ || printf '%s\n' "$(STEERING)" > $@
+
+$(READY): pyproject.toml $(wildcard tools/*.cmake) tools/setup_engine.py $(VENV)/steering | $(BIN)/python
+	@$(BIN)/python tools/setup_engine.py
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e . --group dev
+	@touch $@
+	@echo "ready: $(BIN)/ggufrun"
+
+test: setup ## run the tests
+	@$(BIN)/python -m pytest
+
+check: setup ## ruff, mypy, the direction of imports
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m mypy
+	@$(BIN)/python -m pytest tests/test_imports.py
+
+format: setup ## let ruff repair what it can
+	@$(BIN)/python -m ruff check --fix .
+
+bench: setup ## measure against llama.cpp's own tools; adds rows to docs/benchmarks.md
+	@$(BIN)/python tools/bench.py
+
+clean: ## remove what the demo, the tests and the checkers wrote
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
+	find ggufrun tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## remove .venv too (the built engine stays in the user's cache)
+	rm -rf $(VENV)
