@@ -1,0 +1,185 @@
+"""Imports run one way: the rooms' allowed imports, as docs/architecture tells them, held against the code itself.
+
+Imports inside functions count too: they are late, not free.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ggufrun.cli.app import app
+
+PACKAGE = Path(__file__).resolve().parent.parent / "ggufrun"
+
+ROOMS: dict[str, set[str]] = {
+    "errors": set(),
+    "hub": {"errors"},
+    "checkpoint": {"errors"},
+    "quantize": {"errors"},
+    "engine": {"errors"},
+    "convert": {"checkpoint", "quantize", "errors"},
+    "chat": {"engine", "errors"},
+    "evaluate": {"engine", "errors"},
+    "cli": {"hub", "checkpoint", "convert", "quantize", "engine", "chat", "evaluate", "errors"},
+}
+"""Room -> the rooms it may import (itself aside)."""
+
+ENTRANCES = {"__init__": {"errors"}, "__main__": {"cli"}}
+"""Modules of the package itself, which belong to no room."""
+
+FOREIGN: dict[str, set[str]] = {
+    "typer": {"cli"},
+    "click": {"cli"},
+    "rich": {"cli"},
+    "prompt_toolkit": {"cli"},
+    "huggingface_hub": {"hub"},
+    "llama_cpp": {"engine", "quantize", "evaluate"},
+    "jinja2": {"chat"},
+    "sentencepiece": {"convert"},
+    # Heavy, and not needed: a checkpoint is read without the framework that wrote it.
+    "torch": set(),
+    "transformers": set(),
+    "safetensors": set(),
+}
+"""Other people's packages -> the only rooms that may import them. What is not listed is free."""
+
+
+def module_name(path: Path, package: Path) -> str:
+    """``ggufrun/chat/stream.py`` -> ``ggufrun.chat.stream``."""
+    parts = [package.name, *path.relative_to(package).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 2 else parts)
+
+
+def imported(tree: ast.AST, module: str, is_package: bool) -> Iterator[tuple[int, str]]:
+    """Line and full name of everything that ``module`` imports, anywhere, by statement or by ``import_module``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = module.split(".")
+                kept = parents[: len(parents) - node.level + (1 if is_package else 0)]
+                base = ".".join([*kept, *([base] if base else [])])
+            for alias in node.names:
+                yield node.lineno, f"{base}.{alias.name}"
+        elif isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in ("import_module", "__import__") and node.args and isinstance(node.args[0], ast.Constant):
+                yield node.lineno, str(node.args[0].value)
+
+
+def room_of(name: str) -> str | None:
+    """The room of a full module name; None for the package itself (``ggufrun.__version__``)."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in ROOMS else None
+
+
+def violations(source: str, module: str, is_package: bool = False) -> list[str]:
+    """What in ``source`` breaks the two tables."""
+    room = module.split(".")[1]
+    allowed = ENTRANCES.get(room, ROOMS.get(room, set()))
+    found = []
+    for line, name in imported(ast.parse(source), module, is_package):
+        top = name.split(".")[0]
+        if top == "ggufrun":
+            target = room_of(name)
+            if target and target != room and target not in allowed:
+                found.append(f"{module}:{line}: {room} must not import {target}")
+        elif room not in FOREIGN.get(top, {room}):
+            found.append(f"{module}:{line}: {room} must not import {top}")
+    return found
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def test_imports_run_one_way() -> None:
+    paths = modules()
+    assert len(paths) > 10
+    found = [
+        line
+        for path in paths
+        for line in violations(path.read_text("utf-8"), module_name(path, PACKAGE), path.name == "__init__.py")
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_every_module_has_a_room() -> None:
+    strangers = {module_name(path, PACKAGE).split(".")[1] for path in modules()} - {*ROOMS, *ENTRANCES}
+    assert not strangers, f"give these a room, or a row in ROOMS: {strangers}"
+
+
+def test_the_table_has_no_circles() -> None:
+    done: set[str] = set()
+    while len(done) < len(ROOMS):
+        ready = {room for room, needs in ROOMS.items() if room not in done and needs <= done}
+        assert ready, f"these import one another: {set(ROOMS) - done}"
+        done |= ready
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "expected"),
+    [
+        ("ggufrun.engine.model", "from ggufrun.chat import session", "engine must not import chat"),
+        ("ggufrun.engine.model", "def f():\n    import ggufrun.convert.writer", "engine must not import convert"),
+        ("ggufrun.checkpoint.lora", "from ..quantize.ggml import library", "checkpoint must not import quantize"),
+        ("ggufrun.quantize.plan", "from ggufrun import checkpoint", "quantize must not import checkpoint"),
+        ("ggufrun.hub", "from ggufrun.cli import console", "hub must not import cli"),
+        ("ggufrun.engine.model", "importlib.import_module('ggufrun.cli')", "engine must not import cli"),
+        ("ggufrun.engine.model", "if TYPE_CHECKING:\n    from rich import console", "engine must not import rich"),
+        ("ggufrun.convert.pipeline", "import torch", "convert must not import torch"),
+    ],
+)
+def test_a_wrong_import_is_seen(module: str, source: str, expected: str) -> None:
+    assert any(expected in line for line in violations(source, module))
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("ggufrun.cli.chat", "from ggufrun.chat.session import Session\nimport rich.table"),
+        ("ggufrun.convert.pipeline", "from ggufrun.checkpoint import tensor\nfrom ..quantize import encode"),
+        ("ggufrun.engine.model", "from .context import Context\nfrom ggufrun import errors\nimport llama_cpp"),
+        ("ggufrun.cli.app", "from ggufrun import __version__"),
+    ],
+)
+def test_a_right_import_passes(module: str, source: str) -> None:
+    assert violations(source, module) == []
+
+
+def loaded_by(code: str) -> set[str]:
+    """Names of the modules that a fresh interpreter has loaded after running ``code``."""
+    script = f"import sys\ntry:\n    {code}\nfinally:\n    print('\\nloaded', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    heavy = {"numpy", "llama_cpp", "gguf", "rich", "typer", "huggingface_hub", "jinja2", "ctypes"}
+    assert not heavy & loaded_by("import ggufrun")
+
+
+def commands() -> list[str]:
+    """The commands that the program has."""
+    return sorted(command.name for command in app.registered_commands if command.name)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], *([name, "--help"] for name in commands())], ids=" ".join
+)
+def test_help_is_quick(arguments: list[str]) -> None:
+    """Help texts need no room of ours and no engine; time is not measured, what is loaded is."""
+    loaded = loaded_by(f"sys.argv = {['ggufrun', *arguments]!r}; from ggufrun.cli.app import main; main()")
+    assert "ggufrun.cli.app" in loaded
+    heavy = {"numpy", "llama_cpp", "gguf", "rich.markdown", "huggingface_hub", "jinja2", "prompt_toolkit"}
+    assert not heavy & loaded
