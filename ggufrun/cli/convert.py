@@ -1,9 +1,56 @@
-"""``ggufrun convert``."""
+"""``ggufrun convert``: a checkpoint becomes one or several GGUF files."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
+
+from ggufrun.cli import options
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
+    app.command()(convert)
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="Folder of a Hugging Face checkpoint.", show_default=False)],
+    types: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-t",
+            "--type",
+            metavar="TYPE",
+            help="f16, q8_0, q4_k_m, ...; again for more from one read.  [default: the checkpoint's own precision]",
+        ),
+    ] = None,
+    output: options.Output = None,
+    name: Annotated[str | None, typer.Option("--name", help="The model's name in the GGUF.")] = None,
+    pure: options.Pure = False,
+    leave_output_tensor: options.LeaveOutput = False,
+    threads: options.Threads = None,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    as_json: options.Json = False,
+) -> None:
+    """Convert a checkpoint to GGUF, quantized or not, in one pass.
+
+    Several -t write several files from one read. No intermediate file, no torch.
+    """
+    from ggufrun.cli.writing import target_namer, write
+    from ggufrun.convert.plan import plan_convert
+    from ggufrun.quantize.plan import QuantizeOptions
+    from ggufrun.quantize.types import parse_file_type
+
+    file_types = list(dict.fromkeys(parse_file_type(text) for text in types or ()))
+    stem = name or source.resolve().name
+    plan = plan_convert(
+        source,
+        file_types,
+        target_namer(output, stem, len(file_types)),
+        QuantizeOptions(pure=pure, leave_output=leave_output_tensor),
+        name,
+    )
+    write(plan, threads=threads, dry_run=dry_run, force=force, as_json=as_json)

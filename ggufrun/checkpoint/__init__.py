@@ -1,0 +1,1 @@
+"""READ: files become lazy tensors. Nothing here knows an architecture."""

@@ -1,0 +1,55 @@
+"""Reading parts of a large file from several threads without mapping it.
+
+A mapping would count every page touched as resident memory and turn a file cut short while it is read into SIGBUS.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ggufrun.errors import FormatError, NotFoundError
+
+
+class RandomAccessFile:
+    """A file open for positional reads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+        except FileNotFoundError as error:
+            raise NotFoundError(f"no such file: {path}", "check the path") from error
+        try:
+            status = os.fstat(self._descriptor)
+            if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file() hides permission errors before Python 3.14
+                raise FormatError(f"{path} is not a regular file", "name a model file")
+        except BaseException:
+            self.close()
+            raise
+        self.size = status.st_size
+
+    def read(self, offset: int, n_bytes: int) -> npt.NDArray[np.uint8]:
+        """``n_bytes`` from ``offset`` as uint8; FormatError if the file ends before."""
+        buffer = np.empty(n_bytes, np.uint8)
+        view, done = buffer.data, 0
+        while done < n_bytes:
+            count = os.preadv(self._descriptor, [view[done:]], offset + done)
+            if count == 0:
+                raise FormatError(f"{self.path.name} ends at byte {offset + done}", "download it again")
+            done += count
+        return buffer
+
+    def will_need(self, offset: int, n_bytes: int) -> None:
+        """Tell the system to read ahead; it may not."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptor, offset, n_bytes, os.POSIX_FADV_WILLNEED)
+
+    def close(self) -> None:
+        """Close the file; again is a no-op."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

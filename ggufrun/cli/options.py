@@ -1,0 +1,21 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", help="File to write, or folder for it.  [default: NAME-TYPE.gguf here]"),
+]
+Threads = Annotated[
+    int | None, typer.Option("-j", "--threads", min=1, max=1024, help="Worker threads.  [default: all processors]")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be written, and write nothing.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Pure = Annotated[bool, typer.Option("--pure", help="Give every matrix the same type.")]
+LeaveOutput = Annotated[bool, typer.Option("--leave-output-tensor", help="Do not quantize output.weight.")]

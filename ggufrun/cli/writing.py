@@ -1,0 +1,171 @@
+"""What ``convert`` and ``quantize`` share: names of targets, the progress bar, the tables."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ggufrun.cli import console
+from ggufrun.errors import UsageError
+from ggufrun.quantize import ggml
+from ggufrun.quantize.types import FILE_TYPES, FileType
+
+if TYPE_CHECKING:
+    from ggufrun.convert.plan import Plan, Target
+
+
+def target_namer(output: Path | None, stem: str, n_types: int) -> Callable[[FileType], Path]:
+    """How targets are called: ``output`` is a file, a folder, or None for the current folder."""
+    if output is not None and not output.is_dir():
+        if n_types > 1:
+            raise UsageError(f"{output} is one file, {n_types} types are asked for", "name an existing folder with -o")
+        return lambda file_type: output
+    folder = output or Path()
+    return lambda file_type: folder / f"{stem}-{file_type.name}.gguf"
+
+
+def base_name(path: Path) -> str:
+    """The stem of a GGUF's name without its type: ``model-f16.gguf`` is ``model``."""
+    stem = path.stem
+    for separator in "-.":
+        head, _, tail = stem.rpartition(separator)
+        if head and tail.upper() in FILE_TYPES:
+            return head
+    return stem
+
+
+def write(plan: Plan, *, threads: int | None, dry_run: bool, force: bool, as_json: bool) -> None:
+    """Carry out ``plan``, or show it."""
+    from ggufrun.convert import pipeline
+
+    try:
+        if dry_run:
+            (_print_plan_json if as_json else _print_plan)(plan)
+            return
+        start = time.perf_counter()
+        with progress_bar(plan.source_bytes, "converting") as advance:
+            pipeline.run(plan, threads, force, advance)
+        seconds = time.perf_counter() - start
+        if as_json:
+            console.print_json([_summary(target) | {"seconds": round(seconds, 3)} for target in plan.targets])
+        else:
+            _print_results(plan, seconds)
+    finally:
+        plan.close()
+
+
+class progress_bar:
+    """A bar with rate and time left on stderr of a terminal, nothing elsewhere; yields the function that moves it."""
+
+    def __init__(self, total: int, what: str) -> None:
+        self._total, self._what = total, what
+        self._progress: Any = None
+
+    def __enter__(self) -> Callable[[int], None]:
+        if not console.err().is_terminal:
+            return lambda n_bytes: None
+        from rich import progress
+
+        self._progress = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=None),
+            progress.DownloadColumn(),
+            progress.TransferSpeedColumn(),
+            progress.TimeRemainingColumn(compact=True),
+            console=console.err(),
+            transient=True,
+        )
+        self._progress.start()
+        task = self._progress.add_task(self._what, total=self._total)
+        return lambda n_bytes: self._progress.advance(task, n_bytes)
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def size_text(n_bytes: float) -> str:
+    """Bytes as people write them, in powers of 1024."""
+    for unit in ("B", "KiB", "MiB"):
+        if n_bytes < 1024:
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:.2f} GiB"
+
+
+def type_counts(target: Target) -> str:
+    """How many tensors have which type, the most common first: ``20 q4_K, 9 f32``."""
+    counts = Counter(ggml.block_type(placed.kind).name for placed in target.tensors)
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common())
+
+
+def _summary(target: Target) -> dict[str, Any]:
+    return {
+        "path": str(target.path),
+        "type": target.file_type.name,
+        "bytes": target.size,
+        "bits_per_weight": round(target.bits_per_weight, 3),
+        "fallback_tensors": target.n_fallback,
+    }
+
+
+def _print_results(plan: Plan, seconds: float) -> None:
+    for target in plan.targets:
+        # the path is what a script wants; the rest is talk
+        console.out().print(str(target.path), markup=False)
+        console.note(
+            f"  {target.file_type.name}: {size_text(target.size)}, {target.bits_per_weight:.2f} bits a weight "
+            f"({type_counts(target)})"
+        )
+        if target.n_fallback:
+            console.warn(
+                f"{target.n_fallback} tensors have rows that do not fit the blocks and got a larger type"
+            )
+    rate = plan.source_bytes / 1e6 / max(seconds, 1e-9)
+    console.note(f"  {size_text(plan.source_bytes)} read in {seconds:.1f} s, {rate:.0f} MB/s")
+
+
+def _print_plan(plan: Plan) -> None:
+    from rich import box
+    from rich.table import Table
+
+    for target in plan.targets:
+        table = Table(title=f"{target.path} ({target.file_type.name})", box=box.SIMPLE_HEAD, title_justify="left")
+        table.add_column("tensor")
+        table.add_column("shape", justify="right")
+        table.add_column("from")
+        table.add_column("to")
+        table.add_column("size", justify="right")
+        for placed in target.tensors:
+            shape = " x ".join(map(str, placed.tensor.shape))
+            kind = ggml.block_type(placed.kind).name
+            table.add_row(placed.name, shape, placed.tensor.dtype.lower(), kind.lower(), size_text(placed.n_bytes))
+        console.out().print(table)
+        console.out().print(
+            f"{target.path}: {size_text(target.size)}, {target.bits_per_weight:.2f} bits a weight; nothing was written",
+            markup=False,
+        )
+
+
+def _print_plan_json(plan: Plan) -> None:
+    console.print_json(
+        [
+            _summary(target)
+            | {
+                "tensors": [
+                    {
+                        "name": placed.name,
+                        "shape": list(placed.tensor.shape),
+                        "from": placed.tensor.dtype.lower(),
+                        "to": ggml.block_type(placed.kind).name.lower(),
+                        "bytes": placed.n_bytes,
+                    }
+                    for placed in target.tensors
+                ]
+            }
+            for target in plan.targets
+        ]
+    )

@@ -1,0 +1,1 @@
+"""MAP: names, shapes, metadata and vocabulary become what a GGUF says."""

@@ -1,0 +1,114 @@
+"""config.json, read strictly: a value that is missing, of the wrong kind or not understood is an error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ggufrun.errors import FormatError, NotFoundError, UnsupportedError
+
+MAX_BYTES = 16 << 20
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file of reasonable size. NotFoundError, FormatError."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise FormatError(f"{path} is larger than any {path.name} should be", "download it again")
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise NotFoundError(f"no {path.name} in {path.parent}", "name the folder that holds the checkpoint") from error
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path} is no JSON: {str(error)[:100]}", "download it again") from error
+
+
+@dataclass(frozen=True)
+class Config:
+    """The values of a config.json over the defaults of its family.
+
+    Every getter raises FormatError for a value of the wrong kind and for a missing one without a default.
+    """
+
+    path: Path
+    values: Mapping[str, Any]
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> Config:
+        """The same with ``defaults`` where a key is absent or null, as transformers fills them in."""
+        present = {key: value for key, value in self.values.items() if value is not None}
+        return Config(self.path, {**self.values, **defaults, **present})
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """The names of the model classes that the checkpoint was saved from."""
+        names = self.values.get("architectures")
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise FormatError(f"{self.path} names no architecture", 'add "architectures": ["LlamaForCausalLM"] or so')
+        return tuple(names)
+
+    def integer(self, key: str, low: int = 1, high: int = (1 << 31) - 1) -> int:
+        """A whole number from ``low`` to ``high``."""
+        value = self._value(key)
+        if type(value) is not int or not low <= value <= high:
+            raise self._bad(key, value, f"a whole number from {low} to {high}")
+        return value
+
+    def optional_integer(self, key: str) -> int | None:
+        """A whole number, or None where the key is absent or null."""
+        return None if self.values.get(key) is None else self.integer(key)
+
+    def number(self, key: str) -> float:
+        """A finite number."""
+        value = self._value(key)
+        if type(value) not in (int, float) or not abs(value) < float("inf"):
+            raise self._bad(key, value, "a number")
+        return float(value)
+
+    def flag(self, key: str) -> bool:
+        """true or false."""
+        value = self._value(key)
+        if type(value) is not bool:
+            raise self._bad(key, value, "true or false")
+        return value
+
+    def require(self, key: str, allowed: Collection[Any]) -> None:
+        """Refuse a value outside ``allowed``: the GGUF could not say what the checkpoint means."""
+        value = self.values.get(key)
+        if value is not None and value not in allowed:
+            wanted = " or ".join(repr(item) for item in allowed)
+            raise UnsupportedError(
+                f"{self.path.name} says {key} = {value!r}, only {wanted} is understood", "this needs a newer ggufrun"
+            )
+
+    def section(self, key: str) -> Config | None:
+        """A nested object, or None."""
+        value = self.values.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise self._bad(key, value, "an object")
+        return Config(self.path, value)
+
+    def _value(self, key: str) -> Any:
+        value = self.values.get(key)
+        if value is None:
+            raise FormatError(f"{self.path} lacks {key}", "complete the file or download it again")
+        return value
+
+    def _bad(self, key: str, value: Any, wanted: str) -> FormatError:
+        return FormatError(f"{self.path} says {key} = {value!r}, not {wanted}", "correct the file or download it again")
+
+
+def read_config(folder: Path) -> Config:
+    """The config.json of a checkpoint folder; a quantized checkpoint is refused."""
+    path = folder / "config.json"
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise FormatError(f"{path} is no JSON object", "download it again")
+    if values.get("quantization_config"):
+        method = values["quantization_config"]
+        method = method.get("quant_method", "unknown") if isinstance(method, dict) else "unknown"
+        raise UnsupportedError(f"the checkpoint is already quantized ({method})", "convert the original one instead")
+    return Config(path, values)

@@ -1,0 +1,42 @@
+"""The ``general.*`` keys: name, size, licence, languages, as the model card and the folder's name tell.
+
+The ``gguf`` package's ``Metadata`` does the guessing, as in llama.cpp's own converter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from ggufrun.checkpoint.tensor import Tensor
+from ggufrun.errors import FormatError
+
+
+def add_general(folder: Path, writer: gguf.GGUFWriter, tensors: Iterable[Tensor], name: str | None) -> None:
+    """Write them, in the order of llama.cpp's converter."""
+    for tensor in tensors:
+        # only counted: the type and size given here end up nowhere
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), 4 * tensor.n_values)
+    total, shared, expert, n_expert = writer.get_total_parameter_count()
+    path = folder.resolve()
+    try:
+        found = gguf.Metadata.load(None, path, name, total)
+        generation = gguf.Metadata.load_generation_config(path)
+    except Exception as error:
+        # yaml, json and the package's own heuristics raise whatever they like on a damaged model card
+        raise FormatError(
+            f"the model card or a config file of {folder} makes no sense: {str(error)[:100]}",
+            "correct or remove README.md",
+        ) from error
+    if found.sampling_penalty_repeat is None and generation:
+        # the name that transformers uses; the package knows it only from a later release on
+        found.sampling_penalty_repeat = generation.get("repetition_penalty")
+    if found.name is None:
+        found.name = path.name
+    if found.size_label is None and total > 0:
+        found.size_label = gguf.size_label(total, shared, expert, n_expert)
+    writer.add_type(gguf.GGUFType.MODEL)
+    found.set_gguf_meta_model(writer)

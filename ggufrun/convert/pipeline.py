@@ -1,0 +1,184 @@
+"""source -> encode -> write: the rows of a plan stream through a few worker threads into the target files.
+
+Each worker reads some rows, turns them into float32 once, encodes them for every target and hands the bytes to the
+calling thread, which writes. The kernels, reading and writing all release the GIL, so they overlap. Memory is a few
+megabytes a worker, whatever the model: a chunk of ``CHUNK`` values and its encodings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ggufrun.checkpoint.tensor import Rows, Tensor
+from ggufrun.convert.plan import Placed, Plan
+from ggufrun.convert.writer import TargetFile, check_targets
+from ggufrun.errors import FormatError, GgufrunError
+from ggufrun.quantize import ggml
+
+CHUNK = 1 << 19
+"""Values a worker handles at once: 2 MB of float32, which stays in the cache of a core."""
+
+QUEUE_PER_WORKER = 4
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows ``start`` to ``stop`` of one source tensor, and where it goes in each target."""
+
+    tensor: Tensor
+    start: int
+    stop: int
+    places: tuple[Placed, ...]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A chunk's bytes for every target: (offset in the file, bytes), and what was read for it."""
+
+    pieces: tuple[tuple[int, Bytes], ...]
+    source_bytes: int
+
+
+def default_threads() -> int:
+    """The processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def run(
+    plan: Plan,
+    threads: int | None = None,
+    force: bool = False,
+    on_progress: Callable[[int], None] = lambda n_bytes: None,
+) -> None:
+    """Write every target of ``plan``. ``on_progress`` gets the bytes read since it was last called.
+
+    On any error, and on KeyboardInterrupt, no target and no temporary file is left.
+    """
+    check_targets(((target.path, target.size) for target in plan.targets), force)
+    files: list[TargetFile] = []
+    try:
+        for target in plan.targets:
+            files.append(TargetFile(target.path, target.size, force))
+            files[-1].write(0, np.frombuffer(target.head, np.uint8))
+        for encoded in _encode_all(plan, threads or default_threads()):
+            for file, (offset, data) in zip(files, encoded.pieces, strict=True):
+                file.write(offset, data)
+            on_progress(encoded.source_bytes)
+        for file in files:
+            file.commit()
+    finally:
+        for file in files:
+            file.abort()
+
+
+def chunks(plan: Plan) -> Iterator[Chunk]:
+    """The work in the order of the first target's file."""
+    others = [{placed.name: placed for placed in target.tensors} for target in plan.targets]
+    for placed in plan.targets[0].tensors:
+        places = tuple(target[placed.name] for target in others)
+        tensor = placed.tensor
+        step = max(1, CHUNK // tensor.n_per_row)
+        for start in range(0, tensor.n_rows, step):
+            yield Chunk(tensor, start, min(start + step, tensor.n_rows), places)
+
+
+def encode_chunk(chunk: Chunk) -> Encoded:
+    """Read and encode one chunk. FormatError names the tensor whose values are no numbers or do not fit the type."""
+    tensor = chunk.tensor
+    raw = tensor.rows(chunk.start, chunk.stop)
+    stored = ggml.block_types().get(tensor.dtype.lower())
+    floats: ggml.Floats | None = None
+    pieces = []
+    for place in chunk.places:
+        if stored is not None and place.kind == stored.id:
+            data = raw.reshape(-1).view(np.uint8)
+        else:
+            if floats is None:
+                floats = _to_floats(tensor, raw)
+            data = ggml.quantize_rows(place.kind, floats)
+        with _naming(tensor):
+            ggml.validate(place.kind, data)
+        pieces.append((place.offset + chunk.start * place.row_bytes, data))
+    return Encoded(tuple(pieces), raw.nbytes)
+
+
+def _to_floats(tensor: Tensor, raw: Rows) -> ggml.Floats:
+    shape = (raw.shape[0], tensor.n_per_row)
+    if tensor.dtype == "F64":
+        floats = raw.astype(np.float32)
+    else:
+        floats = np.empty(shape, np.float32)
+        ggml.to_float(ggml.block_types()[tensor.dtype.lower()].id, raw.reshape(-1).view(np.uint8), floats)
+    # the sum is finite only if all are (or, of very large ones, not even then), and much quicker to have
+    if not np.isfinite(floats.sum()) and not np.isfinite(floats).all():
+        raise FormatError(f"{tensor.name} holds values that are not finite", "download it again, or repair the model")
+    return floats
+
+
+@contextlib.contextmanager
+def _naming(tensor: Tensor) -> Iterator[None]:
+    try:
+        yield
+    except FormatError as error:
+        raise FormatError(
+            f"{tensor.name}: {error.what}", "values beyond F16's range? try BF16, or repair the model"
+        ) from error
+
+
+def _encode_all(plan: Plan, n_threads: int) -> Iterator[Encoded]:
+    """Encode every chunk on ``n_threads`` threads; the order of results is not that of the chunks."""
+    work, lock = chunks(plan), threading.Lock()
+    done: queue.Queue[Encoded | BaseException | None] = queue.Queue(n_threads * QUEUE_PER_WORKER)
+    stop = threading.Event()
+
+    def put(item: Encoded | BaseException | None) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                done.put(item, timeout=0.1)
+                return
+
+    def worker() -> None:
+        try:
+            while not stop.is_set():
+                with lock:
+                    chunk = next(work, None)
+                if chunk is None:
+                    break
+                put(encode_chunk(chunk))
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    threads = [threading.Thread(target=worker, name=f"encode-{number}", daemon=True) for number in range(n_threads)]
+    for thread in threads:
+        thread.start()
+    try:
+        running = n_threads
+        while running:
+            item = done.get()
+            if item is None:
+                running -= 1
+            elif isinstance(item, BaseException):
+                raise (
+                    item
+                    if isinstance(item, (GgufrunError, OSError, MemoryError))
+                    else RuntimeError("a worker thread failed")
+                ) from item
+            else:
+                yield item
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()

@@ -1,0 +1,310 @@
+"""What will be written: every file, every tensor's type and place, decided before the first byte is read."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+
+from ggufrun.checkpoint import gguffile
+from ggufrun.checkpoint.gguffile import Header, Kind, Value
+from ggufrun.checkpoint.ggufsource import GGUFSource
+from ggufrun.checkpoint.open import open_checkpoint
+from ggufrun.checkpoint.tensor import Source, Tensor
+from ggufrun.convert import arch, metadata
+from ggufrun.convert.config import Config, read_config
+from ggufrun.convert.vocab import add_vocabulary
+from ggufrun.errors import FormatError, NotFoundError, UnsupportedError, UsageError
+from ggufrun.quantize import ggml
+from ggufrun.quantize.plan import AS_LLAMA_CPP, QuantizeOptions, TypePlan, plan_types
+from ggufrun.quantize.types import FILE_TYPES, FileType
+
+FILE_TYPE = gguf.Keys.General.FILE_TYPE
+QUANTIZATION_VERSION = gguf.Keys.General.QUANTIZATION_VERSION
+
+ALWAYS_F32 = (
+    gguf.MODEL_TENSOR.FFN_GATE_INP,
+    gguf.MODEL_TENSOR.FFN_GATE_INP_SHEXP,
+    gguf.MODEL_TENSOR.POS_EMBD,
+    gguf.MODEL_TENSOR.TOKEN_TYPES,
+    gguf.MODEL_TENSOR.SSM_CONV1D,
+    gguf.MODEL_TENSOR.SHORTCONV_CONV,
+)
+"""Tensors that llama.cpp's converter keeps in F32 whatever the file type."""
+
+FLOATS = {"F32": ggml.F32, "F16": ggml.F16, "BF16": ggml.BF16, "F64": ggml.F32}
+"""The ggml type that holds a checkpoint's values without loss that matters (F64 is rounded)."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One tensor of a target: ``kind`` is its ggml type, ``offset`` its place in bytes from the start of the file."""
+
+    tensor: Tensor
+    name: str
+    kind: int
+    offset: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one encoded row."""
+        return ggml.block_type(self.kind).row_bytes(self.tensor.n_per_row)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the encoded tensor."""
+        return self.row_bytes * self.tensor.n_rows
+
+
+@dataclass(frozen=True)
+class Target:
+    """One file to write."""
+
+    path: Path
+    file_type: FileType
+    head: bytes
+    tensors: tuple[Placed, ...]
+    size: int
+    n_fallback: int = 0
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of tensor data a weight."""
+        return (
+            8 * sum(placed.n_bytes for placed in self.tensors) / sum(placed.tensor.n_values for placed in self.tensors)
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything to do. ``close`` when done."""
+
+    source: Source
+    targets: tuple[Target, ...]
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes of tensor data to read."""
+        return sum(stored_bytes(placed.tensor) for placed in self.targets[0].tensors)
+
+    def close(self) -> None:
+        """Close the source's files."""
+        self.source.close()
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A GGUF in the abstract: metadata, and tensors under their GGUF names, not yet of any type."""
+
+    metadata: dict[str, Value]
+    tensors: dict[str, Tensor]
+
+
+def plan_convert(
+    folder: Path,
+    file_types: Sequence[FileType],
+    path_of: Callable[[FileType], Path],
+    options: QuantizeOptions = AS_LLAMA_CPP,
+    name: str | None = None,
+) -> Plan:
+    """Plan a conversion of the checkpoint in ``folder`` to each of ``file_types`` (none: its own precision)."""
+    source = open_checkpoint(folder)
+    try:
+        config = read_config(folder)
+        family = arch.find(config)
+        config = config.with_defaults(family.defaults)
+        family.check(config)
+        tensors = _mapped(config, family, source)
+        own = own_precision(tensors)
+        writer = _metadata(folder, config, family, tensors, own, name)
+        targets = []
+        for file_type in file_types or (own,):
+            model = _Model(_with_file_type(writer, file_type), tensors)
+            path = path_of(file_type)
+            if file_type.plain:
+                types = [(key, plain_type(family.arch, tensor, file_type)) for key, tensor in tensors.items()]
+                targets.append(_target(path, file_type, model, types, 0))
+            else:
+                base = [(key, plain_type(family.arch, tensor, own)) for key, tensor in tensors.items()]
+                planned = _plan_on_hole(model, base, file_type, options)
+                targets.append(_quantized_target(path, file_type, model, planned, dict(base)))
+        return Plan(source, tuple(targets))
+    except BaseException:
+        source.close()
+        raise
+
+
+def plan_quantize(
+    path: Path,
+    file_types: Sequence[FileType],
+    path_of: Callable[[FileType], Path],
+    options: QuantizeOptions = AS_LLAMA_CPP,
+) -> Plan:
+    """Plan a quantization of the GGUF at ``path`` to each of ``file_types``."""
+    source = GGUFSource(path)
+    try:
+        model = _Model(dict(source.header.metadata), dict(source.tensors))
+        if not model.tensors:
+            raise FormatError(f"{path.name} holds a vocabulary and no tensors", "quantize a whole model")
+        if "split.count" in model.metadata and source.header.get("split.count") != 1:
+            raise UnsupportedError(f"{path.name} is one part of a split model", "merge the parts first")
+        existing = {info.name: int(info.type) for info in source.header.tensors}
+        targets = []
+        for file_type in file_types:
+            planned = plan_types(path, file_type, options)
+            _check_requantize(path, planned, existing, options)
+            targets.append(_quantized_target(path_of(file_type), file_type, model, planned, existing))
+        return Plan(source, tuple(targets))
+    except BaseException:
+        source.close()
+        raise
+
+
+def own_precision(tensors: Mapping[str, Tensor]) -> FileType:
+    """The plain file type that holds the checkpoint as it is: that of its first matrix."""
+    first = next((tensor for tensor in tensors.values() if len(tensor.shape) > 1), None)
+    return FILE_TYPES["F32" if first is None or first.dtype == "F64" else first.dtype]
+
+
+def plain_type(model_arch: gguf.MODEL_ARCH, tensor: Tensor, file_type: FileType) -> int:
+    """The ggml type of a tensor in a file without quantization: vectors, norms and a few tables stay F32."""
+    name = tensor.name
+    if len(tensor.shape) <= 1 or name.endswith("_norm.weight") or not name.endswith(".weight"):
+        return ggml.F32
+    stem = ".".join(part for part in name.removesuffix(".weight").split(".") if not part.isdecimal())
+    always = {
+        gguf.TENSOR_NAMES[key].replace(".{bid}", "") for key in ALWAYS_F32 if key in gguf.MODEL_TENSORS[model_arch]
+    }
+    return ggml.F32 if stem in always else FLOATS[file_type.name]
+
+
+def _mapped(config: Config, family: arch.Family, source: Source) -> dict[str, Tensor]:
+    """The checkpoint's tensors under their GGUF names, in the converter's order."""
+    n_layers = config.integer("num_hidden_layers", high=65536)
+    names = gguf.get_tensor_name_map(family.arch, n_layers)
+    found = {tensor.name: tensor for tensor in family.extra(config)}
+    for tensor in source.tensors.values():
+        changed = family.transform(config, tensor)
+        if changed is None:
+            continue
+        name = names.get_name(tensor.name, try_suffixes=(".weight", ".bias"))
+        if name is None:
+            raise UnsupportedError(
+                f"no place in a {gguf.MODEL_ARCH_NAMES[family.arch]} GGUF for {tensor.name}",
+                "this checkpoint needs a newer ggufrun",
+            )
+        if tensor.dtype not in FLOATS:
+            raise UnsupportedError(f"{tensor.name} holds {tensor.dtype} values", "convert an unquantized checkpoint")
+        if name in found:
+            raise FormatError(f"two tensors of {source.path} would be {name}", "remove the stray file")
+        if tensor.n_values == 0 or len(tensor.shape) > gguffile.MAX_DIMENSIONS or not tensor.shape:
+            raise FormatError(f"{tensor.name} has the shape {tensor.shape}", "download it again")
+        found[name] = Tensor(name, changed.dtype, changed.shape, changed.rows)
+    _check_complete(config, family, found)
+    return found
+
+
+def _check_complete(config: Config, family: arch.Family, found: Mapping[str, Tensor]) -> None:
+    """Refuse a checkpoint that lacks a tensor or whose shapes contradict its config.json."""
+    for name, shape in family.shapes(config).items():
+        if name not in found:
+            raise NotFoundError(f"the checkpoint has no {name}", "download the missing files")
+        if found[name].shape != shape:
+            raise FormatError(
+                f"{name} has the shape {found[name].shape}, config.json says {shape}",
+                "config.json does not belong to these weights",
+            )
+
+
+def _metadata(
+    folder: Path,
+    config: Config,
+    family: arch.Family,
+    tensors: Mapping[str, Tensor],
+    own: FileType,
+    name: str | None,
+) -> gguf.GGUFWriter:
+    """All metadata in the order of llama.cpp's converter; the writer only collects the keys."""
+    # the package warns through logging about things that are errors or of no interest here
+    logging.getLogger("gguf").setLevel(logging.ERROR)
+    writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[family.arch])
+    metadata.add_general(folder, writer, tensors.values(), name)
+    family.metadata(config, writer)
+    writer.add_file_type(own.ftype)
+    family.metadata_after_file_type(config, writer)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    add_vocabulary(folder, config, writer)
+    return writer
+
+
+def _with_file_type(writer: gguf.GGUFWriter, file_type: FileType) -> dict[str, Value]:
+    values = {key: gguffile.encode(v.value, v.type, v.sub_type) for key, v in writer.kv_data[0].items()}
+    values[FILE_TYPE] = gguffile.encode(file_type.ftype, Kind.UINT32)
+    return values
+
+
+def _plan_on_hole(
+    model: _Model, types: Sequence[tuple[str, int]], file_type: FileType, options: QuantizeOptions
+) -> TypePlan:
+    """Ask for a plan with a file that has the header of ``model`` and no data."""
+    header = _header(model, types)
+    with tempfile.TemporaryDirectory(prefix="ggufrun-") as folder:
+        path = Path(folder) / "header.gguf"
+        with path.open("wb") as file:
+            head = gguffile.serialize(header)
+            file.write(head)
+            file.truncate(len(head) + header.data_size)
+        return plan_types(path, file_type, options)
+
+
+def _header(model: _Model, types: Sequence[tuple[str, int]]) -> Header:
+    alignment = Header(model.metadata, ()).alignment
+    infos = [(name, model.tensors[name].shape, gguf.GGMLQuantizationType(kind)) for name, kind in types]
+    return Header(model.metadata, tuple(gguffile.layout(infos, alignment)))
+
+
+def _quantized_target(
+    path: Path, file_type: FileType, model: _Model, planned: TypePlan, existing: Mapping[str, int]
+) -> Target:
+    if planned.needs_imatrix:
+        raise UsageError(f"{file_type.name} needs an importance matrix", "choose a larger type, such as Q2_K or IQ3_S")
+    types = [(name, ggml.block_types()[kind].id) for name, kind in planned.tensors]
+    if sorted(name for name, _ in types) != sorted(existing):
+        raise FormatError("llama.cpp's plan names other tensors than the model has", "report this")
+    # llama_model_quantize drops the split keys and writes these two last
+    values = {key: value for key, value in model.metadata.items() if not key.startswith("split.")}
+    for key, number in ((QUANTIZATION_VERSION, gguf.GGML_QUANT_VERSION), (FILE_TYPE, file_type.ftype)):
+        values.pop(key, None)
+        values[key] = gguffile.encode(number, Kind.UINT32)
+    return _target(path, file_type, _Model(values, model.tensors), types, planned.n_fallback)
+
+
+def _target(
+    path: Path, file_type: FileType, model: _Model, types: Sequence[tuple[str, int]], n_fallback: int
+) -> Target:
+    header = _header(model, types)
+    head = gguffile.serialize(header)
+    placed = tuple(
+        Placed(model.tensors[info.name], info.name, int(info.type), len(head) + info.offset) for info in header.tensors
+    )
+    return Target(path, file_type, head, placed, len(head) + header.data_size, n_fallback)
+
+
+def _check_requantize(path: Path, planned: TypePlan, existing: Mapping[str, int], options: QuantizeOptions) -> None:
+    for name, kind in planned.tensors:
+        old = ggml.block_type(existing[name])
+        if old.quantized and old.name.lower() != kind and not options.allow_requantize:
+            raise UsageError(
+                f"{path.name} is already quantized ({name} is {old.name})",
+                "start from the F16 or BF16 file, or pass --allow-requantize and accept the loss",
+            )
+
+
+def stored_bytes(tensor: Tensor) -> int:
+    """Bytes of a tensor as it lies in the source."""
+    kind = ggml.block_types()[tensor.dtype.lower()]
+    return tensor.n_values // kind.block * kind.size

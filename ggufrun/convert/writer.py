@@ -1,0 +1,128 @@
+"""A target file that appears whole or not at all.
+
+The data goes to a temporary file beside the target, is flushed to the disk, and only then takes the target's name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ggufrun.errors import TargetError
+
+WRITE_BACK = 64 << 20
+"""Bytes after which the system is asked to start writing to the disk, so that the last flush finds little to do."""
+
+RESERVE = 16 << 20
+"""Bytes of disk that are left alone."""
+
+
+class TargetFile:
+    """A file of ``size`` bytes in the making; written from one thread, at any offset."""
+
+    def __init__(self, path: Path, size: int, force: bool) -> None:
+        self.path = path
+        self._force = force
+        self._temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        self._dirty = 0
+        try:
+            self._descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except OSError as error:
+            raise TargetError(
+                f"cannot write to {path.parent}: {(error.strerror or '').lower()}", "write elsewhere with -o"
+            ) from error
+        try:
+            os.ftruncate(self._descriptor, size)
+        except OSError as error:
+            self.abort()
+            raise TargetError(
+                f"cannot make a file of {size} bytes in {path.parent}: {(error.strerror or '').lower()}",
+                "write elsewhere with -o",
+            ) from error
+
+    def write(self, offset: int, data: npt.NDArray[np.uint8]) -> None:
+        """Put ``data`` at ``offset``."""
+        view = data.data
+        done = 0
+        while done < len(view):
+            done += os.pwrite(self._descriptor, view[done:], offset + done)
+        self._dirty += done
+        if self._dirty >= WRITE_BACK and hasattr(os, "posix_fadvise"):
+            # dirty pages are not dropped by this, but Linux starts to write them
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            self._dirty = 0
+
+    def commit(self) -> None:
+        """Flush, and give the file its name. TargetError if the name was taken meanwhile and force was not given."""
+        os.fsync(self._descriptor)
+        os.close(self._descriptor)
+        self._descriptor = -1
+        if self._force:
+            self._temporary.replace(self.path)
+        else:
+            self._link()
+        with contextlib.suppress(OSError):
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def _link(self) -> None:
+        try:
+            # unlike rename, link never replaces what another process put there a moment ago
+            os.link(self._temporary, self.path)
+        except FileExistsError as error:
+            self.abort()
+            raise _exists(self.path) from error
+        except OSError:
+            # no hard links on this file system
+            if self.path.exists():
+                self.abort()
+                raise _exists(self.path) from None
+            self._temporary.replace(self.path)
+        else:
+            self._temporary.unlink()
+
+    def abort(self) -> None:
+        """Leave nothing behind; after commit or again a no-op."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        with contextlib.suppress(FileNotFoundError):
+            self._temporary.unlink()
+
+
+def check_targets(sizes: Iterable[tuple[Path, int]], force: bool) -> None:
+    """Raise TargetError before any work: a missing folder, a target that stands, too little room."""
+    needed: dict[Path, int] = {}
+    seen: set[Path] = set()
+    for path, size in sizes:
+        if not path.parent.is_dir():
+            raise TargetError(f"no such folder: {path.parent}", "make it first")
+        if path.resolve() in seen:
+            raise TargetError(f"two outputs would be {path}", "name a folder with -o")
+        seen.add(path.resolve())
+        if path.is_dir():
+            raise TargetError(f"{path} is a folder", "name a file with -o")
+        if path.exists() and not force:
+            raise _exists(path)
+        needed[path.parent] = needed.get(path.parent, 0) + size
+    for folder, size in needed.items():
+        free = shutil.disk_usage(folder).free
+        if size + RESERVE > free:
+            raise TargetError(
+                f"no space left in {folder}: {size / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free",
+                "free some or write elsewhere with -o",
+            )
+
+
+def _exists(path: Path) -> TargetError:
+    return TargetError(f"{path} exists", "pass --force to replace it, or -o to write elsewhere")

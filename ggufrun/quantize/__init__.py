@@ -1,0 +1,1 @@
+"""ENCODE: rows of floats become ggml blocks."""
