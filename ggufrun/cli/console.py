@@ -8,26 +8,37 @@ from __future__ import annotations
 import json
 import sys
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
+PIPE_WIDTH = 240
+
+
 @cache
 def err() -> Console:
     """The console for progress, tables about the work, and warnings."""
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    return _console(sys.stderr)
 
 
 @cache
 def out() -> Console:
     """The console for what was asked for. In a pipe it neither colours nor wraps."""
+    return _console(sys.stdout)
+
+
+def _console(stream: TextIO) -> Console:
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    return Console(
+        file=stream,
+        highlight=False,
+        # in a pipe nobody sees the right margin, and a wrapped table is hard to read by line
+        width=None if stream.isatty() else PIPE_WIDTH,
+        soft_wrap=not stream.isatty(),
+    )
 
 
 def note(text: str) -> None:

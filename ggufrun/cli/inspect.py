@@ -1,9 +1,159 @@
-"""``ggufrun inspect``."""
+"""``ggufrun inspect``: what a GGUF or a checkpoint holds."""
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
+
+from ggufrun.cli import console, options
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ggufrun.checkpoint.gguffile import Header
+    from ggufrun.convert.describe import Description
+
+DEFAULT_CONTEXT = 4096
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
+    app.command()(inspect)
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="GGUF file or checkpoint folder.", show_default=False)],
+    context: Annotated[
+        int | None,
+        typer.Option("-c", "--ctx-size", min=1, help="Context for the memory estimate.  [default: 4096 at most]"),
+    ] = None,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    template: Annotated[bool, typer.Option("--template", help="Print the chat template.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Show a model's architecture, sizes, types, vocabulary, template and memory."""
+    from ggufrun.convert.describe import describe
+
+    found, header = describe(path)
+    asked = context or min(DEFAULT_CONTEXT, found.context or DEFAULT_CONTEXT)
+    if as_json:
+        console.print_json(_json(found, header, asked, tensors))
+        return
+    if template:
+        console.out().print(found.template or "", markup=False, soft_wrap=True)
+        return
+    console.out().print(_overview(found, asked))
+    console.out().print(_types(found))
+    if tensors:
+        console.out().print(_tensors(header))
+
+
+def _table(*columns: tuple[str, bool]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for name, is_number in columns:
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
+    return table
+
+
+def _overview(found: Description, context: int) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from ggufrun.cli.writing import size_text
+
+    heads = f"{found.heads}" + (f" ({found.kv_heads} for keys and values)" if found.kv_heads != found.heads else "")
+    vocabulary, template = found.vocabulary, found.template
+    special = ", ".join(f"{name} {number} {text}" for name, (number, text) in vocabulary.special.items())
+    kind = vocabulary.model + (f"/{vocabulary.pre}" if vocabulary.pre else "")
+    rows: list[tuple[str, str | None]] = [
+        ("file", f"{found.path} ({found.kind}, {size_text(found.file_bytes)})"),
+        ("name", found.name),
+        ("architecture", found.architecture),
+        ("parameters", f"{found.parameters:,}"),
+        ("type", f"{found.file_type}, {found.bits_per_weight:.2f} bits a weight"),
+        ("layers", _number(found.layers)),
+        ("width", _number(found.width)),
+        ("heads", heads if found.heads else None),
+        ("context", f"{found.context:,} tokens" if found.context else None),
+        ("rope", _rope(found)),
+        ("vocabulary", f"{vocabulary.size:,} tokens, {kind}"),
+        ("special tokens", special or None),
+        ("adds BOS", {True: "yes", False: "no", None: None}[vocabulary.add_bos]),
+        ("chat template", f"{len(template)} characters (--template shows it)" if template else "none"),
+        ("memory", _memory(found, context)),
+    ]
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim" if console.out().is_terminal else "")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        if value is not None:
+            # file contents: shown as they are, never read as markup
+            table.add_row(name, Text(value))
+    return table
+
+
+def _number(value: int | None) -> str | None:
+    return None if value is None else f"{value:,}"
+
+
+def _memory(found: Description, context: int) -> str | None:
+    from ggufrun.cli.writing import size_text
+
+    memory = found.memory(context)
+    if memory is None:
+        return None
+    weights, cache = size_text(found.tensor_bytes), size_text(memory - found.tensor_bytes)
+    return (
+        f"{size_text(memory)} at {context:,} tokens of context: {weights} of weights, {cache} of cache; buffers extra"
+    )
+
+
+def _rope(found: Description) -> str | None:
+    if found.rope_base is None:
+        return None
+    return f"base {found.rope_base:g}" + (f", {found.rope_scaling} scaling" if found.rope_scaling else "")
+
+
+def _types(found: Description) -> Table:
+    from ggufrun.cli.writing import size_text
+
+    table = _table(("type", False), ("tensors", True), ("parameters", True), ("size", True))
+    for share in found.types:
+        table.add_row(share.type, str(share.tensors), f"{share.parameters:,}", size_text(share.bytes))
+    return table
+
+
+def _tensors(header: Header) -> Table:
+    from rich.text import Text
+
+    from ggufrun.cli.writing import size_text
+
+    table = _table(("tensor", False), ("shape", True), ("type", False), ("size", True))
+    for info in header.tensors:
+        shape = " x ".join(map(str, info.shape))
+        table.add_row(Text(info.name), shape, info.type.name, size_text(info.n_bytes))
+    return table
+
+
+def _json(found: Description, header: Header, context: int, tensors: bool) -> dict[str, Any]:
+    value = dataclasses.asdict(found)
+    value["path"] = str(found.path)
+    value["bits_per_weight"] = round(found.bits_per_weight, 3)
+    value["memory"] = {"context": context, "bytes": found.memory(context)}
+    value["metadata"] = {
+        key: item.decode() if len(item) <= 64 else f"{len(item)} values"
+        for key, item in header.metadata.items()
+        if key != "tokenizer.chat_template"
+    }
+    if tensors:
+        value["tensors"] = [
+            {"name": info.name, "shape": list(info.shape), "type": info.type.name, "bytes": info.n_bytes}
+            for info in header.tensors
+        ]
+    return value

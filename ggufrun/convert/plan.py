@@ -66,6 +66,7 @@ class Target:
 
     path: Path
     file_type: FileType
+    header: Header
     head: bytes
     tensors: tuple[Placed, ...]
     size: int
@@ -291,7 +292,7 @@ def _target(
     placed = tuple(
         Placed(model.tensors[info.name], info.name, int(info.type), len(head) + info.offset) for info in header.tensors
     )
-    return Target(path, file_type, head, placed, len(head) + header.data_size, n_fallback)
+    return Target(path, file_type, header, head, placed, len(head) + header.data_size, n_fallback)
 
 
 def _check_requantize(path: Path, planned: TypePlan, existing: Mapping[str, int], options: QuantizeOptions) -> None:

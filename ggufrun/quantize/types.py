@@ -45,7 +45,7 @@ FILE_TYPES: dict[str, FileType] = {
         FileType("Q3_K_S", 11, "3.5 bits"),
         FileType("IQ3_M", 27, "3.7 bits"),
         FileType("IQ3_S", 26, "3.4 bits"),
-        FileType("IQ3_XS", 22, "3.3 bits"),
+        FileType("IQ3_XS", 22, "3.3 bits, wants an importance matrix"),
         FileType("IQ3_XXS", 23, "3.1 bits, wants an importance matrix"),
         FileType("Q2_K", 10, "3.0 bits"),
         FileType("Q2_K_S", 21, "2.8 bits, wants an importance matrix"),
