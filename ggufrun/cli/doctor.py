@@ -1,9 +1,259 @@
-"""``ggufrun doctor``."""
+"""``ggufrun doctor``: this machine, the engine's build, and what will be used."""
 
 from __future__ import annotations
 
+import json
+import platform
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
+
+from ggufrun import __version__
+from ggufrun.cli import console
+from ggufrun.errors import EngineError, GgufrunError
+
+MODELS = Path("models")
+"""Where models lie by default."""
+
+LITTLE_DISK = 10 << 30
+"""Bytes; a 7 B checkpoint and its quantized file want more than this."""
+
+LITTLE_MEMORY = 2 << 30
+
+MARKS = {"ok": ("✓", "green"), "hint": ("!", "yellow"), "bad": ("✗", "red")}
+
+PROBE = "from ggufrun.cli.doctor import probe; probe()"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; ``hint`` says what could be better and how."""
+
+    name: str
+    value: str
+    state: str = "ok"
+    hint: str = ""
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
+
+    @app.command()
+    def doctor(
+        as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
+    ) -> None:
+        """Look at this machine: the engine's build and kernels, devices, memory, and what will be used."""
+        facts = collect()
+        findings = judge(facts)
+        if as_json:
+            console.print_json({**facts, "findings": [asdict(finding) for finding in findings]})
+        else:
+            show(findings)
+        # A broken engine is worth an exit status, so that a script may ask.
+        if problem := facts["engine"].get("error"):
+            raise EngineError(problem, facts["engine"]["todo"])
+
+
+# --- collecting -------------------------------------------------------------------------------------------------------
+
+
+def collect() -> dict[str, Any]:
+    """All facts, as they go into ``--json``."""
+    from ggufrun.engine.threads import default_threads
+    from ggufrun.evaluate import machine
+
+    engine = ask_engine()
+    return {
+        "ggufrun": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": {**asdict(machine.processor()), "threads": default_threads()},
+        "memory": asdict(machine.memory()),
+        "disk_free": machine.disk_free(Path()),
+        "engine": engine.get("engine", {}),
+        "kernels": engine.get("kernels", {}),
+        "nvidia": [asdict(card) for card in machine.nvidia_cards()],
+        "models": {
+            "folder": str(MODELS.absolute()),
+            "files": len(list(MODELS.rglob("*.gguf"))) if MODELS.is_dir() else None,
+        },
+    }
+
+
+def probe() -> None:
+    """Print what the engine says about itself as JSON: the part of the report that a broken engine could end."""
+    from ggufrun.evaluate.build import engine_build
+
+    result: dict[str, Any] = {}
+    try:
+        result["engine"] = asdict(engine_build())
+        from ggufrun.quantize.kernels import measure
+
+        speed = measure()
+        result["kernels"] = {**asdict(speed), "ratio": speed.ratio, "tuned": speed.tuned}
+    except GgufrunError as error:
+        result["engine"] = {"error": error.what, "todo": error.todo}
+    sys.stdout.write("\n" + json.dumps(result))
+
+
+def ask_engine(command: Iterable[str] = (sys.executable, "-c", PROBE)) -> dict[str, Any]:
+    """Run ``probe`` in a process of its own, and say in words how it ended if it ended badly."""
+    try:
+        done = subprocess.run([*command], capture_output=True, text=True, errors="replace", timeout=60, check=False)
+    except subprocess.TimeoutExpired:
+        return {"engine": broken("the engine does not answer")}
+    if done.returncode < 0:
+        try:
+            name = signal.Signals(-done.returncode).name
+        except ValueError:
+            name = f"signal {-done.returncode}"
+        if name == "SIGILL":
+            return {"engine": broken("the engine was built for another processor (SIGILL)")}
+        return {"engine": broken(f"the engine ends the process that loads it ({name})")}
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        last = (done.stderr.strip().splitlines() or ["no answer"])[-1]
+        return {"engine": broken(f"the engine cannot be asked: {last}")}
+    return answer
+
+
+def broken(what: str) -> dict[str, str]:
+    """The facts about an engine that does not work."""
+    return {"error": what, "todo": "build it anew: `make engine`, or `pip install --force-reinstall llama-cpp-python`"}
+
+
+# --- judging ----------------------------------------------------------------------------------------------------------
+
+
+def judge(facts: dict[str, Any]) -> list[Finding]:
+    """One finding a line, from the facts alone."""
+    return [
+        Finding("ggufrun", f"{facts['ggufrun']}, Python {facts['python']}, {facts['platform']}"),
+        *judge_engine(facts["engine"]),
+        *judge_kernels(facts["kernels"]),
+        judge_processor(facts["processor"]),
+        *judge_memory(facts["memory"]),
+        *judge_devices(facts["engine"], facts["nvidia"]),
+        *judge_disk(facts["disk_free"]),
+        judge_models(facts["models"]),
+    ]
+
+
+def judge_engine(engine: dict[str, Any]) -> list[Finding]:
+    """The engine and what it was built for."""
+    if "error" in engine:
+        return [Finding("engine", engine["error"], "bad", engine["todo"])]
+    features = ", ".join(engine["features"])
+    return [Finding("engine", f"llama-cpp-python {engine['version']}"), Finding("built for", features)]
+
+
+def judge_kernels(kernels: dict[str, Any]) -> list[Finding]:
+    """The quantization kernels, tuned or as llama.cpp builds them."""
+    if not kernels:
+        return []
+    speed = f"Q4_K {kernels['q4_k']:.0f} million values/s a core"
+    if kernels["tuned"]:
+        return [Finding("kernels", f"tuned: {speed}, {kernels['ratio']:.1f} times IQ4_XS")]
+    hint = "quantizing is some 4 times faster with the tuned build: `make setup` in a clone of the repository"
+    return [Finding("kernels", f"stock: {speed}, {kernels['ratio']:.1f} times IQ4_XS", "hint", hint)]
+
+
+def judge_processor(cpu: dict[str, Any]) -> Finding:
+    """The processor and the threads that will be used."""
+    cores = f"{cpu['physical']} cores, " if cpu["physical"] else ""
+    usable = f", {cpu['usable']} of them usable" if cpu["usable"] != cpu["logical"] else ""
+    count = f"{cores}{cpu['logical']} threads{usable}; ggufrun uses {cpu['threads']}"
+    features = f" ({' '.join(cpu['features'])})" if cpu["features"] else ""
+    return Finding("processor", f"{cpu['model']}: {count}{features}")
+
+
+def judge_memory(memory: dict[str, Any]) -> list[Finding]:
+    """The memory."""
+    if memory["total"] is None:
+        return []
+    available = memory["available"] if memory["available"] is not None else memory["total"]
+    text = f"{size(memory['total'])}, {size(available)} available"
+    if memory["limit"] is not None:
+        available = min(available, memory["limit"])
+        text += f", this container may use {size(memory['limit'])}"
+    if available < LITTLE_MEMORY:
+        return [Finding("memory", text, "hint", "a model must fit: close something, or take a smaller type")]
+    return [Finding("memory", text)]
+
+
+def judge_devices(engine: dict[str, Any], cards: list[dict[str, Any]]) -> list[Finding]:
+    """What the engine computes on, and whether a card lies idle."""
+    devices = engine.get("devices", [])
+    found = [
+        Finding("device", f"{device['name']}: {device['description']}, {size(device['total'])} ({device['kind']})")
+        for device in devices
+    ]
+    if devices and not any(device["kind"] in ("gpu", "igpu") for device in devices):
+        for card in cards:
+            if card["driver"] is None:
+                found.append(Finding("graphics", f"{card['name']} without a driver", "hint", "install NVIDIA's driver"))
+                continue
+            memory = f", {size(card['memory'])}" if card["memory"] else ""
+            found.append(
+                Finding(
+                    "graphics",
+                    f"{card['name']}{memory}, driver {card['driver']}: not used, the engine is built without CUDA",
+                    "hint",
+                    "with the CUDA toolkit installed: `CMAKE_ARGS=-DGGML_CUDA=ON make setup`",
+                )
+            )
+    return found
+
+
+def judge_disk(free: int | None) -> list[Finding]:
+    """The room for models."""
+    if free is None:
+        return []
+    text = f"{size(free)} free here"
+    if free < LITTLE_DISK:
+        return [Finding("disk", text, "hint", "a 7 B model wants more; free some, or write elsewhere")]
+    return [Finding("disk", text)]
+
+
+def judge_models(models: dict[str, Any]) -> Finding:
+    """The folder of local models."""
+    count = models["files"]
+    if not count:
+        what = "no such folder" if count is None else "no GGUF file yet"
+        return Finding("models", f"{models['folder']}: {what}", "ok", "`ggufrun pull` or `ggufrun convert` makes one")
+    return Finding("models", f"{models['folder']}: {count} GGUF file{'s' if count > 1 else ''}")
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / (1 << 30):.1f} GiB"
+
+
+# --- showing ----------------------------------------------------------------------------------------------------------
+
+
+def show(findings: list[Finding]) -> None:
+    """A table for people, plain lines for pipes."""
+    if not sys.stdout.isatty():
+        for finding in findings:
+            line = f"{finding.name}\t{finding.value}" + (f"\t{finding.hint}" if finding.hint else "")
+            sys.stdout.write(line + "\n")
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    for finding in findings:
+        mark, colour = MARKS[finding.state]
+        value = Text(finding.value)
+        if finding.hint:
+            value.append(f"\n{finding.hint}", style="dim" if finding.state == "ok" else colour)
+        table.add_row(Text(mark, style=colour), Text(finding.name, style="bold"), value)
+    console.out().print(table)
