@@ -36,6 +36,9 @@ $(READY): pyproject.toml $(wildcard tools/*.cmake) tools/setup_engine.py $(VENV)
 	@touch $@
 	@echo "ready: $(BIN)/ggufrun"
 
+demo: setup ## the whole way on the embedded model: convert, quantize, ask it two questions
+	@sh tools/demo.sh "$(BIN)"
+
 test: setup ## run the tests
 	@$(BIN)/python -m pytest
 
