@@ -1,9 +1,263 @@
-"""``ggufrun chat``."""
+"""``ggufrun chat``: what the flags mean, a model opened as they say, and the way it is talked to."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import typer
+
+from ggufrun.cli.chat_flags import SWITCH_VALUES, ChatFlags, FlagCommand, command_from
+from ggufrun.cli.console import err, warn
+from ggufrun.errors import NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from ggufrun.chat.choose import Choice
+    from ggufrun.engine.context import Context
+    from ggufrun.engine.model import Model
+    from ggufrun.engine.sampler import SamplingParams
+
+DOC = """Talk to a model.
+
+At a terminal it is a conversation: /help lists the commands, Ctrl+C stops an answer, Ctrl+D leaves. In a pipe, the
+whole of stdin is one message (after INSTRUCTION, if there is one), and the answer is all that stdout gets; with -i,
+every line is a message.
+"""
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
+    app.command("chat", cls=FlagCommand)(command_from(ChatFlags, run, DOC))
+
+
+def run(flags: ChatFlags) -> None:
+    """Open the model and talk, as ``flags`` say."""
+    path, instruction = model_and_instruction(flags)
+    opening = opening_text(flags)
+    if opening is not None and instruction is not None:
+        raise UsageError("-p and INSTRUCTION are both the first message", "give one of them")
+    from ggufrun.engine.context import Context
+
+    context_params, n_predict = _context_params(flags), _n_predict(flags)
+    _sampling(flags, {})
+    check_file(path)
+    with _load(path, flags) as model:
+        choice = _choose(model, flags)
+        sampling = _sampling(flags, choice.sampling)
+        with Context(model, context_params) as context:
+            _talk(flags, context, choice, sampling, n_predict, instruction, opening)
+
+
+def _talk(
+    flags: ChatFlags,
+    context: Context,
+    choice: Choice,
+    sampling: SamplingParams,
+    n_predict: int,
+    instruction: str | None,
+    opening: str | None,
+) -> None:
+    from ggufrun.chat.escapes import expand
+    from ggufrun.chat.prompt import AffixPrompt
+    from ggufrun.chat.session import Session
+    from ggufrun.cli.chat_screen import Screen
+    from ggufrun.cli.chat_talk import Talk
+
+    system = system_prompt(flags)
+    affixes = isinstance(choice.format, AffixPrompt)
+    if choice.warning:
+        warn(choice.warning)
+    if system and affixes:
+        warn("the system prompt is not used beside --in-prefix and --in-suffix; write it into -p")
+    session = Session(
+        context,
+        choice.format,
+        sampling,
+        system=choice.system if system is None else system,
+        limit=n_predict,
+        once=flags.once,
+    )
+    screen = Screen(
+        color=SWITCH_VALUES.get((flags.color or "auto").lower(), "auto"),
+        plain=flags.plain,
+        show_tokens=flags.show_tokens,
+        verbose_prompt=flags.verbose_prompt,
+    )
+    typed = expand if flags.escape else str
+    talk = Talk(session, screen, typed)
+    if affixes:
+        # Beside affixes -p is no message but the beginning of the text itself.
+        first, raw = (typed(instruction) if instruction is not None else None), opening
+    else:
+        first, raw = (typed(instruction) if instruction is not None else opening), None
+    terminal = sys.stdin.isatty()
+    go_on = flags.interactive or flags.interactive_first
+    if terminal and not flags.single_turn and (go_on or sys.stdout.isatty() or (first is None and raw is None)):
+        talk.conversation(choice, first, raw)
+    elif go_on and not flags.single_turn:
+        talk.lines(sys.stdin.buffer, first, raw)
+    else:
+        piped = "" if terminal else read_piped()
+        talk.single(*joined(first, raw, typed(piped)))
+
+
+def joined(first: str | None, raw: str | None, piped: str) -> tuple[str | None, str | None]:
+    """What stdin brought goes after the text of the command line; one of the two texts is not None."""
+    if raw is not None:
+        return first, f"{raw}\n{piped}" if piped and raw else raw + piped
+    text = "\n".join(part for part in (first or "", piped) if part)
+    if not text.strip():
+        raise UsageError("there is no message", "write one after the model, or pipe it in")
+    return text, None
+
+
+def read_piped() -> str:
+    """All of stdin, without the newline that ``echo`` ends with."""
+    return sys.stdin.buffer.read().decode("utf-8", "surrogateescape").rstrip("\r\n")
+
+
+def model_and_instruction(flags: ChatFlags) -> tuple[Path, str | None]:
+    """The model's path and the first message: with ``-m`` the positionals begin with the message."""
+    if flags.model is not None:
+        if flags.second is not None:
+            raise UsageError("the model is given twice, by -m and before the instruction", "give it once")
+        return Path(flags.model), flags.first
+    if flags.first is None:
+        raise UsageError("no model is given", "write `ggufrun chat MODEL.gguf`")
+    return Path(flags.first), flags.second
+
+
+def opening_text(flags: ChatFlags) -> str | None:
+    """The text of ``-p`` or ``-f``, escapes expanded unless that is switched off."""
+    if flags.prompt is not None and flags.prompt_file is not None:
+        raise UsageError("-p and -f both give the prompt", "give one of them")
+    text = flags.prompt if flags.prompt_file is None else _read(flags.prompt_file, "-f")
+    return _expanded(flags, text) if text else None
+
+
+def system_prompt(flags: ChatFlags) -> str | None:
+    """The text of ``-sys`` or ``-sysf``; empty means none, None that nothing was said."""
+    if flags.system is not None and flags.system_file is not None:
+        raise UsageError("-sys and -sysf both give the system prompt", "give one of them")
+    # llama.cpp expands no escapes here unless the user insists.
+    text = flags.system if flags.system_file is None else _read(flags.system_file, "-sysf")
+    return _expanded(flags, text) if text is not None and flags.escape else text
+
+
+def _expanded(flags: ChatFlags, text: str) -> str:
+    from ggufrun.chat.escapes import expand
+
+    return text if flags.escape is False else expand(text)
+
+
+def _read(path: Path, flag: str) -> str:
+    if not path.is_file():
+        raise NotFoundError(f"{flag} {path}: no such file", "check the path")
+    return path.read_bytes().decode("utf-8", "surrogateescape").removesuffix("\n")
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that is no sound GGUF before the engine touches it; the error says what is wrong with it."""
+    if path.is_dir():
+        raise NotFoundError(f"{path} is a folder, not a .gguf file", f"convert it first: ggufrun convert {path}")
+    if not path.exists():
+        raise NotFoundError(f"{path}: no such file", "give the path of a .gguf file")
+    from ggufrun.checkpoint.gguffile import read_header
+
+    read_header(path)
+
+
+def _choose(model: Model, flags: ChatFlags) -> Choice:
+    from ggufrun.chat.choose import FormatOptions, choose
+
+    template = flags.chat_template
+    if flags.chat_template_file is not None:
+        if template is not None:
+            raise UsageError("--chat-template and --chat-template-file both give a template", "give one of them")
+        template = _read(flags.chat_template_file, "--chat-template-file")
+    options = FormatOptions(
+        style=flags.style,
+        template=template,
+        prefix=None if flags.in_prefix is None else _expanded(flags, flags.in_prefix),
+        suffix=None if flags.in_suffix is None else _expanded(flags, flags.in_suffix),
+        prefix_bos=flags.in_prefix_bos,
+        reverse=tuple(_expanded(flags, text) for text in flags.reverse or ()),
+        raw=flags.conversation is False,
+    )
+    return choose(model, options)
+
+
+def _n_predict(flags: ChatFlags) -> int:
+    count = -1 if flags.n_predict is None else flags.n_predict
+    if count < -2:
+        raise UsageError(f"-n is {count}", "give a count of tokens, or -1 for no limit")
+    return max(count, -1)
+
+
+def _context_params(flags: ChatFlags) -> Any:
+    from ggufrun.engine.context import ContextParams
+
+    given = {
+        "n_ctx": flags.ctx_size,
+        "n_batch": flags.batch,
+        "n_ubatch": flags.ubatch,
+        "threads": flags.threads,
+        "threads_batch": flags.threads_batch,
+        "flash_attention": _switch("-fa", flags.flash_attention),
+        "type_k": flags.cache_k,
+        "type_v": flags.cache_v,
+    }
+    return ContextParams(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _switch(flag: str, value: str | None) -> str | None:
+    if value is None:
+        return None
+    if value.lower() not in SWITCH_VALUES:
+        raise UsageError(f"{flag} {value}", "choose from on, off, auto")
+    return SWITCH_VALUES[value.lower()]
+
+
+def _sampling(flags: ChatFlags, usual: Any) -> SamplingParams:
+    """The flags, else what suits the model, else llama.cpp's defaults."""
+    from dataclasses import fields
+
+    from ggufrun.engine.sampler import SamplingParams
+
+    whole = {"top_k", "repeat_last_n", "seed"}
+    values = {}
+    for item in fields(SamplingParams):
+        value = getattr(flags, item.name)
+        if value is None:
+            value = usual.get(item.name)
+        if value is not None:
+            values[item.name] = int(value) if item.name in whole else float(value)
+    return SamplingParams(**values)  # type: ignore[arg-type]
+
+
+def _gpu_layers(flags: ChatFlags) -> int | None:
+    text = flags.gpu_layers
+    if text is None or text == "auto":
+        return None
+    if text == "all":
+        return -1
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"-ngl {text}", "give a number of layers, or all") from None
+
+
+def _load(path: Path, flags: ChatFlags) -> Model:
+    from ggufrun.engine.model import Model, ModelParams
+
+    params = ModelParams(path, gpu_layers=_gpu_layers(flags), mmap=flags.mmap, mlock=flags.mlock)
+    if not (sys.stderr.isatty() and sys.stdin.isatty()) or flags.plain:
+        return Model(params)
+    with err().status(f"loading {path.name}") as status:
+
+        def progress(fraction: float) -> bool:
+            status.update(f"loading {path.name} {fraction:.0%}")
+            return True
+
+        return Model(params, progress)

@@ -1,0 +1,1 @@
+"""TALK: messages to tokens and back. Prints nothing; `ggufrun.cli` draws what comes out."""

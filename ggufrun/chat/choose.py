@@ -1,0 +1,147 @@
+"""Which prompt format a model is talked to in, and why: what the user said, else what the model file says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ggufrun.chat import styles
+from ggufrun.chat.prompt import AffixPrompt, Format, StylePrompt, TemplatePrompt
+from ggufrun.chat.template import ChatTemplate
+from ggufrun.engine.model import Model
+from ggufrun.errors import NotFoundError, UsageError
+
+BUILTIN_NAMES: dict[str, str] = {
+    "llama2": "llama-2",
+    "llama2-sys": "llama-2",
+    "llama3": "llama-3",
+    "mistral-v1": "mistral",
+    "phi3": "phi-3",
+}
+"""llama.cpp's names for templates that are styles here by another name."""
+
+SAMPLING_KEYS: dict[str, str] = {
+    "temp": "temp",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "penalty_repeat": "repeat_penalty",
+    "penalty_last_n": "repeat_last_n",
+}
+"""Keys ``general.sampling.*`` that a GGUF recommends settings with, and what they are called here."""
+
+
+@dataclass(frozen=True)
+class FormatOptions:
+    """What the user asked for. ``template`` is Jinja text, a file of it, or the name of a style; ``raw`` feeds texts as
+    they stand, without any format.
+    """
+
+    style: str | None = None
+    template: str | None = None
+    prefix: str | None = None
+    suffix: str | None = None
+    prefix_bos: bool = False
+    reverse: tuple[str, ...] = ()
+    raw: bool = False
+
+    @property
+    def affixes(self) -> bool:
+        """Did the user give affixes?"""
+        return self.prefix is not None or self.suffix is not None or self.prefix_bos
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A format, why it was chosen, its default system prompt, and the settings that suit the model."""
+
+    format: Format
+    why: str
+    system: str = ""
+    sampling: Mapping[str, float] = field(default_factory=dict)
+    warning: str = ""
+
+
+def choose(model: Model, options: FormatOptions) -> Choice:
+    """The first that applies: the user's flags, the file's template, what its name or vocabulary reveals, none.
+
+    Raises UsageError for flags that contradict one another or name nothing, FormatError for a broken template.
+    """
+    given = [
+        flag
+        for flag, used in (
+            ("--in-prefix/--in-suffix", options.affixes),
+            ("--style", options.style is not None),
+            ("--chat-template", options.template is not None),
+        )
+        if used
+    ]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} each set the prompt format", "give one of them")
+    vocab = model.vocab
+    known = styles.guess(model.name, vocab)
+    usual = {**(known[0].sampling if known else {}), **_recommended(model)}
+    if options.affixes or options.raw:
+        affixes = AffixPrompt(
+            vocab,
+            prefix=options.prefix or "",
+            suffix=options.suffix or "",
+            prefix_bos=options.prefix_bos,
+            reverse=options.reverse,
+        )
+        return Choice(affixes, "the flags say so")
+    if options.style is not None:
+        return _style(model, styles.find(options.style), options, "--style says so")
+    if options.template is not None:
+        name = BUILTIN_NAMES.get(options.template, options.template)
+        if name in styles.STYLES:
+            return _style(model, styles.STYLES[name], options, "--chat-template says so")
+        template = ChatTemplate(_template_text(options.template))
+        return Choice(TemplatePrompt(vocab, template, options.reverse), "--chat-template says so", sampling=usual)
+    if model.chat_template is not None:
+        template = ChatTemplate(model.chat_template)
+        return Choice(
+            TemplatePrompt(vocab, template, options.reverse), "the model file has a chat template", sampling=usual
+        )
+    if known is not None:
+        return _style(model, known[0], options, known[1])
+    return Choice(
+        AffixPrompt(vocab, reverse=options.reverse) if options.reverse else StylePrompt(vocab, styles.STYLES["none"]),
+        "nothing says how to talk to this model",
+        sampling=usual,
+        warning="this looks like a base model: it continues text and does not answer; --style sets a prompt format",
+    )
+
+
+def _style(model: Model, style: styles.Style, options: FormatOptions, why: str) -> Choice:
+    return Choice(
+        StylePrompt(model.vocab, style, options.reverse),
+        why,
+        system=style.system,
+        sampling={**style.sampling, **_recommended(model)},
+    )
+
+
+def _recommended(model: Model) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for key, name in SAMPLING_KEYS.items():
+        text = model.meta(f"general.sampling.{key}")
+        if text is not None:
+            try:
+                found[name] = float(text)
+            except ValueError:
+                continue
+    return found
+
+
+def _template_text(given: str) -> str:
+    if "{" in given:
+        return given
+    path = Path(given)
+    if not path.is_file():
+        raise NotFoundError(
+            f"--chat-template {given}: no such file, and no style of this name",
+            f"give Jinja text, a file, or one of {', '.join(styles.STYLES)}",
+        )
+    return path.read_text(encoding="utf-8", errors="replace")

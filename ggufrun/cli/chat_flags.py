@@ -1,0 +1,170 @@
+"""The flags of ``ggufrun chat``: a record with one field a flag, and the command made from it.
+
+Spellings and meanings are those of llama.cpp's interactive mode, so that a script written for it runs; ``_`` and ``-``
+are the same in a name. A flag left out is None: then the model, the style or the engine decides.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+from typer.core import TyperCommand
+
+OPTIONAL_VALUES: dict[str, str] = {"--color": "on", "-co": "on", "-fa": "on", "--flash-attn": "on"}
+"""Flags that took no value in older llama.cpp and take one today, and what they mean alone."""
+
+SWITCH_VALUES: dict[str, str] = {
+    **dict.fromkeys(("on", "1", "true", "enabled"), "on"),
+    **dict.fromkeys(("off", "0", "false", "disabled"), "off"),
+    **dict.fromkeys(("auto", "-1"), "auto"),
+}
+"""The words for on, off and auto that llama.cpp understands."""
+
+
+def _option(*names: str, help: str, metavar: str | None = None) -> Any:
+    return typer.Option(*names, help=help, metavar=metavar, show_default=False)
+
+
+@dataclass(frozen=True)
+class ChatFlags:
+    """What stands on the command line, unchecked."""
+
+    first: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="A .gguf file.", show_default=False)] = None
+    second: Annotated[
+        str | None, typer.Argument(metavar="[INSTRUCTION]", help="The first message.", show_default=False)
+    ] = None
+
+    model: Annotated[str | None, _option("-m", "--model", help="A .gguf file.", metavar="FILE")] = None
+    prompt: Annotated[
+        str | None, _option("-p", "--prompt", help="The first message; beside --in-* the text as it stands.")
+    ] = None
+    prompt_file: Annotated[Path | None, _option("-f", help="Read the text of -p from a file.", metavar="FILE")] = None
+    system: Annotated[str | None, _option("-sys", "--system-prompt", help="The system prompt.")] = None
+    system_file: Annotated[
+        Path | None, _option("-sysf", "--system-prompt-file", help="Read it from a file.", metavar="FILE")
+    ] = None
+
+    style: Annotated[
+        str | None, _option("--style", help="A prompt style: alpaca-2, llama-2, chatml, none, ...", metavar="NAME")
+    ] = None
+    chat_template: Annotated[
+        str | None, _option("--chat-template", help="A Jinja template, a file of one, or a style.", metavar="JINJA")
+    ] = None
+    chat_template_file: Annotated[
+        Path | None, _option("--chat-template-file", help="A file with a Jinja template.", metavar="FILE")
+    ] = None
+    in_prefix: Annotated[str | None, _option("--in-prefix", help="Put before every message.")] = None
+    in_suffix: Annotated[str | None, _option("--in-suffix", help="Put after every message.")] = None
+    in_prefix_bos: Annotated[bool, _option("--in-prefix-bos", help="Put BOS before the prefix.")] = False
+    reverse: Annotated[
+        list[str] | None, _option("-r", "--reverse-prompt", help="Stop the answer at this text; repeats.")
+    ] = None
+    conversation: Annotated[
+        bool | None,
+        _option("-cnv/-no-cnv", "--conversation/--no-conversation", help="Use the model's prompt format, or none."),
+    ] = None
+    escape: Annotated[
+        bool | None,
+        _option(
+            "-e/--no-escape",
+            "--escape",
+            help="Expand \\n and the like: also in what is typed (-e), or nowhere; else in -p, affixes and -r.",
+        ),
+    ] = None
+
+    interactive: Annotated[bool, _option("-i", "--interactive", help="Go on after the first answer.")] = False
+    interactive_first: Annotated[bool, _option("-if", "--interactive-first", help="Wait for a message first.")] = False
+    single_turn: Annotated[bool, _option("-st", "--single-turn", help="Leave after the first answer.")] = False
+    once: Annotated[bool, _option("--once", help="Every question starts a fresh conversation.")] = False
+    color: Annotated[str | None, _option("-co", "--color", help="Colours.", metavar="[on|off|auto]")] = None
+    plain: Annotated[bool, _option("--plain", "--simple-io", help="No line editing, colour or status line.")] = False
+    show_tokens: Annotated[bool, _option("--show-tokens", help="Print the token ids of every turn on stderr.")] = False
+    verbose_prompt: Annotated[bool, _option("--verbose-prompt", help="Print each token fed, with its text.")] = False
+
+    n_predict: Annotated[
+        int | None, _option("-n", "--predict", "--n-predict", help="Most tokens of an answer (-1: no limit).")
+    ] = None
+    keep: Annotated[int | None, _option("--keep", help="Tokens to keep when the context is shifted.")] = None
+    ctx_size: Annotated[
+        int | None, _option("-c", "--ctx-size", help="Context in tokens (4096; 0: the model's own).")
+    ] = None
+    batch: Annotated[int | None, _option("-b", "--batch-size", help="Tokens decoded in one call.")] = None
+    ubatch: Annotated[int | None, _option("-ub", "--ubatch-size", help="Tokens computed at once.")] = None
+    threads: Annotated[int | None, _option("-t", "--threads", help="Threads (default: one a core).")] = None
+    threads_batch: Annotated[int | None, _option("-tb", "--threads-batch", help="Threads for prompts.")] = None
+    gpu_layers: Annotated[
+        str | None,
+        _option("-ngl", "--gpu-layers", "--n-gpu-layers", help="Layers on the GPU (default: all of them)."),
+    ] = None
+    flash_attention: Annotated[
+        str | None, _option("-fa", "--flash-attn", help="Flash attention.", metavar="[on|off|auto]")
+    ] = None
+    cache_k: Annotated[str | None, _option("-ctk", "--cache-type-k", help="Type of the key cache (f16).")] = None
+    cache_v: Annotated[str | None, _option("-ctv", "--cache-type-v", help="Type of the value cache (f16).")] = None
+    mmap: Annotated[bool, _option("--mmap/--no-mmap", help="Map the file, or read it.")] = True
+    mlock: Annotated[bool, _option("--mlock", help="Keep the model from being swapped out.")] = False
+
+    seed: Annotated[int | None, _option("-s", "--seed", help="Seed of the random choices (-1: a new one).")] = None
+    temp: Annotated[float | None, _option("--temp", "--temperature", help="Temperature (0: the most probable).")] = None
+    top_k: Annotated[int | None, _option("--top-k", help="Only the K most probable tokens (0: all).")] = None
+    top_p: Annotated[float | None, _option("--top-p", help="Only tokens that make up this probability.")] = None
+    min_p: Annotated[float | None, _option("--min-p", help="Only tokens this probable against the first.")] = None
+    typical: Annotated[float | None, _option("--typical", "--typical-p", help="Locally typical sampling.")] = None
+    repeat_penalty: Annotated[float | None, _option("--repeat-penalty", help="Penalty for repeated tokens.")] = None
+    repeat_last_n: Annotated[int | None, _option("--repeat-last-n", help="Tokens that it looks back over.")] = None
+    presence_penalty: Annotated[float | None, _option("--presence-penalty", help="Penalty for any repetition.")] = None
+    frequency_penalty: Annotated[float | None, _option("--frequency-penalty", help="Penalty for each one.")] = None
+
+
+class FlagCommand(TyperCommand):
+    """A command whose flags may be spelled with ``_``, and whose on/off flags may stand without a value."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["context_settings"] = {
+            **(kwargs.get("context_settings") or {}),
+            "token_normalize_func": lambda name: name.replace("_", "-"),
+        }
+        super().__init__(*args, **kwargs)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put in the values that were left out, then parse."""
+        return super().parse_args(ctx, complete(args))
+
+
+def complete(args: list[str]) -> list[str]:
+    """``args`` with the missing values of `OPTIONAL_VALUES` put in.
+
+    >>> complete(["--color", "-i"])
+    ['--color', 'on', '-i']
+    """
+    full: list[str] = []
+    for index, arg in enumerate(args):
+        full.append(arg)
+        if arg == "--":
+            return full + args[index + 1 :]
+        value = args[index + 1] if index + 1 < len(args) else ""
+        if arg in OPTIONAL_VALUES and value.lower() not in SWITCH_VALUES:
+            full.append(OPTIONAL_VALUES[arg])
+    return full
+
+
+def command_from(record: type, run: Callable[[Any], None], doc: str) -> Callable[..., None]:
+    """A function for Typer with a parameter for every field of the dataclass ``record``; it calls ``run`` with one."""
+    hints = get_type_hints(record, include_extras=True)
+
+    def command(**values: Any) -> None:
+        run(record(**values))
+
+    parameters = [
+        inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=item.default, annotation=hints[item.name])
+        for item in fields(record)
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = hints
+    command.__doc__ = doc
+    return command

@@ -1,0 +1,93 @@
+"""What a conversation looks like: answers on stdout as they come, everything else on stderr and dim."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from ggufrun.chat.choose import Choice
+from ggufrun.chat.session import Done, Session
+from ggufrun.cli.console import err
+from ggufrun.engine.generate import StopReason
+
+CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+"""Control characters, which a terminal would obey: a model's words must not move the cursor or set the title."""
+
+REASONS: dict[StopReason, str] = {
+    StopReason.LENGTH: "cut at the token limit (-n)",
+    StopReason.FULL: "the context is full: /clear starts anew, -c gives a longer one",
+    StopReason.INTERRUPTED: "stopped",
+}
+"""Ends of an answer that the user should hear of."""
+
+
+class Screen:
+    """Draws. ``color`` is on, off or auto; ``plain`` leaves out colours, header and status."""
+
+    def __init__(self, *, color: str, plain: bool, show_tokens: bool, verbose_prompt: bool) -> None:
+        self.plain = plain
+        self.show_tokens = show_tokens
+        self.verbose_prompt = verbose_prompt
+        self.colored = not plain and (color == "on" or (color == "auto" and err().is_terminal))
+        self._obeys = sys.stdout.isatty()
+        self._column = 0
+        if not self._obeys:
+            # A pipe takes UTF-8, whatever the locale says.
+            sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
+
+    def answer(self, text: str) -> None:
+        """A piece of an answer."""
+        if self._obeys:
+            text = text.translate(CONTROLS)
+        if text:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            self._column = 0 if text.endswith("\n") else 1
+
+    def end_answer(self) -> None:
+        """Close the last line of an answer."""
+        if self._column:
+            self.answer("\n")
+
+    def note(self, *lines: str) -> None:
+        """Lines beside the conversation."""
+        for line in lines:
+            err().print(line, markup=False, style="dim" if self.colored else None, soft_wrap=True)
+
+    def header(self, session: Session, choice: Choice) -> None:
+        """What is being talked to, and how."""
+        if self.plain:
+            return
+        model, context = session.context.model, session.context
+        self.note(
+            f"{model.name} · {model.description} · {model.parameters / 1e6:,.0f}M parameters · "
+            f"context {context.n_ctx} · {context.threads} threads",
+            f"format {choice.format.name}: {choice.why} · /help lists the commands, Ctrl+D leaves",
+            "",
+        )
+
+    def fed(self, session: Session, ids: Sequence[int]) -> None:
+        """The tokens of a prompt, for those who asked to see them."""
+        vocab = session.context.model.vocab
+        if self.verbose_prompt:
+            self.note(f"number of tokens in prompt = {len(ids)}")
+            self.note(*(f"{token:6d} -> '{vocab.text(token)}'" for token in ids))
+        if self.show_tokens:
+            self.note("fed: " + " ".join(map(str, ids)))
+
+    def done(self, done: Done, session: Session, *, status: bool) -> None:
+        """After an answer: its tokens if wanted, why it ended if unusual, and its speed."""
+        if self.show_tokens:
+            self.note("answered: " + " ".join(map(str, done.generated)))
+        reason = REASONS.get(done.reason)
+        if not status or self.plain:
+            if reason and done.reason is StopReason.FULL:
+                self.note(reason)
+            return
+        stats = done.stats
+        parts = [
+            f"{stats.tokens} tokens",
+            f"{stats.tokens_per_second:.1f} tokens/s",
+            f"context {done.used}/{session.context.n_ctx}",
+        ]
+        self.note(" · ".join([*parts, reason] if reason else parts), "")

@@ -1,0 +1,185 @@
+"""A GGUF file opened by llama.cpp: its weights, its metadata, its vocabulary."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ggufrun.engine.native import forget_log, llama, reason
+from ggufrun.engine.offload import gpu_layers
+from ggufrun.engine.vocab import Vocab
+from ggufrun.errors import EngineError, NotFoundError, UnsupportedError
+
+LOAD_READ, LOAD_MMAP, LOAD_MLOCK, LOAD_MMAP_MLOCK = 0, 1, 2, 3
+"""``enum llama_load_mode``."""
+
+
+@dataclass(frozen=True)
+class ModelParams:
+    """How to open a model. ``gpu_layers`` None means all of them when the build has a GPU; negative means all."""
+
+    path: Path
+    gpu_layers: int | None = None
+    mmap: bool = True
+    mlock: bool = False
+    vocab_only: bool = False
+
+
+class Model:
+    """A model in memory. Closing it frees the weights; contexts must be closed before.
+
+    Raises NotFoundError, EngineError (llama.cpp cannot open the file; with its reason) or UnsupportedError (a model
+    that does not continue text, such as an encoder).
+    """
+
+    def __init__(self, params: ModelParams, on_progress: Callable[[float], bool] | None = None) -> None:
+        """``on_progress`` hears fractions from 0 to 1 while the weights are read; returning False gives up."""
+        api = llama()
+        if not params.path.is_file():
+            raise NotFoundError(f"{params.path}: no such file", "give the path of a .gguf file")
+        native = api.llama_model_default_params()
+        native.n_gpu_layers = gpu_layers(params.gpu_layers)
+        native.load_mode = {
+            (True, False): native.load_mode,
+            (True, True): LOAD_MMAP_MLOCK,
+            (False, False): LOAD_READ,
+            (False, True): LOAD_MLOCK,
+        }[params.mmap, params.mlock]
+        native.vocab_only = params.vocab_only
+        interrupted = False
+
+        def progress(fraction: float, _: Any) -> bool:
+            # An exception cannot pass through C; remember it as a wish to stop.
+            nonlocal interrupted
+            try:
+                interrupted = interrupted or (on_progress is not None and not on_progress(fraction))
+            except KeyboardInterrupt:
+                interrupted = True
+            return not interrupted
+
+        callback = api.llama_progress_callback(progress)
+        native.progress_callback = callback
+        forget_log()
+        self._model = api.llama_model_load_from_file(str(params.path).encode(), native)
+        if interrupted:
+            self.close()
+            raise KeyboardInterrupt
+        if not self._model:
+            why = reason("llama.cpp gave no reason")
+            raise EngineError(
+                f"{params.path.name} cannot be loaded: {why}",
+                "the file may be damaged, or its architecture newer than this engine; download or convert it again",
+            )
+        self.path = params.path
+        self.params = params
+        try:
+            self._check(params)
+            self.vocab = Vocab(api.llama_model_get_vocab(self._model))
+        except BaseException:
+            self.close()
+            raise
+
+    def _check(self, params: ModelParams) -> None:
+        api = llama()
+        if params.vocab_only:
+            return
+        if api.llama_model_has_encoder(self._model) or not api.llama_model_has_decoder(self._model):
+            raise UnsupportedError(
+                f"{params.path.name} ({self.architecture}) does not continue text",
+                "use a decoder-only model, such as a Llama, a Qwen or a Mistral",
+            )
+        if api.llama_model_is_diffusion(self._model):
+            raise UnsupportedError(
+                f"{params.path.name} ({self.architecture}) writes by diffusion, not token by token",
+                "use an autoregressive model",
+            )
+
+    @property
+    def pointer(self) -> Any:
+        """The ``llama_model *``."""
+        if not self._model:
+            raise EngineError("the model is closed")
+        return self._model
+
+    def meta(self, key: str) -> str | None:
+        """A metadata value as text, or None. Arrays are not available this way."""
+        name = key.encode()
+        return self._text(lambda buffer, size: llama().llama_model_meta_val_str(self.pointer, name, buffer, size))
+
+    def _text(self, call: Callable[[Any, int], int]) -> str | None:
+        buffer = ctypes.create_string_buffer(256)
+        length = call(buffer, len(buffer))
+        if length >= len(buffer):
+            buffer = ctypes.create_string_buffer(length + 1)
+            length = call(buffer, len(buffer))
+        return buffer.raw[:length].decode("utf-8", "replace") if length >= 0 else None
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        """The Jinja template of ``tokenizer.chat_template``, or None."""
+        text: bytes | None = llama().llama_model_chat_template(self.pointer, None)
+        return text.decode("utf-8", "replace") if text else None
+
+    @cached_property
+    def name(self) -> str:
+        """``general.name``, or the file's name without its ending."""
+        return self.meta("general.name") or self.path.stem
+
+    @cached_property
+    def architecture(self) -> str:
+        """``general.architecture``."""
+        return self.meta("general.architecture") or "unknown"
+
+    @cached_property
+    def description(self) -> str:
+        """llama.cpp's short description: architecture, size class, quantization."""
+        return self._text(lambda buffer, size: llama().llama_model_desc(self.pointer, buffer, size)) or ""
+
+    @cached_property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return int(llama().llama_model_n_params(self.pointer))
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of all tensors."""
+        return int(llama().llama_model_size(self.pointer))
+
+    @cached_property
+    def train_context(self) -> int:
+        """Tokens of context that the model was trained with."""
+        return int(llama().llama_model_n_ctx_train(self.pointer))
+
+    @cached_property
+    def window(self) -> int:
+        """Tokens of the sliding attention window, or 0 when every layer sees everything."""
+        return int(llama().llama_model_n_swa(self.pointer))
+
+    @cached_property
+    def recurrent(self) -> bool:
+        """Keeps a state instead of, or beside, a cache by position, so that the past cannot be cut at will."""
+        api = llama()
+        return bool(api.llama_model_is_recurrent(self.pointer) or api.llama_model_is_hybrid(self.pointer))
+
+    def cache_bytes(self, tokens: int, key_bits: float, value_bits: float) -> int:
+        """Bytes that a key/value cache of ``tokens`` positions takes, near enough to refuse what cannot fit."""
+        api = llama()
+        heads = max(1, api.llama_model_n_head(self.pointer))
+        width = api.llama_model_n_embd(self.pointer) // heads * api.llama_model_n_head_kv(self.pointer)
+        return int(tokens * api.llama_model_n_layer(self.pointer) * width * (key_bits + value_bits) / 8)
+
+    def close(self) -> None:
+        """Free the weights. Closing twice is fine."""
+        if self._model:
+            llama().llama_model_free(self._model)
+            self._model = None
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()

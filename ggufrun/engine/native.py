@@ -1,0 +1,95 @@
+"""The native library: loaded once, on first use, with its log kept here instead of on the user's screen.
+
+llama.cpp explains a failure only in its log, so the last lines are remembered and turned into the reason of an error.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections import deque
+from functools import cache
+from typing import Any
+
+from ggufrun.errors import EngineError
+
+WARN, ERROR, CONTINUED = 3, 4, 5
+"""Levels of ``enum ggml_log_level`` as ``ggml.h`` numbers them (2 is info)."""
+
+
+class _Log:
+    """The last warnings and errors. A continued line belongs to the one before it, kept or not."""
+
+    def __init__(self) -> None:
+        self.lines: deque[tuple[int, str]] = deque(maxlen=400)
+        self.level = 0
+
+    def write(self, level: int, text: str) -> None:
+        if level == CONTINUED:
+            if self.level in (WARN, ERROR) and self.lines:
+                kept, before = self.lines.pop()
+                self.lines.append((kept, before + text))
+            return
+        self.level = level
+        if level in (WARN, ERROR):
+            self.lines.append((level, text))
+
+
+_log = _Log()
+
+_LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+
+
+def _remember(level: int, text: bytes | None, _: Any) -> None:
+    _log.write(level, (text or b"").decode("utf-8", "replace"))
+
+
+# A module global, because llama.cpp keeps the pointer for as long as the process lives: a collected callback crashes.
+_callback = _LogCallback(_remember)
+
+
+@cache
+def llama() -> Any:
+    """The C API as llama-cpp-python binds it, with the backends initialized.
+
+    Raises EngineError when the package or one of its shared libraries cannot be loaded.
+    """
+    try:
+        import llama_cpp.llama_cpp as api
+    except ModuleNotFoundError as error:
+        raise EngineError(
+            f"the engine is not installed (no module {error.name})",
+            "run `make setup`, or `pip install llama-cpp-python`",
+        ) from error
+    except (RuntimeError, OSError) as error:
+        raise EngineError(f"the engine cannot be loaded: {error}", "reinstall llama-cpp-python") from error
+    api.llama_log_set(_callback, None)
+    api.llama_backend_init()
+    return api
+
+
+def forget_log() -> None:
+    """Start a fresh log: what comes after belongs to the next call."""
+    _log.lines.clear()
+
+
+def reason(default: str) -> str:
+    """Why the last call failed, from llama.cpp's own error lines since `forget_log`; ``default`` when it said nothing.
+
+    The first error names the cause; later ones report that the callers failed too.
+    """
+    errors = [text.strip() for level, text in _log.lines if level == ERROR and text.strip()]
+    if not errors:
+        return default
+    line = next((text for text in errors if "error loading model" in text), errors[0])
+    for prefix in ("error loading model: ", ": "):
+        head, found, tail = line.partition(prefix)
+        # `function_name: message` and `function_name: error loading model: message`
+        if found and (prefix != ": " or head.replace("_", "").isalnum()):
+            line = tail
+            break
+    return line.strip() or default
+
+
+def warnings() -> list[str]:
+    """The warnings since `forget_log`."""
+    return [text.strip() for level, text in _log.lines if level == WARN]

@@ -1,0 +1,128 @@
+"""Which token comes next: llama.cpp's sampler chain, described by one frozen record.
+
+The order and the defaults are those of llama.cpp's ``common_params_sampling``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ggufrun.engine.context import Context
+from ggufrun.engine.model import Model
+from ggufrun.engine.native import llama
+from ggufrun.errors import EngineError, UsageError
+
+RANDOM_SEED = 0xFFFFFFFF
+"""``LLAMA_DEFAULT_SEED``: take a new seed every time."""
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How a token is chosen. A temperature of 0 takes the most probable one.
+
+    ``repeat_last_n`` -1 looks back over the whole context. Raises UsageError for what llama.cpp would misread.
+    """
+
+    temp: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical: float = 1.0
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int = RANDOM_SEED
+
+    def __post_init__(self) -> None:
+        checks: tuple[tuple[str, float, Callable[[float], bool], str], ...] = (
+            ("temp", self.temp, lambda v: math.isfinite(v), "a finite number"),
+            ("top_k", self.top_k, lambda v: -(2**31) <= v < 2**31, "a 32-bit integer"),
+            ("top_p", self.top_p, lambda v: 0 <= v <= 1, "a number from 0 to 1"),
+            ("min_p", self.min_p, lambda v: 0 <= v <= 1, "a number from 0 to 1"),
+            ("typical", self.typical, lambda v: 0 <= v <= 1, "a number from 0 to 1"),
+            ("repeat_penalty", self.repeat_penalty, lambda v: 1e-30 < v < 1e30, "a number greater than 0"),
+            ("repeat_last_n", self.repeat_last_n, lambda v: -1 <= v < 2**24, "-1 or a count of tokens"),
+            ("presence_penalty", self.presence_penalty, lambda v: abs(v) < 1e30, "a finite number"),
+            ("frequency_penalty", self.frequency_penalty, lambda v: abs(v) < 1e30, "a finite number"),
+            ("seed", self.seed, lambda v: -1 <= v < 2**32, "-1 or a 32-bit number"),
+        )
+        for name, value, fine, wanted in checks:
+            if not fine(value):
+                raise UsageError(f"{name} is {value}", f"give {wanted}")
+
+    @property
+    def penalizes(self) -> bool:
+        """Do earlier tokens change the choice?"""
+        changes = self.repeat_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+        return changes and self.repeat_last_n != 0
+
+    @property
+    def greedy(self) -> bool:
+        """Is the most probable token always taken?"""
+        return self.temp <= 0
+
+
+class Sampler:
+    """A sampler chain. It remembers the tokens it has seen, for the penalties, and its random state."""
+
+    def __init__(self, model: Model, params: SamplingParams, n_ctx: int) -> None:
+        api = llama()
+        self.params = params
+        self._size = model.vocab.size
+        self._window = n_ctx if params.repeat_last_n < 0 else params.repeat_last_n
+        self._chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
+        for link in _links(api, model, params, self._window):
+            if not link:
+                self.close()
+                raise EngineError("llama.cpp could not make the sampler")
+            api.llama_sampler_chain_add(self._chain, link)
+        self._sample = api.llama_sampler_sample
+
+    def accept(self, ids: Sequence[int]) -> None:
+        """Let the penalties see ``ids``: a prompt, as llama.cpp's own programs do. Only the last ones can matter."""
+        if not self.params.penalizes:
+            return
+        accept = llama().llama_sampler_accept
+        for token in ids[-self._window :]:
+            accept(self._chain, token)
+
+    def sample(self, context: Context) -> int:
+        """The next token after what ``context`` holds. It is accepted, but not yet in the context."""
+        if not context.ready:
+            raise EngineError("there are no logits to sample from")
+        return int(self._sample(self._chain, context.pointer, -1))
+
+    def reset(self) -> None:
+        """Forget the tokens seen, and start the random numbers again from the seed."""
+        llama().llama_sampler_reset(self._chain)
+
+    def close(self) -> None:
+        """Free the chain. Closing twice is fine."""
+        if self._chain:
+            llama().llama_sampler_free(self._chain)
+            self._chain = None
+
+
+def _links(api: Any, model: Model, params: SamplingParams, window: int) -> Iterable[Any]:
+    """The chain in llama.cpp's order, without the links that would change nothing."""
+    if params.penalizes:
+        yield api.llama_sampler_init_penalties(
+            model.vocab.size, window, params.repeat_penalty, params.frequency_penalty, params.presence_penalty
+        )
+    if params.greedy:
+        yield api.llama_sampler_init_greedy()
+        return
+    if params.top_k > 0:
+        yield api.llama_sampler_init_top_k(params.top_k)
+    if params.typical < 1.0:
+        yield api.llama_sampler_init_typical(params.typical, 1)
+    if params.top_p < 1.0:
+        yield api.llama_sampler_init_top_p(params.top_p, 1)
+    if params.min_p > 0.0:
+        yield api.llama_sampler_init_min_p(params.min_p, 1)
+    yield api.llama_sampler_init_temp(params.temp)
+    yield api.llama_sampler_init_dist(params.seed & 0xFFFFFFFF)
