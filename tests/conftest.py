@@ -1,0 +1,77 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints import DEMO
+
+DEMO_TYPES = ("f16", "q8_0", "q4_k_m")
+
+
+@pytest.fixture(scope="session")
+def demo_gguf(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The embedded model as GGUF: ``demo_gguf("q4_k_m")``; all types are made in one pass, once a session."""
+    from ggufrun.convert import pipeline
+    from ggufrun.convert.plan import plan_convert
+    from ggufrun.quantize.types import parse_file_type
+
+    folder = tmp_path_factory.mktemp("demo")
+    made = False
+
+    def path(text: str) -> Path:
+        nonlocal made
+        if not made:
+            types = [parse_file_type(text) for text in DEMO_TYPES]
+            plan = plan_convert(DEMO, types, lambda kind: folder / f"{kind.name.lower()}.gguf")
+            pipeline.run(plan)
+            plan.close()
+            made = True
+        return folder / f"{text}.gguf"
+
+    return path
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """llama.cpp's own tools, built from the source of the pinned engine; only where a developer has them."""
+
+    binaries: Path
+    python: Path
+    convert: Path
+
+    def run(self, *command: str | Path, **environment: str) -> str:
+        """Run a command and return what it printed; a failure fails the test."""
+        result = subprocess.run(
+            [str(part) for part in command],
+            capture_output=True,
+            env={**os.environ, **environment},
+            check=False,
+            text=True,
+            errors="replace",
+        )
+        assert result.returncode == 0, result.stderr[-2000:]
+        return result.stdout + result.stderr
+
+
+@pytest.fixture(scope="session")
+def oracle() -> Oracle:
+    """The tools, from ``ORACLE_*`` in the environment or the file that sets them; skips where there are none."""
+    values = dict(os.environ)
+    home = Path(os.environ.get("GGUFRUN_ORACLE", Path.home() / ".cache" / "ggufrun-oracle"))
+    if "ORACLE_BIN" not in values and (home / "env").is_file():
+        for line in (home / "env").read_text().splitlines():
+            name, _, value = line.removeprefix("export ").partition("=")
+            values[name] = shlex.split(value)[0] if value else ""
+    try:
+        found = Oracle(*(Path(values[name]) for name in ("ORACLE_BIN", "ORACLE_PYTHON", "ORACLE_CONVERT")))
+    except KeyError:
+        pytest.skip("llama.cpp's own tools are not on this machine; the recorded answers are tested instead")
+    return found
