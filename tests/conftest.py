@@ -39,6 +39,16 @@ def demo_gguf(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
     return path
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record", action="store_true", help="Write the oracle's fresh answers to tests/golden.")
+
+
+@pytest.fixture(scope="session")
+def record(request: pytest.FixtureRequest) -> Path | None:
+    """The folder of recorded answers when they are to be recorded anew."""
+    return Path(__file__).parent / "golden" if request.config.getoption("--record") else None
+
+
 @dataclass(frozen=True)
 class Oracle:
     """llama.cpp's own tools, built from the source of the pinned engine; only where a developer has them."""

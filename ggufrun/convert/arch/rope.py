@@ -85,7 +85,10 @@ def rope_frequencies(config: Config, head: int) -> list[Tensor]:
     factor, low, high = (values.number(key) for key in ("factor", "low_freq_factor", "high_freq_factor"))
     original = values.integer("original_max_position_embeddings")
     exponents = np.arange(0, head, 2, dtype=np.float32) / np.float32(head)
-    frequencies = np.float32(1) / np.float32(rope_theta(config)) ** exponents
+    # powers in double, rounded once: numpy's single-precision power is off by a unit in the last place in one case of
+    # ten, torch's (which the reference converter uses) in one of a hundred
+    powers = (rope_theta(config) ** exponents.astype(np.float64)).astype(np.float32)
+    frequencies = np.float32(1) / powers
     wavelengths = [2 * math.pi / float(frequency) for frequency in frequencies]
 
     def scale(wavelength: float) -> float:
