@@ -88,15 +88,16 @@ def rope_frequencies(config: Config, head: int) -> list[Tensor]:
     # powers in double, rounded once: numpy's single-precision power is off by a unit in the last place in one case of
     # ten, torch's (which the reference converter uses) in one of a hundred
     powers = (rope_theta(config) ** exponents.astype(np.float64)).astype(np.float32)
-    frequencies = np.float32(1) / powers
-    wavelengths = [2 * math.pi / float(frequency) for frequency in frequencies]
+    # from here on single precision throughout, in the order of the reference converter
+    one = np.float32(1)
+    wavelengths = one / (one / powers) * np.float32(2 * math.pi)
 
-    def scale(wavelength: float) -> float:
+    def scale(wavelength: np.float32) -> np.float32:
         if wavelength < original / high:
-            return 1.0
+            return one
         if wavelength > original / low:
-            return factor
-        smooth = (original / wavelength - low) / (high - low)
-        return 1 / ((1 - smooth) / factor + smooth)
+            return np.float32(factor)
+        smooth = (one / wavelength * np.float32(original) - np.float32(low)) / np.float32(high - low)
+        return one / ((one - smooth) / np.float32(factor) + smooth)
 
     return [constant("rope_freqs.weight", np.array([scale(length) for length in wavelengths], np.float32))]
