@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import sys
 from typing import Annotated, NoReturn
 
@@ -48,8 +49,14 @@ def _options(
 
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         app()
+    except SystemExit as stop:
+        # typer turns KeyboardInterrupt into a silent exit
+        if stop.code == INTERRUPTED:
+            fail("interrupted", INTERRUPTED)
+        raise
     except GgufrunError as error:
         fail(str(error), error.exit_status)
     except KeyboardInterrupt:
@@ -62,6 +69,11 @@ def main() -> NoReturn:
     except OSError as error:
         fail(_explain(error), 1)
     sys.exit(0)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    """A job that is told to end cleans up as after Ctrl+C."""
+    raise KeyboardInterrupt
 
 
 def fail(line: str, status: int) -> NoReturn:

@@ -7,6 +7,7 @@ metadata they become.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import gguf
 import numpy as np
@@ -92,7 +93,7 @@ def rope_frequencies(config: Config, head: int) -> list[Tensor]:
     one = np.float32(1)
     wavelengths = one / (one / powers) * np.float32(2 * math.pi)
 
-    def scale(wavelength: np.float32) -> np.float32:
+    def scale(wavelength: Any) -> Any:
         if wavelength < original / high:
             return one
         if wavelength > original / low:
