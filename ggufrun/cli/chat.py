@@ -202,8 +202,9 @@ def _context_params(flags: ChatFlags) -> Any:
         "n_ctx": flags.ctx_size,
         "n_batch": flags.batch,
         "n_ubatch": flags.ubatch,
-        "threads": flags.threads,
-        "threads_batch": flags.threads_batch,
+        # llama.cpp's own default is -1: as many as the machine has.
+        "threads": None if flags.threads in (-1, 0) else flags.threads,
+        "threads_batch": None if flags.threads_batch in (-1, 0) else flags.threads_batch,
         "flash_attention": _switch("-fa", flags.flash_attention),
         "type_k": flags.cache_k,
         "type_v": flags.cache_v,

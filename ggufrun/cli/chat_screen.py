@@ -59,9 +59,10 @@ class Screen:
         if self.plain:
             return
         model, context = session.context.model, session.context
+        beyond = f" (trained with {model.train_context})" if context.n_ctx > model.train_context > 0 else ""
         self.note(
             f"{model.name} · {model.description} · {model.parameters / 1e6:,.0f}M parameters · "
-            f"context {context.n_ctx} · {context.threads} threads",
+            f"context {context.n_ctx}{beyond} · {context.threads} threads",
             f"format {choice.format.name}: {choice.why} · /help lists the commands, Ctrl+D leaves",
             "",
         )

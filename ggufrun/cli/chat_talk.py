@@ -11,7 +11,7 @@ from ggufrun.chat import commands
 from ggufrun.chat.choose import Choice
 from ggufrun.chat.prompt import AffixPrompt
 from ggufrun.chat.session import Done, Event, Session, Start, Text
-from ggufrun.cli.chat_input import Reader
+from ggufrun.cli.chat_input import Reader, no_echo
 from ggufrun.cli.chat_screen import Screen
 from ggufrun.engine.context import Context
 from ggufrun.engine.generate import StopReason
@@ -87,7 +87,7 @@ class Talk:
     def _show(self, events: Iterator[Event], *, status: bool) -> Done | None:
         """Draw the events; returns the last one."""
         done = None
-        with interruptible(self.session.context):
+        with no_echo(), interruptible(self.session.context):
             for event in events:
                 if isinstance(event, Text):
                     self.screen.answer(event.text)

@@ -16,6 +16,10 @@ WARN, ERROR, CONTINUED = 3, 4, 5
 """Levels of ``enum ggml_log_level`` as ``ggml.h`` numbers them (2 is info)."""
 
 
+LOADING = "error loading model: "
+"""What llama.cpp puts before the cause when a model cannot be loaded."""
+
+
 class _Log:
     """The last warnings and errors. A continued line belongs to the one before it, kept or not."""
 
@@ -80,14 +84,11 @@ def reason(default: str) -> str:
     errors = [text.strip() for level, text in _log.lines if level == ERROR and text.strip()]
     if not errors:
         return default
-    line = next((text for text in errors if "error loading model" in text), errors[0])
-    for prefix in ("error loading model: ", ": "):
-        head, found, tail = line.partition(prefix)
-        # `function_name: message` and `function_name: error loading model: message`
-        if found and (prefix != ": " or head.replace("_", "").isalnum()):
-            line = tail
-            break
-    return line.strip() or default
+    line = next((text for text in errors if LOADING in text), errors[0])
+    line = line.partition(LOADING)[2] or line
+    # `function_name: message`
+    function, found, message = line.partition(": ")
+    return message if found and function.replace("_", "").isalnum() and "_" in function else line
 
 
 def warnings() -> list[str]:
