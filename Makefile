@@ -30,9 +30,9 @@ $(BIN)/python:
 $(VENV)/steering: FORCE | $(BIN)/python
 	@printf '%s\n' "$(STEERING)" | cmp -s - $@ || printf '%s\n' "$(STEERING)" > $@
 
-$(READY): pyproject.toml $(wildcard tools/*.cmake) tools/setup_engine.py $(VENV)/steering | $(BIN)/python
+$(READY): pyproject.toml $(wildcard tools/*.cmake tools/*.c) tools/setup_engine.py $(VENV)/steering | $(BIN)/python
 	@$(BIN)/python tools/setup_engine.py
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e . --group dev
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -e . --group dev
 	@touch $@
 	@echo "ready: $(BIN)/ggufrun"
 

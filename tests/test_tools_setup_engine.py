@@ -58,11 +58,18 @@ def test_the_same_inputs_give_the_same_key() -> None:
     assert BUILD.key.startswith("1.2.3-linux_x86_64-")
 
 
-def test_the_recipe_ignores_comments_only() -> None:
-    one = setup.recipe_digest(["set(A 1)\n"])
-    assert setup.recipe_digest(["# why\n\n  set(A 1)  \n"]) == one
-    assert setup.recipe_digest(["set(A 2)\n"]) != one
-    assert setup.recipe_digest(["set(A 1)\n", ""]) != one
+def test_the_recipe_ignores_comments_only(tmp_path: Path) -> None:
+    cmake, kernel = tmp_path / "a.cmake", tmp_path / "a.c"
+
+    def digest(cmake_text: str, kernel_text: str) -> str:
+        cmake.write_text(cmake_text)
+        kernel.write_text(kernel_text)
+        return setup.recipe_digest([kernel, cmake])
+
+    one = digest("set(A 1)\n", "#define A 1\n")
+    assert digest("# why\n\n  set(A 1)  \n", "// why\n#define A 1\n") == one
+    assert digest("set(A 2)\n", "#define A 1\n") != one
+    assert digest("set(A 1)\n", "#define A 2\n") != one
 
 
 def test_the_users_variables_count_and_others_do_not() -> None:

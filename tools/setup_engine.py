@@ -5,7 +5,7 @@ kept under a key made of everything that decides what the compiler writes, so th
 installs it in seconds, and a home directory that several machines share never serves one machine's instructions to
 another. The key is a digest of
 
-* the engine's version, our CMake files (comments aside) and our CMake options;
+* the engine's version, our CMake files and kernels (comments aside) and our CMake options;
 * the variables by which a user steers a build: ``CMAKE_ARGS``, ``CC``, ``CFLAGS`` and the like;
 * the platform as Python names it in a wheel, and the C library (the wheel is ``py3-none-PLATFORM``: it serves every
   Python of the platform, so the interpreter's own version is no part of the key);
@@ -94,15 +94,19 @@ def pinned_version(pyproject: str) -> str:
     return match.group(1)
 
 
-def recipe_digest(texts: list[str]) -> str:
-    """A digest of CMake files that stays the same when only comments or blank lines change."""
+RECIPE = {".cmake": "#", ".c": "//"}
+"""Suffixes of the files in ``tools`` that take part in the build, with what a comment line of each starts with."""
+
+
+def recipe_digest(files: list[Path]) -> str:
+    """A digest of the recipe's files that stays the same when only comment lines or blank lines change."""
     digest = hashlib.sha256()
-    for text in texts:
-        for line in text.splitlines():
+    for path in sorted(files):
+        digest.update(path.name.encode() + b"\0")
+        for line in path.read_text(encoding="utf-8").splitlines():
             code = line.strip()
-            if code and not code.startswith("#"):
+            if code and not code.startswith(RECIPE[path.suffix]):
                 digest.update(code.encode() + b"\n")
-        digest.update(b"\0")
     return digest.hexdigest()
 
 
@@ -113,7 +117,7 @@ def steering(environment: Mapping[str, str]) -> dict[str, str]:
 
 def describe(root: Path, compilers: str, environment: Mapping[str, str]) -> Build:
     """The build that this checkout, these compilers and this environment lead to."""
-    recipe = [path.read_text(encoding="utf-8") for path in sorted((root / "tools").glob("*.cmake"))]
+    recipe = [path for path in (root / "tools").iterdir() if path.suffix in RECIPE]
     return Build(
         version=pinned_version((root / "pyproject.toml").read_text(encoding="utf-8")),
         defines=DEFINES,
