@@ -1,9 +1,8 @@
 """How fast the quantization kernels are here, and whether they were built with SIMD.
 
-llama.cpp compiles its kernels without SIMD; ``tools/ggml-kernels.cmake`` brings others, and a plain ``pip install`` does
-not. Which build is installed is measured: the search for IQ4_XS runs through tables and branches and is the same in
-both, while Q4_K's arithmetic gains ten times. Their ratio therefore tells, whatever the processor's clock and whoever
-else uses it.
+llama.cpp compiles its kernels without SIMD; ``tools/ggml-kernels.cmake`` brings others, and a plain ``pip install``
+does not. Which build is installed is measured: the search for IQ4_XS runs through tables and branches and is the same
+in both, while Q4_K gains ten times. Their ratio therefore tells, whatever the clock and whoever else uses it.
 """
 
 from __future__ import annotations
