@@ -47,6 +47,11 @@ class GGUFSource:
 
         return rows
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The one file."""
+        return (self.path,)
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

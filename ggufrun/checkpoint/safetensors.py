@@ -147,6 +147,11 @@ class SafetensorsSource:
             self.close()
             raise
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The safetensors files."""
+        return tuple(file.path for file in self._files)
+
     def close(self) -> None:
         """Close the files."""
         for file in self._files:

@@ -55,5 +55,9 @@ class Source(Protocol):
     def tensors(self) -> Mapping[str, Tensor]:
         """By name, in the order in which a converter should write them."""
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that decides what the tensors are."""
+
     def close(self) -> None:
         """Close the files. Tensors cannot be read any more."""

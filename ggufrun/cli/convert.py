@@ -33,6 +33,7 @@ def convert(
     threads: options.Threads = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
+    resume: options.Resume = False,
     as_json: options.Json = False,
 ) -> None:
     """Convert a checkpoint to GGUF, quantized or not, in one pass.
@@ -53,4 +54,4 @@ def convert(
         QuantizeOptions(pure=pure, leave_output=leave_output_tensor),
         name,
     )
-    write(plan, threads=threads, dry_run=dry_run, force=force, as_json=as_json)
+    write(plan, threads=threads, dry_run=dry_run, force=force, resume=resume, as_json=as_json)

@@ -16,6 +16,9 @@ Threads = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be written, and write nothing.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on where a killed job stopped; if interrupted, keep what is done.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Pure = Annotated[bool, typer.Option("--pure", help="Give every matrix the same type.")]
 LeaveOutput = Annotated[bool, typer.Option("--leave-output-tensor", help="Do not quantize output.weight.")]

@@ -27,6 +27,7 @@ def quantize(
     threads: options.Threads = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
+    resume: options.Resume = False,
     as_json: options.Json = False,
 ) -> None:
     """Quantize a GGUF to one or several types.
@@ -45,4 +46,4 @@ def quantize(
         target_namer(output, base_name(source), len(file_types)),
         QuantizeOptions(allow_requantize=allow_requantize, pure=pure, leave_output=leave_output_tensor),
     )
-    write(plan, threads=threads, dry_run=dry_run, force=force, as_json=as_json)
+    write(plan, threads=threads, dry_run=dry_run, force=force, resume=resume, as_json=as_json)

@@ -37,7 +37,7 @@ def base_name(path: Path) -> str:
     return stem
 
 
-def write(plan: Plan, *, threads: int | None, dry_run: bool, force: bool, as_json: bool) -> None:
+def write(plan: Plan, *, threads: int | None, dry_run: bool, force: bool, resume: bool, as_json: bool) -> None:
     """Carry out ``plan``, or show it."""
     from ggufrun.convert import pipeline
 
@@ -47,7 +47,7 @@ def write(plan: Plan, *, threads: int | None, dry_run: bool, force: bool, as_jso
             return
         start = time.perf_counter()
         with progress_bar(plan.source_bytes, "converting") as advance:
-            pipeline.run(plan, threads, force, advance)
+            pipeline.run(plan, threads, force, advance, resume)
         seconds = time.perf_counter() - start
         if as_json:
             console.print_json([_summary(target) | {"seconds": round(seconds, 3)} for target in plan.targets])
@@ -121,9 +121,7 @@ def _print_results(plan: Plan, seconds: float) -> None:
             f"({type_counts(target)})"
         )
         if target.n_fallback:
-            console.warn(
-                f"{target.n_fallback} tensors have rows that do not fit the blocks and got a larger type"
-            )
+            console.warn(f"{target.n_fallback} tensors have rows that do not fit the blocks and got a larger type")
     rate = plan.source_bytes / 1e6 / max(seconds, 1e-9)
     console.note(f"  {size_text(plan.source_bytes)} read in {seconds:.1f} s, {rate:.0f} MB/s")
 

@@ -11,16 +11,18 @@ import contextlib
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from ggufrun.checkpoint.tensor import Rows, Tensor
-from ggufrun.convert.plan import Placed, Plan
-from ggufrun.convert.writer import TargetFile, check_targets
-from ggufrun.errors import FormatError, GgufrunError
+from ggufrun.convert.journal import Journal, identity
+from ggufrun.convert.plan import Placed, Plan, Target, stored_bytes
+from ggufrun.convert.writer import TargetFile, check_targets, partial_path
+from ggufrun.errors import FormatError, GgufrunError, TargetError
 from ggufrun.quantize import ggml
 
 CHUNK = 1 << 19
@@ -35,6 +37,7 @@ Bytes = npt.NDArray[np.uint8]
 class Chunk:
     """Rows ``start`` to ``stop`` of one source tensor, and where it goes in each target."""
 
+    number: int
     tensor: Tensor
     start: int
     stop: int
@@ -45,6 +48,7 @@ class Chunk:
 class Encoded:
     """A chunk's bytes for every target: (offset in the file, bytes), and what was read for it."""
 
+    number: int
     pieces: tuple[tuple[int, Bytes], ...]
     source_bytes: int
 
@@ -61,37 +65,89 @@ def run(
     threads: int | None = None,
     force: bool = False,
     on_progress: Callable[[int], None] = lambda n_bytes: None,
+    resume: bool = False,
 ) -> None:
     """Write every target of ``plan``. ``on_progress`` gets the bytes read since it was last called.
 
-    On any error, and on KeyboardInterrupt, no target and no temporary file is left.
+    On any error, and on KeyboardInterrupt, no target and no temporary file is left. ``resume`` goes on where a killed
+    job stopped, and leaves what it has done when it is interrupted itself.
     """
-    check_targets(((target.path, target.size) for target in plan.targets), force)
-    files: list[TargetFile] = []
+    first = plan.targets[0].path
+    journal_path = first.with_name(f".{first.name}.journal")
+    continues = resume and journal_path.exists()
+    # a job that was killed while it renamed its files has some under their names already
+    standing = [target for target in plan.targets if continues and _is_committed(target)]
+    targets = [target for target in plan.targets if target not in standing]
+    check_targets(((target.path, target.size) for target in targets), force)
+    files: dict[Path, TargetFile] = {}
+    journal: Journal | None = None
+    keep = False
     try:
-        for target in plan.targets:
-            files.append(TargetFile(target.path, target.size, force))
-            files[-1].write(0, np.frombuffer(target.head, np.uint8))
-        for encoded in _encode_all(plan, threads or default_threads()):
-            for file, (offset, data) in zip(files, encoded.pieces, strict=True):
-                file.write(offset, data)
-            on_progress(encoded.source_bytes)
-        for file in files:
+        # the lock on the first partial file is also the journal's
+        for target in targets:
+            files[target.path] = TargetFile(target.path, target.size, force, continues)
+            files[target.path].write(0, np.frombuffer(target.head, np.uint8))
+        journal = Journal(journal_path, identity(plan, CHUNK), resume)
+        _encode_to(plan, files, journal, threads or default_threads(), on_progress)
+        for file in files.values():
+            file.flush()
+        journal.finish()
+        for file in files.values():
             file.commit()
+    except BaseException as error:
+        keep = resume and not isinstance(error, (FormatError, TargetError))
+        raise
     finally:
-        for file in files:
-            file.abort()
+        for file in files.values():
+            file.abort(keep)
+        if journal is not None:
+            journal.close(keep)
+
+
+def _encode_to(
+    plan: Plan,
+    files: Mapping[Path, TargetFile],
+    journal: Journal,
+    threads: int,
+    on_progress: Callable[[int], None],
+) -> None:
+    def flush() -> None:
+        for file in files.values():
+            file.flush()
+
+    work = (chunk for chunk in chunks(plan) if not _was_done(chunk, journal, on_progress))
+    for encoded in _encode_all(work, threads):
+        for target, (offset, data) in zip(plan.targets, encoded.pieces, strict=True):
+            if target.path in files:
+                files[target.path].write(offset, data)
+        on_progress(encoded.source_bytes)
+        journal.mark(encoded.number, sum(data.nbytes for _, data in encoded.pieces), flush)
+
+
+def _was_done(chunk: Chunk, journal: Journal, on_progress: Callable[[int], None]) -> bool:
+    if chunk.number not in journal.done:
+        return False
+    on_progress(stored_bytes(chunk.tensor) // chunk.tensor.n_rows * (chunk.stop - chunk.start))
+    return True
+
+
+def _is_committed(target: Target) -> bool:
+    """Has a killed job already given this target its name?"""
+    path = target.path
+    return path.is_file() and path.stat().st_size == target.size and not partial_path(path).exists()
 
 
 def chunks(plan: Plan) -> Iterator[Chunk]:
     """The work in the order of the first target's file."""
+    number = 0
     others = [{placed.name: placed for placed in target.tensors} for target in plan.targets]
     for placed in plan.targets[0].tensors:
         places = tuple(target[placed.name] for target in others)
         tensor = placed.tensor
         step = max(1, CHUNK // tensor.n_per_row)
         for start in range(0, tensor.n_rows, step):
-            yield Chunk(tensor, start, min(start + step, tensor.n_rows), places)
+            yield Chunk(number, tensor, start, min(start + step, tensor.n_rows), places)
+            number += 1
 
 
 def encode_chunk(chunk: Chunk) -> Encoded:
@@ -111,7 +167,7 @@ def encode_chunk(chunk: Chunk) -> Encoded:
         with _naming(tensor):
             ggml.validate(place.kind, data)
         pieces.append((place.offset + chunk.start * place.row_bytes, data))
-    return Encoded(tuple(pieces), raw.nbytes)
+    return Encoded(chunk.number, tuple(pieces), raw.nbytes)
 
 
 def _to_floats(tensor: Tensor, raw: Rows) -> ggml.Floats:
@@ -137,9 +193,9 @@ def _naming(tensor: Tensor) -> Iterator[None]:
         ) from error
 
 
-def _encode_all(plan: Plan, n_threads: int) -> Iterator[Encoded]:
+def _encode_all(work: Iterator[Chunk], n_threads: int) -> Iterator[Encoded]:
     """Encode every chunk on ``n_threads`` threads; the order of results is not that of the chunks."""
-    work, lock = chunks(plan), threading.Lock()
+    lock = threading.Lock()
     done: queue.Queue[Encoded | BaseException | None] = queue.Queue(n_threads * QUEUE_PER_WORKER)
     stop = threading.Event()
 

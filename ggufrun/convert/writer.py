@@ -6,8 +6,8 @@ The data goes to a temporary file beside the target, is flushed to the disk, and
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
-import secrets
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,20 +25,26 @@ RESERVE = 16 << 20
 
 
 class TargetFile:
-    """A file of ``size`` bytes in the making; written from one thread, at any offset."""
+    """A file of ``size`` bytes in the making; written from one thread, at any offset.
 
-    def __init__(self, path: Path, size: int, force: bool) -> None:
+    ``resume`` keeps what an earlier, killed job has written. TargetError if another job is at it.
+    """
+
+    def __init__(self, path: Path, size: int, force: bool, resume: bool = False) -> None:
         self.path = path
         self._force = force
-        self._temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        self._temporary = partial_path(path)
         self._dirty = 0
         try:
-            self._descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            self._descriptor = os.open(self._temporary, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise TargetError(
                 f"cannot write to {path.parent}: {(error.strerror or '').lower()}", "write elsewhere with -o"
             ) from error
+        self._lock()
         try:
+            if not resume:
+                os.ftruncate(self._descriptor, 0)
             os.ftruncate(self._descriptor, size)
         except OSError as error:
             self.abort()
@@ -59,15 +65,35 @@ class TargetFile:
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             self._dirty = 0
 
+    def flush(self) -> None:
+        """Bring everything written so far to the disk."""
+        os.fsync(self._descriptor)
+
+    def _lock(self) -> None:
+        """Hold the partial file against other jobs for as long as it is open; a killed job's lock ends with it."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # the other job may have renamed its file between our opening it and its letting go
+            ours = self._temporary.exists() and self._temporary.stat().st_ino == os.fstat(self._descriptor).st_ino
+        except BlockingIOError:
+            ours = False
+        except OSError:
+            # a file system without locks
+            return
+        if not ours:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            raise TargetError(f"another job is writing {self.path}", "wait for it, or write elsewhere with -o")
+
     def commit(self) -> None:
         """Flush, and give the file its name. TargetError if the name was taken meanwhile and force was not given."""
-        os.fsync(self._descriptor)
-        os.close(self._descriptor)
-        self._descriptor = -1
+        self.flush()
         if self._force:
             self._temporary.replace(self.path)
         else:
             self._link()
+        os.close(self._descriptor)
+        self._descriptor = -1
         with contextlib.suppress(OSError):
             folder = os.open(self.path.parent, os.O_RDONLY)
             try:
@@ -91,18 +117,26 @@ class TargetFile:
         else:
             self._temporary.unlink()
 
-    def abort(self) -> None:
-        """Leave nothing behind; after commit or again a no-op."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-        with contextlib.suppress(FileNotFoundError):
-            self._temporary.unlink()
+    def abort(self, keep: bool = False) -> None:
+        """Leave nothing behind, or the partial file to ``keep``; after commit or again a no-op."""
+        if self._descriptor < 0:
+            return
+        # unlinked while the lock is held, so that it cannot be another job's file by now
+        if not keep:
+            with contextlib.suppress(FileNotFoundError):
+                self._temporary.unlink()
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+
+def partial_path(path: Path) -> Path:
+    """Where a target is written before it takes its name."""
+    return path.with_name(f".{path.name}.part")
 
 
 def check_targets(sizes: Iterable[tuple[Path, int]], force: bool) -> None:
     """Raise TargetError before any work: a missing folder, a target that stands, too little room."""
-    needed: dict[Path, int] = {}
+    needed: dict[Path, int] = {}  # bytes a folder
     seen: set[Path] = set()
     for path, size in sizes:
         if not path.parent.is_dir():
@@ -114,7 +148,9 @@ def check_targets(sizes: Iterable[tuple[Path, int]], force: bool) -> None:
             raise TargetError(f"{path} is a folder", "name a file with -o")
         if path.exists() and not force:
             raise _exists(path)
-        needed[path.parent] = needed.get(path.parent, 0) + size
+        partial = partial_path(path)
+        there = partial.stat().st_blocks * 512 if partial.exists() else 0
+        needed[path.parent] = needed.get(path.parent, 0) + max(0, size - there)
     for folder, size in needed.items():
         free = shutil.disk_usage(folder).free
         if size + RESERVE > free:
