@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.checkpoints import DEMO
+
+if TYPE_CHECKING:
+    from ggufrun.engine.context import Context
+    from ggufrun.engine.model import Model
 
 DEMO_TYPES = ("f16", "q8_0", "q4_k_m")
 
@@ -85,3 +90,21 @@ def oracle() -> Oracle:
     except KeyError:
         pytest.skip("llama.cpp's own tools are not on this machine; the recorded answers are tested instead")
     return found
+
+
+@pytest.fixture(scope="session")
+def demo_model(demo_gguf: Callable[[str], Path]) -> Iterator[Model]:
+    """The embedded model, opened by the engine."""
+    from ggufrun.engine.model import Model, ModelParams
+
+    with Model(ModelParams(demo_gguf("q8_0"))) as model:
+        yield model
+
+
+@pytest.fixture
+def demo_context(demo_model: Model) -> Iterator[Context]:
+    """An empty context of 512 tokens. One thread: the model is tiny, and waiting for a second one costs more."""
+    from ggufrun.engine.context import Context, ContextParams
+
+    with Context(demo_model, ContextParams(n_ctx=512, threads=1)) as context:
+        yield context

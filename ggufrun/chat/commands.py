@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 
 from ggufrun.chat import styles
 from ggufrun.chat.choose import FormatOptions, choose
@@ -127,21 +127,20 @@ def describe(session: Session, ids: tuple[int, ...]) -> str:
 
 
 def _set(session: Session, argument: str) -> Outcome:
-    names = [item.name for item in fields(SamplingParams)]
+    kinds = {name: type(value) for name, value in asdict(SamplingParams()).items()}
     if not argument:
-        shown = [f"{name} {getattr(session.sampling, name)}" for name in names]
+        shown = [f"{name} {getattr(session.sampling, name)}" for name in kinds]
         return Outcome((*shown, f"n {session.limit}"))
     name, _, value = argument.replace("=", " ").partition(" ")
     name = name.replace("-", "_")
     try:
         if name == "n":
             session.limit = int(value)
-        elif name in names:
-            number = int(value) if isinstance(getattr(session.sampling, name), int) else float(value)
-            changes: dict[str, float] = {name: number}
-            session.sampling = replace(session.sampling, **changes)  # type: ignore[arg-type]
+        elif name in kinds:
+            changes = {name: kinds[name](value)}
+            session.sampling = replace(session.sampling, **changes)
         else:
-            return Outcome((f"there is no setting {name}; choose from {', '.join([*names, 'n'])}",))
+            return Outcome((f"there is no setting {name}; choose from {', '.join([*kinds, 'n'])}",))
     except ValueError:
         return Outcome((f"{name} wants a number, not {value.strip()!r}",))
     return Outcome((f"{name} is {value.strip()}",))

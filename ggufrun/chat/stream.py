@@ -22,7 +22,7 @@ class Utf8Stream:
 
 
 class StopStream:
-    """Text in, text out up to the first of ``stops``, which is not handed out itself."""
+    """Text in, text out up to the first of ``stops`` to appear in full, which is not handed out itself."""
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
         self._stops = tuple(stop for stop in stops if stop)
@@ -37,8 +37,8 @@ class StopStream:
         self._held += text
         found = [(place, stop) for stop in self._stops if (place := self._held.find(stop)) >= 0]
         if found:
-            # The earliest one; of two at the same place, the longer, so that the result does not depend on order.
-            place, self.stop = min(found, key=lambda pair: (pair[0], -len(pair[1])))
+            # The one that is complete first, of these the longest: however the text is cut, the same one.
+            place, self.stop = min(found, key=lambda pair: (pair[0] + len(pair[1]), pair[0]))
             return self._release(place)
         return self._release(len(self._held) - self._doubtful())
 

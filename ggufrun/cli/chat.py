@@ -233,7 +233,8 @@ def _sampling(flags: ChatFlags, usual: Any) -> SamplingParams:
         if value is None:
             value = usual.get(item.name)
         if value is not None:
-            values[item.name] = int(value) if item.name in whole else float(value)
+            # Metadata brings every number as a float.
+            values[item.name] = int(value) if item.name in whole else value
     return SamplingParams(**values)  # type: ignore[arg-type]
 
 

@@ -118,6 +118,7 @@ class ChatFlags:
     repeat_penalty: Annotated[float | None, _option("--repeat-penalty", help="Penalty for repeated tokens.")] = None
     repeat_last_n: Annotated[int | None, _option("--repeat-last-n", help="Tokens that it looks back over.")] = None
     presence_penalty: Annotated[float | None, _option("--presence-penalty", help="Penalty for any repetition.")] = None
+    ignore_eos: Annotated[bool, _option("--ignore-eos", help="Never end an answer; -n or Ctrl+C does.")] = False
     frequency_penalty: Annotated[float | None, _option("--frequency-penalty", help="Penalty for each one.")] = None
 
 

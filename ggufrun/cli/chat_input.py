@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
+
+from ggufrun.cli.chat_keys import give_up, on_ctrl_c
 
 PROMPT = "> "
 CONTINUED = "… "
@@ -18,25 +18,6 @@ class Notes(Protocol):
 
     def note(self, *lines: str) -> None:
         """Show the lines."""
-
-
-@contextmanager
-def no_echo() -> Iterator[None]:
-    """While an answer comes, what is typed ahead waits for the next prompt instead of mixing with the answer."""
-    if sys.platform == "win32" or not sys.stdin.isatty():
-        yield
-        return
-    import termios
-
-    keyboard = sys.stdin.fileno()
-    before = termios.tcgetattr(keyboard)
-    silent = termios.tcgetattr(keyboard)
-    silent[3] &= ~termios.ECHO
-    termios.tcsetattr(keyboard, termios.TCSADRAIN, silent)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
 
 
 class Reader:
@@ -53,7 +34,8 @@ class Reader:
         interrupted = False
         while True:
             try:
-                return self._line()
+                with on_ctrl_c(give_up):
+                    return self._line()
             except EOFError:
                 return None
             except KeyboardInterrupt:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 
 from ggufrun.chat import commands
 from ggufrun.chat.choose import Choice
 from ggufrun.chat.prompt import AffixPrompt
 from ggufrun.chat.session import Done, Event, Session, Start, Text
-from ggufrun.cli.chat_input import Reader, no_echo
+from ggufrun.cli.chat_input import Reader
+from ggufrun.cli.chat_keys import no_echo, on_ctrl_c
 from ggufrun.cli.chat_screen import Screen
-from ggufrun.engine.context import Context
 from ggufrun.engine.generate import StopReason
 from ggufrun.errors import GgufrunError
 
@@ -49,9 +46,13 @@ class Talk:
     def conversation(self, choice: Choice, message: str | None, raw: str | None) -> None:
         """A person at a terminal. Errors that concern one message do not end the conversation."""
         self.screen.header(self.session, choice)
-        for events in self._opening(message, raw):
-            self._forgiving(events)
-        reader = Reader(colored=self.screen.colored, plain=self.screen.plain, words=sorted(commands.BY_NAME))
+        # Between an answer and the prompt Ctrl+C comes too late for the one and too early for the other.
+        with on_ctrl_c(lambda: None):
+            for events in self._opening(message, raw):
+                self._forgiving(events)
+            self._converse(Reader(colored=self.screen.colored, plain=self.screen.plain, words=sorted(commands.BY_NAME)))
+
+    def _converse(self, reader: Reader) -> None:
         while (line := reader.read(self.screen)) is not None:
             command = commands.parse(line)
             if command is not None:
@@ -87,7 +88,7 @@ class Talk:
     def _show(self, events: Iterator[Event], *, status: bool) -> Done | None:
         """Draw the events; returns the last one."""
         done = None
-        with no_echo(), interruptible(self.session.context):
+        with no_echo(), on_ctrl_c(self.session.context.interrupt):
             for event in events:
                 if isinstance(event, Text):
                     self.screen.answer(event.text)
@@ -99,19 +100,6 @@ class Talk:
         if done is not None:
             self.screen.done(done, self.session, status=status)
         return done
-
-
-@contextmanager
-def interruptible(context: Context) -> Iterator[None]:
-    """While an answer comes, Ctrl+C stops it instead of the program."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGINT, lambda number, frame: context.interrupt())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def join_lines(lines: Iterable[str]) -> Iterator[str]:

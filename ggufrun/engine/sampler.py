@@ -23,7 +23,8 @@ RANDOM_SEED = 0xFFFFFFFF
 class SamplingParams:
     """How a token is chosen. A temperature of 0 takes the most probable one.
 
-    ``repeat_last_n`` -1 looks back over the whole context. Raises UsageError for what llama.cpp would misread.
+    ``repeat_last_n`` -1 looks back over the whole context; ``ignore_eos`` never ends a text. Raises UsageError for what
+    llama.cpp would misread.
     """
 
     temp: float = 0.8
@@ -36,6 +37,7 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     seed: int = RANDOM_SEED
+    ignore_eos: bool = False
 
     def __post_init__(self) -> None:
         checks: tuple[tuple[str, float, Callable[[float], bool], str], ...] = (
@@ -109,6 +111,10 @@ class Sampler:
 
 def _links(api: Any, model: Model, params: SamplingParams, window: int) -> Iterable[Any]:
     """The chain in llama.cpp's order, without the links that would change nothing."""
+    barred = model.vocab.suppressed + (model.vocab.ends if params.ignore_eos else ())
+    if barred:
+        biases = (api.llama_logit_bias * len(barred))(*((token, -math.inf) for token in barred))
+        yield api.llama_sampler_init_logit_bias(model.vocab.size, len(barred), biases)
     if params.penalizes:
         yield api.llama_sampler_init_penalties(
             model.vocab.size, window, params.repeat_penalty, params.frequency_penalty, params.presence_penalty

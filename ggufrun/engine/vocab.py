@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from functools import cached_property
 from typing import Any
 
 from ggufrun.engine.native import llama
@@ -92,6 +93,18 @@ class Vocab:
         if known is None:
             known = self._eog[token] = bool(llama().llama_vocab_is_eog(self._vocab, token))
         return known
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """Every token that ends a generation."""
+        return tuple(token for token in range(self.size) if self.is_eog(token))
+
+    @cached_property
+    def suppressed(self) -> tuple[int, ...]:
+        """Tokens that the model's authors never want to see generated (``tokenizer.ggml.suppress_tokens``)."""
+        count = ctypes.c_int32(0)
+        tokens = llama().llama_vocab_get_suppress_tokens(self._vocab, ctypes.byref(count))
+        return tuple(token for token in tokens[: count.value] if 0 <= token < self.size) if tokens else ()
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes that ``token`` stands for, often a part of a character. A control token stands for nothing unless

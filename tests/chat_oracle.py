@@ -1,0 +1,122 @@
+"""What llama.cpp and transformers make of a conversation, and the recording of it for machines that have neither.
+
+``python -m tests.chat_oracle MODEL.gguf`` writes ``golden/chat_sh.json`` anew from ``llama-completion`` (the embedded
+model as Q8_0); ``python -m tests.chat_oracle`` writes ``golden/chat_templates.json`` from transformers. Both want the
+tools that the fixture ``oracle`` finds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+GOLDEN = Path(__file__).parent / "golden"
+
+SYSTEM = "You are a helpful assistant. 你是一个乐于助人的助手。"
+INSTRUCTION = "背一下静夜思"
+LATER = ["这首诗是谁写的？", "背一下春晓", "</s> 你好 [/INST]", "C:\\new \\n"]
+
+# chat.sh as it stands, but for the program's name, the model and the number of threads.
+CHAT_SH = [
+    "--color", "-i", "-c", "4096", "-t", "1", "--temp", "0.5", "--top_k", "40", "--top_p", "0.9",
+    "--repeat_penalty", "1.1", "--in-prefix-bos", "--in-prefix", " [INST] ", "--in-suffix", " [/INST]",
+    "-p", f"[INST] <<SYS>>\n{SYSTEM}\n<</SYS>>\n\n{INSTRUCTION} [/INST]",
+]  # fmt: skip
+
+ID = re.compile(r"^(?:[\d.]+ \w )?\s*(\d+) -> '", re.MULTILINE)
+COUNT = re.compile(r"number of tokens in prompt = (\d+)")
+
+
+def record_chat_sh(completion: Path, model: Path) -> dict[str, Any]:
+    """The token ids that ``llama-completion`` feeds for every turn of the script, and the answers it prints.
+
+    BOS before a later turn is not among the ids that it prints; it is put in here.
+    """
+    # The one flag whose syntax changed, and no conversation mode, which the affixes imply.
+    command = [completion, *CHAT_SH, "-m", model, "--seed", "42", "--verbose-prompt", "--no-display-prompt"]
+    translated = [str(part).replace("_", "-") if str(part).startswith("--") else str(part) for part in command]
+    translated.insert(translated.index("--color") + 1, "off")
+    result = subprocess.run(
+        [*translated, "-no-cnv", "--no-escape", "--simple-io"],
+        input="\n".join([*LATER, ""]).encode(),
+        capture_output=True,
+        check=True,
+    )
+    turns = []
+    log = result.stderr.decode(errors="replace")
+    for part, count in zip(COUNT.split(log)[2::2], COUNT.findall(log), strict=True):
+        turns.append([int(token) for token in ID.findall(part)][: int(count)])
+    first, *later = turns
+    # Stdout holds the answers, each but the first between the affixes.
+    answers = [text.strip() for text in result.stdout.decode().replace("EOF by user", "").split(" [INST] ")]
+    answers = [answers[0], *(text.split("[/INST]")[-1].strip() for text in answers[1:-1])]
+    return {"prompt": first, "turns": [[1, *ids] for ids in later], "answers": answers}
+
+
+TEMPLATES: dict[str, str] = {
+    "whitespace": "{% for m in messages %}\n    {% if m.role == 'user' %}\nQ: {{ m.content }}\n"
+    "    {% else %}\nA: {{ m.content }}\n    {% endif %}\n{% endfor %}\n{%- if add_generation_prompt %}A:{% endif %}",
+    "loop controls": "{% for m in messages %}{% if loop.index0 == 2 %}{% break %}{% endif %}"
+    "{% if m.role == 'system' %}{% continue %}{% endif %}[{{ m.content | trim }}]{% endfor %}",
+    "tojson": "{{ messages | tojson }}|{{ messages[0] | tojson(indent=2) }}|{{ {'b': '<&>', 'a': '诗'} | tojson }}",
+    "namespace": "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+    "generation": "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{{ eos_token }}"
+    "{% endgeneration %}{% else %}<{{ m.role }}>{{ m.content }}{% endif %}{% endfor %}",
+    "macro": "{% macro turn(m) %}<|{{ m['role'] }}|>{{ m['content'] }}{% endmacro %}{{ bos_token }}"
+    "{% for m in messages %}{{ turn(m) }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}",
+    "tests and filters": "{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | join('+') }}"
+    "{% if tools is none %} no tools{% endif %}{% if thinking is not defined %} undefined{% endif %}"
+    "{{ messages[-1].content.split(' ')[0] | upper }} {{ messages[1:] | length }}",
+}
+"""Templates written for these tests, each around something that environments do differently."""
+
+MESSAGES = [
+    {"role": "system", "content": "  用中文回答 "},
+    {"role": "user", "content": "hello <世界> & 'co'"},
+    {"role": "assistant", "content": "你好\n"},
+    {"role": "user", "content": '再见 "friend"'},
+]
+
+RENDER = """
+import json, sys
+from transformers import PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models
+tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), bos_token="<s>", eos_token="</s>")
+given = json.load(sys.stdin)
+rendered = {}
+for name, template in given["templates"].items():
+    try:
+        rendered[name] = tokenizer.apply_chat_template(
+            given["messages"], chat_template=template, tokenize=False, add_generation_prompt=True)
+    except Exception as error:
+        rendered[name] = None
+json.dump(rendered, sys.stdout)
+"""
+
+
+def render_with_transformers(python: Path, templates: dict[str, str], messages: list[dict[str, str]]) -> Any:
+    """Name -> what ``apply_chat_template`` makes of ``messages``, or None where it raises."""
+    given = json.dumps({"templates": templates, "messages": messages})
+    result = subprocess.run([python, "-c", RENDER], input=given, capture_output=True, check=True, text=True)
+    return json.loads(result.stdout)
+
+
+def write(name: str, value: Any) -> None:
+    (GOLDEN / name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def read(name: str) -> Any:
+    return json.loads((GOLDEN / name).read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        write("chat_sh.json", record_chat_sh(Path(os.environ["ORACLE_BIN"]) / "llama-completion", Path(sys.argv[1])))
+    else:
+        python = Path(os.environ["ORACLE_PYTHON"])
+        write("chat_templates.json", render_with_transformers(python, TEMPLATES, MESSAGES))

@@ -1,0 +1,95 @@
+"""What can be typed after a slash."""
+
+from __future__ import annotations
+
+import pytest
+
+from ggufrun.chat import commands
+from ggufrun.chat.choose import FormatOptions, choose
+from ggufrun.chat.prompt import AffixPrompt
+from ggufrun.chat.session import Session, Text
+from ggufrun.engine.context import Context
+from ggufrun.engine.sampler import SamplingParams
+from tests.poems import POEMS
+
+
+@pytest.fixture
+def session(demo_context: Context) -> Session:
+    return Session(demo_context, choose(demo_context.model, FormatOptions()).format, SamplingParams(temp=0))
+
+
+def say(session: Session, line: str) -> str:
+    parsed = commands.parse(line)
+    assert parsed is not None
+    return "\n".join(commands.run(session, *parsed).lines)
+
+
+@pytest.mark.parametrize("line", ["hello", "", "/etc/hosts is a file", "//help", "/", "1/2", " /help"])
+def test_messages_are_no_commands(line: str) -> None:
+    assert commands.parse(line) is None
+
+
+def test_commands_are_parsed() -> None:
+    assert commands.parse("/HELP") == ("help", "")
+    assert commands.parse("/set  temp 1 ") == ("set", "temp 1")
+
+
+def test_names_are_unique_and_listed(session: Session) -> None:
+    names = [name for command in commands.COMMANDS for name in command.names]
+    assert len(names) == len(set(names)) == len(commands.BY_NAME)
+    shown = say(session, "/help")
+    assert all(f"/{command.names[0]}" in shown and command.help in shown for command in commands.COMMANDS)
+
+
+def test_every_command_works_before_anything_was_said(session: Session) -> None:
+    for command in commands.COMMANDS:
+        outcome = commands.run(session, command.names[0], "")
+        assert outcome.lines or outcome.leave
+
+
+def test_unknown(session: Session) -> None:
+    assert "no command /nothing" in say(session, "/nothing")
+
+
+def test_set(session: Session) -> None:
+    say(session, "/set temp 0.25")
+    say(session, "/set top-k=7")
+    say(session, "/set n 3")
+    assert (session.sampling.temp, session.sampling.top_k, session.limit) == (0.25, 7, 3)
+    assert "temp 0.25" in say(session, "/set") and "n 3" in say(session, "/set")
+    for line in ("/set temp hot", "/set top_p 7", "/set nothing 1", "/set top_k 1.5", "/set temp"):
+        before = session.sampling
+        assert say(session, line)
+        assert session.sampling == before
+
+
+def test_the_conversation(session: Session) -> None:
+    list(session.ask("背一下静夜思"))
+    outcome = commands.run(session, "regen", "")
+    assert outcome.answer is not None
+    assert "".join(event.text for event in outcome.answer if isinstance(event, Text)) == POEMS["静夜思"]
+    assert f"{len(session.ids)} of 512 tokens, 1 questions" in say(session, "/stats")
+    assert "2:'</s>'" in say(session, "/tokens")
+    assert "背一下静夜思" in say(session, "/undo") and session.ids == []
+    list(session.ask("背一下静夜思"))
+    say(session, "/clear")
+    assert session.past == [] and session.ids == []
+
+
+def test_system(session: Session) -> None:
+    list(session.ask("你好"))
+    say(session, "/system Be kind.")
+    assert session.system == "Be kind." and session.past == []
+    assert say(session, "/system") == "Be kind."
+    say(session, "/system -")
+    assert session.system == ""
+    session.use(AffixPrompt(session.context.model.vocab))
+    assert "no system prompt" in say(session, "/system Be kind.") and session.system == ""
+
+
+def test_style(session: Session) -> None:
+    assert "template" in say(session, "/style")
+    say(session, "/style alpaca-2")
+    assert session.format.name == "alpaca-2" and "乐于助人" in session.system
+    assert "choose from" in say(session, "/style nothing")
+    assert session.format.name == "alpaca-2"

@@ -1,0 +1,331 @@
+"""The command as people and scripts run it: pipes, flags, terminals, and everything that can be wrong."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ggufrun.cli import app, console
+from ggufrun.cli.chat import joined
+from ggufrun.cli.chat_flags import complete
+from ggufrun.cli.chat_screen import CONTROLS
+from ggufrun.cli.chat_talk import join_lines
+from ggufrun.errors import UsageError
+from tests import chat_oracle
+from tests.checkpoints import ROOT
+from tests.poems import POEMS
+
+POEM = POEMS["静夜思"] + "\n"
+
+
+@pytest.fixture
+def model(demo_gguf: Callable[[str], Path]) -> str:
+    return str(demo_gguf("q8_0"))
+
+
+class Result:
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """``ggufrun chat ...`` in this process, with ``stdin`` piped in."""
+
+    def call(*args: str, stdin: str | bytes = "") -> Result:
+        data = stdin if isinstance(stdin, bytes) else stdin.encode()
+        # Consoles are made once a process and keep the streams that they were made with.
+        console.err.cache_clear()
+        console.out.cache_clear()
+        monkeypatch.setattr(sys, "argv", ["ggufrun", "chat", *args, "-t", "1"])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        with pytest.raises(SystemExit) as exit:
+            app.main()
+        out, err = capfd.readouterr()
+        assert isinstance(exit.value.code, int)
+        return Result(exit.value.code, out, err)
+
+    return call
+
+
+@pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_k_m"])
+def test_a_pipe_gets_the_poem_and_nothing_else(demo_gguf: Callable[[str], Path], kind: str) -> None:
+    """As a shell runs it, in the plainest of locales."""
+    result = subprocess.run(
+        [sys.executable, "-m", "ggufrun", "chat", demo_gguf(kind), "-t", "1"],
+        input="背一下静夜思\n".encode(),
+        capture_output=True,
+        cwd=ROOT,
+        env={**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": ""},
+        check=True,
+    )
+    assert result.stdout.decode() == POEM
+    assert result.stderr == b""
+
+
+def test_where_the_message_comes_from(run: Run, model: str, tmp_path: Path) -> None:
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("背一下静夜思\n", encoding="utf-8")
+    for args, stdin in (
+        ((model, "背一下静夜思"), ""),
+        (("-m", model, "背一下静夜思"), ""),
+        ((model, "-p", "背一下静夜思"), ""),
+        ((model, "-f", str(prompt)), ""),
+        ((model, "--prompt", r"\xe8\x83\x8c一下静夜思"), ""),
+        ((model, "-e"), r"\xe8\x83\x8c一下静夜思"),
+        (("--model", model, "-st"), "背一下静夜思\r\n"),
+        ((model, "--once", "--temp", "0", "--top_k", "1", "-s", "1"), "背一下静夜思"),
+        ((model, "--style", "alpaca-2", "-ngl", "99", "-fa", "--mlock", "--no-mmap"), "背一下静夜思"),
+    ):
+        result = run(*args, stdin=stdin)
+        assert (result.status, result.out, result.err) == (0, POEM, ""), args
+
+
+def test_stdin_goes_after_the_instruction() -> None:
+    assert joined("Translate:", None, "hello") == ("Translate:\nhello", None)
+    assert joined("Translate:", None, "") == ("Translate:", None)
+    assert joined(None, None, "hello") == ("hello", None)
+    assert joined(None, "raw", "more") == (None, "raw\nmore")
+    assert joined(None, "raw", "") == (None, "raw")
+    with pytest.raises(UsageError):
+        joined(None, None, " \n")
+
+
+def test_chat_sh_runs_unmodified(run: Run, model: str) -> None:
+    """The script's own command line, every line of stdin a message: llama-completion's ids and its answers."""
+    golden = chat_oracle.read("chat_sh.json")
+    script = list(chat_oracle.CHAT_SH)
+    result = run(*script, "-m", model, "-s", "42", "--show-tokens", stdin="\n".join([*chat_oracle.LATER, ""]))
+    fed = [[int(token) for token in line.split()] for line in re.findall(r"^fed: (.*)$", result.err, re.MULTILINE)]
+    assert fed == [golden["prompt"], *golden["turns"]]
+    assert result.out == "".join(answer + "\n" for answer in golden["answers"])
+    assert result.status == 0
+
+
+def test_flags_by_either_spelling(run: Run, model: str) -> None:
+    for flags in (
+        ["--presence_penalty", "99", "--repeat_last_n=-1"],
+        ["--presence-penalty=99", "--repeat-last-n", "-1"],
+    ):
+        result = run(model, "背一下静夜思", "--temp", "0", *flags)
+        assert result.status == 0 and result.out != POEM
+
+
+def test_missing_values_are_put_in() -> None:
+    assert complete(["--color", "-i", "-fa"]) == ["--color", "on", "-i", "-fa", "on"]
+    assert complete(["--color", "off", "-fa", "auto"]) == ["--color", "off", "-fa", "auto"]
+    assert complete(["--", "--color", "x"]) == ["--", "--color", "x"]
+
+
+def test_a_limit_and_a_reverse_prompt(run: Run, model: str) -> None:
+    assert run(model, "背一下静夜思", "-n", "0").out == ""
+    assert run(model, "背一下静夜思", "-r", "疑是").out == "床前明月光，\n"
+
+
+def test_verbose_prompt(run: Run, model: str) -> None:
+    result = run(model, "你好", "--verbose-prompt")
+    assert re.search(r"^ {5}1 -> '<s>'$", result.err, re.MULTILINE)
+
+
+def test_lines_joined_by_a_backslash() -> None:
+    assert list(join_lines(["a\\\n", "b\n", "\n", "c"])) == ["a\nb", "", "c"]
+    assert list(join_lines(["a\\\n"])) == ["a"]
+    assert list(join_lines(["http://x/\n"])) == ["http://x/"]
+
+
+def test_a_system_prompt_beside_affixes_is_not_ignored_in_silence(run: Run, model: str) -> None:
+    result = run(model, "-sys", "Be kind.", "--in-prefix", "[INST] ", "--in-suffix", " [/INST]", "背一下静夜思")
+    assert result.status == 0 and "system prompt is not used" in result.err
+
+
+USAGE: list[tuple[list[str], str]] = [
+    (["--no-such-flag"], "No such option"),
+    (["a", "b"], "unexpected extra argument"),
+    (["--temp", "hot"], "Invalid value"),
+    (["--temp", "nan"], "temp is nan"),
+    (["--top_p", "1.5"], "top_p is 1.5"),
+    (["-c", "-5"], "-c/--ctx-size"),
+    (["-b", "0"], "-b/--batch-size"),
+    (["-tb", "100000"], "-tb"),
+    (["-n", "-7"], "-n is -7"),
+    (["-ctk", "q9"], "type of cache"),
+    (["-ngl", "many"], "-ngl many"),
+    (["--style", "nothing"], "there is no style"),
+    (["--style", "chatml", "--in-prefix", "x"], "give one of them"),
+    (["-p", "x"], "give one of them"),
+    (["--chat-template", "{{x}}", "--chat-template-file", "x"], "give one of them"),
+]
+
+
+@pytest.mark.parametrize(("flags", "words"), USAGE)
+def test_wrong_usage(run: Run, model: str, flags: list[str], words: str) -> None:
+    result = run(model, "hi", *flags)
+    assert (result.status, result.out) == (2, "")
+    assert words in result.err and "Traceback" not in result.err
+
+
+def test_no_model_and_no_message(run: Run, model: str) -> None:
+    assert run().status == 2
+    assert run(model).status == 2
+    assert run("-m", model, "a", "b").status == 2
+    assert run(model, "a", "-p", "b").status == 2
+
+
+FAILURES: list[tuple[list[str], str]] = [
+    (["-f", "no-such-file"], "no-such-file: no such file"),
+    (["hi", "--chat-template", "{% if %}"], "broken in line 1"),
+    (["hi", "--chat-template", "{{ raise_exception('no') }}"], "does not accept these messages: no"),
+    (["hi", "--chat-template", "{{ 1/0 }}"], "fails in line 1"),
+    (["hi", "--chat-template", "nothing-like-it"], "no style of this name"),
+    (["春" * 600, "-c", "256"], "the context has 256"),
+    (["hi", "-c", "99999999"], "GiB"),
+    (["hi", "-ctv", "q8_0", "-fa", "off"], "requires flash_attn"),
+]
+
+
+@pytest.mark.parametrize(("flags", "words"), FAILURES)
+def test_one_line_that_says_what(run: Run, model: str, flags: list[str], words: str) -> None:
+    result = run(model, *flags)
+    assert (result.status, result.out) == (1, "")
+    assert words in result.err and result.err.count("\n") == 1
+
+
+def damage(kind: str, data: bytes) -> bytes:
+    if kind == "cut in the tensors":
+        return data[: len(data) // 2]
+    if kind == "cut in the header":
+        return data[:3000]
+    if kind == "newer":
+        return data[:4] + struct.pack("<I", 9) + data[8:]
+    if kind == "empty":
+        return b""
+    return b"hello, world\n" * 100
+
+
+@pytest.mark.parametrize("kind", ["cut in the tensors", "cut in the header", "newer", "empty", "no gguf"])
+def test_a_file_that_is_no_model(run: Run, model: str, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(damage(kind, Path(model).read_bytes()))
+    result = run(str(path), "hi")
+    assert (result.status, result.out) == (1, "")
+    assert "broken.gguf" in result.err and result.err.count("\n") == 1
+
+
+def test_no_file(run: Run, tmp_path: Path) -> None:
+    for path in (tmp_path / "missing.gguf", tmp_path):
+        result = run(str(path), "hi")
+        assert result.status == 1 and result.err.count("\n") == 1
+
+
+def test_ctrl_c_in_a_pipe(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer stops, what came is shown, and the status is that of an interrupted program."""
+    from ggufrun.cli.chat_screen import Screen
+
+    answer = Screen.answer
+
+    def press(self: Screen, text: str) -> None:
+        answer(self, text)
+        if "，" in text:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Screen, "answer", press)
+    result = run(model, "背一下静夜思")
+    assert result.status == 130
+    assert result.out.endswith("\n") and POEM.startswith(result.out.rstrip("\n")) and result.out != POEM
+
+
+def test_what_a_terminal_would_obey_is_taken_out() -> None:
+    assert "a\x1b[31mb\x07\r\x9b\tc\n诗".translate(CONTROLS) == "a[31mb\tc\n诗"
+
+
+class Terminal:
+    """A program on a pseudo-terminal, driven like a person would."""
+
+    def __init__(self, *args: str) -> None:
+        pty = pytest.importorskip("pty")
+        self.ours, theirs = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "ggufrun", "chat", *args, "-t", "1"],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            cwd=ROOT,
+            start_new_session=True,
+            preexec_fn=_make_controlling,
+        )
+        os.close(theirs)
+        self.seen = ""
+
+    def until(self, words: str, patience: float = 60.0) -> str:
+        """Everything up to ``words``; fails when they do not come."""
+        end = time.monotonic() + patience
+        while words not in self.seen:
+            ready, _, _ = select.select([self.ours], [], [], max(0.0, end - time.monotonic()))
+            assert ready, f"waited for {words!r}, saw {self.seen!r}"
+            try:
+                data = os.read(self.ours, 65536)
+            except OSError:
+                data = b""
+            assert data, f"ended before {words!r}, after {self.seen!r}"
+            self.seen += data.decode(errors="replace")
+        found, _, self.seen = self.seen.partition(words)
+        return found + words
+
+    def type(self, text: str) -> None:
+        os.write(self.ours, text.encode())
+
+    def leave(self) -> int:
+        status = self.process.wait(60)
+        os.close(self.ours)
+        return status
+
+
+def _make_controlling() -> None:
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_a_conversation_at_a_terminal(model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    screen = Terminal(model, "背一下静夜思", "--plain")
+    screen.until(POEM.splitlines()[-1])
+    screen.until("> ")
+    screen.type("这首诗是谁写的？\n")
+    screen.until("李白")
+    screen.until("> ")
+    screen.type("/stats\n")
+    screen.until("2 questions")
+    screen.until("> ")
+    # Ctrl+C once does not leave; the prompt comes back.
+    screen.type("\x03")
+    screen.until("leaves")
+    screen.type("/exit\n")
+    assert screen.leave() == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_ctrl_c_stops_the_answer_and_not_the_conversation(model: str) -> None:
+    screen = Terminal(model, "背一下静夜思", "--plain", "--ignore-eos", "-c", "100000", "--temp", "0")
+    screen.until(POEM.splitlines()[-1])
+    # What is typed while the answer comes waits for the prompt.
+    screen.type("/stats\n")
+    screen.type("\x03/stats\n/exit\n")
+    screen.until("(interrupted)")
+    assert screen.leave() == 0
