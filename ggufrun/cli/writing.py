@@ -14,7 +14,8 @@ from ggufrun.quantize import ggml
 from ggufrun.quantize.types import FILE_TYPES, FileType
 
 if TYPE_CHECKING:
-    from ggufrun.convert.plan import Plan, Target
+    from ggufrun.convert.plan import Plan
+    from ggufrun.convert.target import Target
 
 
 def target_namer(output: Path | None, stem: str, n_types: int) -> Callable[[FileType], Path]:

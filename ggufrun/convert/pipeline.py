@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from ggufrun.checkpoint.tensor import Rows, Tensor
 from ggufrun.convert.journal import Journal, identity
-from ggufrun.convert.plan import Placed, Plan, Target, stored_bytes
+from ggufrun.convert.plan import Plan, stored_bytes
+from ggufrun.convert.target import Placed, Target
 from ggufrun.convert.writer import TargetFile, check_targets, partial_path
 from ggufrun.errors import FormatError, GgufrunError, TargetError
 from ggufrun.quantize import ggml
@@ -144,10 +145,13 @@ def chunks(plan: Plan) -> Iterator[Chunk]:
     for placed in plan.targets[0].tensors:
         places = tuple(target[placed.name] for target in others)
         tensor = placed.tensor
+        # a chunk stays inside one matrix: each expert has an importance of its own
+        per_matrix = tensor.shape[-2] if len(tensor.shape) > 2 else tensor.n_rows
         step = max(1, CHUNK // tensor.n_per_row)
-        for start in range(0, tensor.n_rows, step):
-            yield Chunk(number, tensor, start, min(start + step, tensor.n_rows), places)
-            number += 1
+        for matrix in range(0, tensor.n_rows, per_matrix):
+            for start in range(matrix, matrix + per_matrix, step):
+                yield Chunk(number, tensor, start, min(start + step, matrix + per_matrix), places)
+                number += 1
 
 
 def encode_chunk(chunk: Chunk) -> Encoded:
@@ -163,11 +167,20 @@ def encode_chunk(chunk: Chunk) -> Encoded:
         else:
             if floats is None:
                 floats = _to_floats(tensor, raw)
-            data = ggml.quantize_rows(place.kind, floats)
+            data = ggml.quantize_rows(place.kind, floats, _importance(place, chunk))
         with _naming(tensor):
             ggml.validate(place.kind, data)
         pieces.append((place.offset + chunk.start * place.row_bytes, data))
     return Encoded(chunk.number, tuple(pieces), raw.nbytes)
+
+
+def _importance(place: Placed, chunk: Chunk) -> ggml.Floats | None:
+    """The importance of the columns of the matrix that the chunk lies in."""
+    if place.importance is None:
+        return None
+    rows_per_matrix = place.tensor.n_rows // len(place.importance)
+    row: ggml.Floats = place.importance[chunk.start // rows_per_matrix]
+    return row
 
 
 def _to_floats(tensor: Tensor, raw: Rows) -> ggml.Floats:

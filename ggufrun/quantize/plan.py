@@ -8,12 +8,17 @@ them. Those lines are parsed here; a test compares the result with what the libr
 from __future__ import annotations
 
 import ctypes
+import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ggufrun.errors import EngineError, UnsupportedError
+from ggufrun.errors import EngineError, UnsupportedError, UsageError
+from ggufrun.quantize.ggml import BF16, F16, F32, BlockType, block_types
 from ggufrun.quantize.types import FileType
+
+NEED_IMATRIX = ("iq3_xxs", "iq2_xxs", "iq2_xs", "iq2_s", "iq1_m", "iq1_s")
 
 LINE = re.compile(
     r"\[ *\d+/ *\d+\] (?P<name>\S+) +- \[[^\]]*\], type = +(?P<old>\w+), "
@@ -27,11 +32,21 @@ FALLBACK = re.compile(r"(\d+) of \d+ tensor\(s\) required fallback")
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """What the user may change of llama.cpp's choice."""
+    """What the user may change of llama.cpp's choice.
+
+    ``tensor_types`` are (regular expression, ggml type name) pairs, the first that is found in a tensor's name wins;
+    ``prune`` are the layers to leave out; ``has_imatrix`` says that an importance matrix will be used, which changes
+    the choice of some types.
+    """
 
     allow_requantize: bool = False
     pure: bool = False
     leave_output: bool = False
+    tensor_types: tuple[tuple[str, str], ...] = ()
+    output_type: str | None = None
+    embedding_type: str | None = None
+    prune: tuple[int, ...] = ()
+    has_imatrix: bool = False
 
 
 AS_LLAMA_CPP = QuantizeOptions()
@@ -60,13 +75,9 @@ def plan_types(header_file: Path, file_type: FileType, options: QuantizeOptions)
         log.append(text.decode(errors="replace"))
 
     keep = llama_cpp.llama_log_callback(append)
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = file_type.ftype
+    params, kept = library_params(file_type, options)
     params.nthread = 1
     params.dry_run = True
-    params.allow_requantize = options.allow_requantize
-    params.pure = options.pure
-    params.quantize_output_tensor = not options.leave_output
     previous, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
     llama_cpp.llama_log_get(ctypes.byref(previous), ctypes.byref(data))
     llama_cpp.llama_log_set(keep, ctypes.c_void_p(0))
@@ -76,6 +87,7 @@ def plan_types(header_file: Path, file_type: FileType, options: QuantizeOptions)
     finally:
         # the library must not be left with a callback that Python is about to collect
         llama_cpp.llama_log_set(previous, data)
+        del kept
     text = "".join(log)
     if status != 0:
         raise _refusal(text)
@@ -84,6 +96,72 @@ def plan_types(header_file: Path, file_type: FileType, options: QuantizeOptions)
         raise EngineError("llama.cpp's plan could not be read", "report this with the output of `ggufrun doctor`")
     fallback = FALLBACK.search(text)
     return TypePlan(found, NEEDS_IMATRIX in text, int(fallback[1]) if fallback else 0)
+
+
+def library_params(file_type: FileType, options: QuantizeOptions) -> tuple[Any, list[Any]]:
+    """``llama_model_quantize_params`` for these options, and what must stay alive as long as they are used."""
+    import llama_cpp
+
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = file_type.ftype
+    params.allow_requantize = options.allow_requantize
+    params.pure = options.pure
+    params.quantize_output_tensor = not options.leave_output
+    kept: list[Any] = []
+    if options.output_type is not None:
+        params.output_tensor_type = parse_tensor_type(options.output_type).id
+    if options.embedding_type is not None:
+        params.token_embedding_type = parse_tensor_type(options.embedding_type).id
+    if options.tensor_types:
+        overrides = (llama_cpp.llama_model_tensor_override * (len(options.tensor_types) + 1))()
+        for slot, (pattern, name) in zip(overrides, options.tensor_types, strict=False):
+            slot.pattern, slot.type = pattern.encode(), parse_tensor_type(name).id
+        kept.append(overrides)
+        params.tt_overrides = ctypes.cast(overrides, type(params.tt_overrides))
+    if options.prune:
+        layers = (ctypes.c_int32 * (len(options.prune) + 1))(*sorted(set(options.prune)), -1)
+        kept.append(layers)
+        params.prune_layers = ctypes.cast(layers, type(params.prune_layers))
+    if options.has_imatrix:
+        # only whether there is one decides about types; a dry run looks at no entry
+        values = (ctypes.c_float * 1)(1.0)
+        entries = (llama_cpp.llama_model_imatrix_data * 2)()
+        entries[0].name, entries[0].size = b"any", 1
+        entries[0].data = ctypes.cast(values, type(entries[0].data))
+        kept += (values, entries)
+        params.imatrix = ctypes.cast(entries, type(params.imatrix))
+    return params, kept
+
+
+def parse_tensor_type(text: str) -> BlockType:
+    """The ggml type of this name in any case (``q6_k``); UsageError with the nearest names otherwise."""
+    usable = {name: kind for name, kind in block_types().items() if kind.quantized or kind.id in (F32, F16, BF16)}
+    name = text.strip().lower().replace("-", "_")
+    if name in usable:
+        return usable[name]
+    near = difflib.get_close_matches(name, usable, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"one of {', '.join(usable)}"
+    raise UsageError(f"unknown tensor type {text!r}", hint)
+
+
+def parse_override(text: str) -> tuple[str, str]:
+    """``REGEX=TYPE`` as given on the command line; UsageError for anything else."""
+    pattern, separator, name = text.rpartition("=")
+    if not separator or not pattern:
+        raise UsageError(f"{text!r} is no REGEX=TYPE", "write for example --tensor-type 'ffn_down=q6_k'")
+    parse_tensor_type(name)
+    # llama-quantize matches in lower case, as GGUF's names are
+    return pattern.lower(), name
+
+
+def requires_imatrix(name: str, kind: str, file_type: FileType) -> bool:
+    """Would llama.cpp refuse to quantize this tensor to ``kind`` without an entry in the importance matrix?
+
+    Its ``tensor_requires_imatrix``: the dry run says whether any tensor does, not which.
+    """
+    if name in ("token_embd.weight", "per_layer_token_embd.weight", "output.weight"):
+        return False
+    return kind in NEED_IMATRIX or (kind == "q2_k" and file_type.name == "Q2_K_S")
 
 
 def _refusal(log: str) -> EngineError | UnsupportedError:

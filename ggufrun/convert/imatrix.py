@@ -1,0 +1,103 @@
+"""Reading an importance matrix from disk: the GGUF that llama-imatrix writes, or its older binary format.
+
+Source of both formats: llama.cpp's ``tools/imatrix`` and ``common/imatrix-loader.cpp``.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from ggufrun.checkpoint.gguffile import MAGIC
+from ggufrun.checkpoint.ggufsource import GGUFSource
+from ggufrun.errors import FormatError, NotFoundError
+from ggufrun.quantize.imatrix import Imatrix, ImatrixEntry
+
+SUMS, COUNTS = ".in_sum2", ".counts"
+AGAIN = "make it again with `ggufrun imatrix`"
+MAX_BYTES = 8 << 30
+
+
+def load_imatrix(path: Path) -> Imatrix:
+    """NotFoundError for no file, FormatError for one that is damaged or holds values that are not finite."""
+    if not path.is_file():
+        raise NotFoundError(f"no such file: {path}", "check the path")
+    with path.open("rb") as file:
+        is_gguf = file.read(4) == MAGIC
+    found = _load_gguf(path) if is_gguf else _load_legacy(path)
+    if not found.entries:
+        raise FormatError(f"{path} holds no importance matrix", AGAIN)
+    for name, entry in found.entries.items():
+        if not np.isfinite(entry.sums).all() or (entry.sums < 0).any() or (entry.counts < 0).any():
+            raise FormatError(f"{path.name}: the entry {name} holds values that no sum of squares has", AGAIN)
+    return found
+
+
+def _load_gguf(path: Path) -> Imatrix:
+    source = GGUFSource(path)
+    try:
+        header = source.header
+        if header.get("general.type") != "imatrix":
+            raise FormatError(f"{path} is a GGUF, but not an importance matrix", AGAIN)
+        entries = {}
+        for name, tensor in source.tensors.items():
+            if not name.endswith(SUMS):
+                continue
+            weight = name.removesuffix(SUMS)
+            counts = source.tensors.get(weight + COUNTS)
+            if counts is None or counts.dtype != "F32" or tensor.dtype != "F32" or counts.n_values != tensor.n_rows:
+                raise FormatError(f"{path.name}: sums and counts of {weight} do not fit", AGAIN)
+            sums = tensor.rows(0, tensor.n_rows)
+            entries[weight] = ImatrixEntry(sums, np.rint(counts.rows(0, counts.n_rows).reshape(-1)).astype(np.int64))
+        datasets = header.get("imatrix.datasets", [])
+        return Imatrix(
+            entries,
+            tuple(map(str, datasets)) if isinstance(datasets, list) else (),
+            int(header.get("imatrix.chunk_count", 0)),
+            int(header.get("imatrix.chunk_size", 0)),
+            str(path),
+        )
+    finally:
+        source.close()
+
+
+def _load_legacy(path: Path) -> Imatrix:
+    """Number of entries; name, calls, number of values, values of each; chunks; name of the text.
+
+    The values are means of squares times the calls, so the mean comes out if the calls are taken for the tokens. The
+    format does not say how many matrices share an entry: all values are one row here, and cut to size when used.
+    """
+    if path.stat().st_size > MAX_BYTES:
+        raise FormatError(f"{path} is larger than any importance matrix", AGAIN)
+    data, position = path.read_bytes(), 0
+
+    def take(n_bytes: int) -> bytes:
+        nonlocal position
+        if n_bytes < 0 or position + n_bytes > len(data):
+            raise FormatError(f"{path} is cut short, or no importance matrix", AGAIN)
+        position += n_bytes
+        return data[position - n_bytes : position]
+
+    def integer() -> int:
+        return int(struct.unpack("<i", take(4))[0])
+
+    entries = {}
+    for _ in range(integer()):
+        try:
+            name = take(integer()).decode()
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{path} is no importance matrix", AGAIN) from error
+        calls, count = integer(), integer()
+        if count < 1:
+            raise FormatError(f"{path.name}: the entry {name} is empty", AGAIN)
+        sums = np.frombuffer(take(4 * count), "<f4").astype(np.float32).reshape(1, -1)
+        # without calls the values are means already
+        entries[name] = ImatrixEntry(sums, np.array([max(calls, 1)], np.int64))
+    chunks, datasets = 0, ()
+    if position < len(data):
+        chunks = integer()
+        if position < len(data):
+            datasets = (take(integer()).decode(errors="replace"),)  # type: ignore[assignment]
+    return Imatrix(entries, datasets, chunks, 0, str(path))

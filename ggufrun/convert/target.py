@@ -1,0 +1,218 @@
+"""One file to write: its header, every tensor's type and place, and the importance that weighs its encoding."""
+
+from __future__ import annotations
+
+import bisect
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import gguf
+import numpy as np
+
+from ggufrun.checkpoint import gguffile
+from ggufrun.checkpoint.gguffile import Header, Kind, Value
+from ggufrun.checkpoint.tensor import Tensor
+from ggufrun.errors import FormatError, UsageError
+from ggufrun.quantize import ggml
+from ggufrun.quantize.imatrix import Imatrix
+from ggufrun.quantize.plan import QuantizeOptions, TypePlan, requires_imatrix
+from ggufrun.quantize.types import FileType
+
+BLOCK = re.compile(r"blk\.(\d+)\.")
+FILE_TYPE = gguf.Keys.General.FILE_TYPE
+QUANTIZATION_VERSION = gguf.Keys.General.QUANTIZATION_VERSION
+NO_IMPORTANCE: Mapping[str, ggml.Floats] = MappingProxyType({})
+
+Types = Sequence[tuple[str, int]]
+"""(tensor, ggml type), in the order of the file."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A GGUF in the abstract: metadata, and tensors under their GGUF names, not yet of any type."""
+
+    metadata: Mapping[str, Value]
+    tensors: Mapping[str, Tensor]
+
+    def header(self, types: Types) -> Header:
+        """The header of a file that holds the tensors as ``types`` say."""
+        metadata = dict(self.metadata)
+        alignment = Header(metadata, ()).alignment
+        infos = [(name, self.tensors[name].shape, gguf.GGMLQuantizationType(kind)) for name, kind in types]
+        return Header(metadata, tuple(gguffile.layout(infos, alignment)))
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One tensor of a target: ``kind`` is its ggml type, ``offset`` its place in bytes from the start of the file.
+
+    ``importance`` weighs the columns of each of its matrices, float32 of shape (n_mat, n_per_row).
+    """
+
+    tensor: Tensor
+    name: str
+    kind: int
+    offset: int
+    importance: ggml.Floats | None = None
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one encoded row."""
+        return ggml.block_type(self.kind).row_bytes(self.tensor.n_per_row)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the encoded tensor."""
+        return self.row_bytes * self.tensor.n_rows
+
+
+@dataclass(frozen=True)
+class Target:
+    """One file to write."""
+
+    path: Path
+    file_type: FileType
+    header: Header
+    head: bytes
+    tensors: tuple[Placed, ...]
+    size: int
+    n_fallback: int = 0
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of tensor data a weight."""
+        values = sum(placed.tensor.n_values for placed in self.tensors)
+        return 8 * sum(placed.n_bytes for placed in self.tensors) / values
+
+
+def make_target(
+    path: Path,
+    file_type: FileType,
+    model: Model,
+    types: Types,
+    n_fallback: int = 0,
+    importance: Mapping[str, ggml.Floats] = NO_IMPORTANCE,
+) -> Target:
+    """Lay out a file."""
+    header = model.header(types)
+    head = gguffile.serialize(header)
+    placed = tuple(
+        Placed(model.tensors[info.name], info.name, int(info.type), len(head) + info.offset, importance.get(info.name))
+        for info in header.tensors
+    )
+    return Target(path, file_type, header, head, placed, len(head) + header.data_size, n_fallback)
+
+
+def quantized_target(
+    path: Path,
+    file_type: FileType,
+    model: Model,
+    planned: TypePlan,
+    existing: Mapping[str, int],
+    options: QuantizeOptions,
+    imatrix: Imatrix | None,
+) -> Target:
+    """Lay out a file as ``llama_model_quantize`` would: its types, its order, its keys.
+
+    ``existing`` are the tensors' ggml types before. UsageError where an importance matrix is missing or is of another
+    model.
+    """
+    if planned.needs_imatrix:
+        raise UsageError(
+            f"{file_type.name} needs an importance matrix",
+            "give one with --imatrix, or choose a larger type, such as Q2_K or IQ3_S",
+        )
+    types = [(name, ggml.block_types()[kind].id) for name, kind in planned.tensors]
+    if sorted(name for name, _ in types) != sorted(existing):
+        raise FormatError("llama.cpp's plan names other tensors than the model has", "report this")
+    # it drops the split keys and writes these two last, then whatever its caller added
+    values = {key: value for key, value in model.metadata.items() if not key.startswith("split.")}
+    for key, number in ((QUANTIZATION_VERSION, gguf.GGML_QUANT_VERSION), (FILE_TYPE, file_type.ftype)):
+        values.pop(key, None)
+        values[key] = gguffile.encode(number, Kind.UINT32)
+    importance = NO_IMPORTANCE
+    if imatrix is not None:
+        importance = _importance(imatrix, model, planned, existing, file_type)
+        values |= _imatrix_keys(imatrix)
+    if options.prune:
+        key = f"{Header(values, ()).architecture}.block_count"
+        values.pop(key, None)
+        values[key] = gguffile.encode(len(_layers(model.tensors)), Kind.UINT32)
+    return make_target(path, file_type, Model(values, model.tensors), types, planned.n_fallback, importance)
+
+
+def without_layers(model: Model, layers: Collection[int]) -> Model:
+    """The model without some layers, the others renumbered; tensors keep their own names in ``Tensor.name``."""
+    if not layers:
+        return model
+    gone, there = sorted(set(layers)), _layers(model.tensors)
+    if not set(gone) < there:
+        raise UsageError(
+            f"the layers {', '.join(map(str, gone))} cannot be left out",
+            f"the model has the layers 0 to {max(there, default=0)}, and one must stay",
+        )
+    tensors = {}
+    for name, tensor in model.tensors.items():
+        match = BLOCK.match(name)
+        if match is None:
+            tensors[name] = tensor
+        elif int(match[1]) not in gone:
+            tensors[f"blk.{int(match[1]) - bisect.bisect(gone, int(match[1]))}.{name[match.end() :]}"] = tensor
+    return Model(model.metadata, tensors)
+
+
+def _layers(names: Collection[str]) -> set[int]:
+    return {int(match[1]) for match in map(BLOCK.match, names) if match}
+
+
+def _importance(
+    imatrix: Imatrix, model: Model, planned: TypePlan, existing: Mapping[str, int], file_type: FileType
+) -> dict[str, ggml.Floats]:
+    """The importance of every tensor that will be encoded; refuses a matrix that was measured on another model."""
+    if not any(tensor.name in imatrix.entries for tensor in model.tensors.values()):
+        raise UsageError(
+            f"{imatrix.path} was measured on another model: it knows {next(iter(imatrix.entries))} and the like",
+            "make one for this model with `ggufrun imatrix`",
+        )
+    found = {}
+    for name, kind in planned.tensors:
+        tensor = model.tensors[name]
+        if ggml.block_type(existing[name]).name.lower() == kind:
+            continue
+        entry = imatrix.entries.get(tensor.name)
+        if entry is None:
+            if requires_imatrix(name, kind, file_type):
+                raise UsageError(
+                    f"{imatrix.path} has no entry for {tensor.name}, which {file_type.name} needs",
+                    "make one from a longer text, or choose a larger type",
+                )
+            continue
+        n_mat = tensor.shape[0] if len(tensor.shape) > 2 else 1
+        if entry.sums.size != n_mat * tensor.n_per_row:
+            if name == "token_embd.weight":
+                # looked up, not multiplied: an entry of its tied twin may have another size
+                continue
+            raise UsageError(
+                f"{imatrix.path} has {entry.sums.size} values for {tensor.name}, the model {n_mat * tensor.n_per_row}",
+                "make one for this model with `ggufrun imatrix`",
+            )
+        found[name] = np.ascontiguousarray(entry.importance().reshape(n_mat, tensor.n_per_row))
+    return found
+
+
+def _imatrix_keys(imatrix: Imatrix) -> dict[str, Value]:
+    """The keys that llama-quantize writes of an importance matrix; it cuts texts to 127 bytes."""
+
+    def text(value: str) -> Value:
+        return gguffile.encode(value.encode()[:127].decode(errors="ignore"), Kind.STRING)
+
+    keys = {"quantize.imatrix.file": text(imatrix.path)}
+    if imatrix.datasets:
+        keys["quantize.imatrix.dataset"] = text(imatrix.datasets[0])
+    keys["quantize.imatrix.entries_count"] = gguffile.encode(len(imatrix.entries), Kind.UINT32)
+    if imatrix.chunk_count > 0:
+        keys["quantize.imatrix.chunks_count"] = gguffile.encode(imatrix.chunk_count, Kind.UINT32)
+    return keys
