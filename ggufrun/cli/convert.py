@@ -28,6 +28,10 @@ def convert(
     ] = None,
     output: options.Output = None,
     name: Annotated[str | None, typer.Option("--name", help="The model's name in the GGUF.")] = None,
+    imatrix: options.ImatrixFile = None,
+    tensor_type: options.TensorTypes = None,
+    output_tensor_type: options.OutputType = None,
+    token_embedding_type: options.EmbeddingType = None,
     pure: options.Pure = False,
     leave_output_tensor: options.LeaveOutput = False,
     threads: options.Threads = None,
@@ -41,8 +45,9 @@ def convert(
     Several -t write several files from one read. No intermediate file, no torch.
     """
     from ggufrun.cli.writing import target_namer, write
+    from ggufrun.convert.imatrix import load_imatrix
     from ggufrun.convert.plan import plan_convert
-    from ggufrun.quantize.plan import QuantizeOptions
+    from ggufrun.quantize.plan import QuantizeOptions, parse_override
     from ggufrun.quantize.types import parse_file_type
 
     file_types = list(dict.fromkeys(parse_file_type(text) for text in types or ()))
@@ -51,7 +56,14 @@ def convert(
         source,
         file_types,
         target_namer(output, stem, len(file_types)),
-        QuantizeOptions(pure=pure, leave_output=leave_output_tensor),
+        QuantizeOptions(
+            pure=pure,
+            leave_output=leave_output_tensor,
+            tensor_types=tuple(map(parse_override, tensor_type or ())),
+            output_type=output_tensor_type,
+            embedding_type=token_embedding_type,
+        ),
         name,
+        load_imatrix(imatrix) if imatrix else None,
     )
     write(plan, threads=threads, dry_run=dry_run, force=force, resume=resume, as_json=as_json)

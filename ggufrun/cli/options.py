@@ -20,5 +20,16 @@ Resume = Annotated[
     bool, typer.Option("--resume", help="Go on where a killed job stopped; if interrupted, keep what is done.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+ImatrixFile = Annotated[
+    Path | None, typer.Option("--imatrix", metavar="FILE", help="Weigh errors by an importance matrix.")
+]
+TensorTypes = Annotated[
+    list[str] | None,
+    typer.Option("--tensor-type", metavar="REGEX=TYPE", help="The type of tensors whose names match; again for more."),
+]
+OutputType = Annotated[str | None, typer.Option("--output-tensor-type", metavar="TYPE", help="Of output.weight.")]
+EmbeddingType = Annotated[
+    str | None, typer.Option("--token-embedding-type", metavar="TYPE", help="Of token_embd.weight.")
+]
 Pure = Annotated[bool, typer.Option("--pure", help="Give every matrix the same type.")]
 LeaveOutput = Annotated[bool, typer.Option("--leave-output-tensor", help="Do not quantize output.weight.")]

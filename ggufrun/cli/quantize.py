@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ggufrun.cli import options
+from ggufrun.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -22,8 +23,15 @@ def quantize(
     allow_requantize: Annotated[
         bool, typer.Option("--allow-requantize", help="Accept a quantized input, and its loss.")
     ] = False,
+    imatrix: options.ImatrixFile = None,
+    tensor_type: options.TensorTypes = None,
+    output_tensor_type: options.OutputType = None,
+    token_embedding_type: options.EmbeddingType = None,
     pure: options.Pure = False,
     leave_output_tensor: options.LeaveOutput = False,
+    prune_layers: Annotated[
+        str | None, typer.Option("--prune-layers", metavar="N,N...", help="Leave these layers out.")
+    ] = None,
     threads: options.Threads = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
@@ -35,8 +43,9 @@ def quantize(
     The bytes are those that llama.cpp's own quantizer would write.
     """
     from ggufrun.cli.writing import base_name, target_namer, write
+    from ggufrun.convert.imatrix import load_imatrix
     from ggufrun.convert.plan import plan_quantize
-    from ggufrun.quantize.plan import QuantizeOptions
+    from ggufrun.quantize.plan import QuantizeOptions, parse_override
     from ggufrun.quantize.types import parse_file_type
 
     file_types = list(dict.fromkeys(parse_file_type(text) for text in types))
@@ -44,6 +53,22 @@ def quantize(
         source,
         file_types,
         target_namer(output, base_name(source), len(file_types)),
-        QuantizeOptions(allow_requantize=allow_requantize, pure=pure, leave_output=leave_output_tensor),
+        QuantizeOptions(
+            allow_requantize=allow_requantize,
+            pure=pure,
+            leave_output=leave_output_tensor,
+            tensor_types=tuple(map(parse_override, tensor_type or ())),
+            output_type=output_tensor_type,
+            embedding_type=token_embedding_type,
+            prune=_layers(prune_layers),
+        ),
+        load_imatrix(imatrix) if imatrix else None,
     )
     write(plan, threads=threads, dry_run=dry_run, force=force, resume=resume, as_json=as_json)
+
+
+def _layers(text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError as error:
+        raise UsageError(f"{text!r} is no list of layers", "write for example --prune-layers 3,4") from error
