@@ -22,7 +22,7 @@ N = 9 * 256
 
 ROWS = 5
 
-BLOCK_BYTES = {"q4_K": 144, "q5_K": 176, "q6_K": 210}
+BLOCK_BYTES = {"q2_K": 84, "q3_K": 110, "q4_K": 144, "q5_K": 176, "q6_K": 210}
 
 
 def normal() -> Floats:
