@@ -158,6 +158,17 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         setup.obtain(BUILD, tmp_path / "file" / "wheels", leave_wheel)
 
 
+def test_what_a_killed_build_left_is_swept(tmp_path: Path) -> None:
+    old, young = tmp_path / ".building-old", tmp_path / ".building-young"
+    for folder in (old, young):
+        folder.mkdir()
+        (folder / "half").write_text("half")
+    os.utime(old, (0, 0))
+    setup.obtain(BUILD, tmp_path, leave_wheel)
+    assert not old.exists()
+    assert young.exists()
+
+
 # --- the machine ------------------------------------------------------------------------------------------------------
 
 

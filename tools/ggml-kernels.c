@@ -98,7 +98,7 @@ INLINE vi clamp_int(vi v, int32_t low, int32_t high) {
 #define TINY 1e-30f
 #define HUGE_VALUE 1e30f
 
-// --- searches ---------------------------------------------------------------------------------------------------------
+// --- searches --------------------------------------------------------------------------------------------------------
 
 #define MOST 32              // values in the largest sub-block
 
@@ -335,7 +335,7 @@ static float pack_weighted(int n, int most, const float * x, const float * w, ui
     return sum_l2 > 0 ? sum_xl / sum_l2 : 0;
 }
 
-// --- Q4_K and Q5_K: sub-blocks of 32 values, each with a scale and a minimum ------------------------------------------
+// --- Q4_K and Q5_K: sub-blocks of 32 values, each with a scale and a minimum -----------------------------------------
 
 #define SUB 32                                      // values in a sub-block
 #define SUBS (QK_K / SUB)                           // sub-blocks in a block
@@ -550,7 +550,7 @@ size_t quantize_q5_K(const float * src, void * dst, int64_t nrow, int64_t n_per_
     return quantize_range(kind, src, dst, nrow, n_per_row, imatrix);
 }
 
-// --- Q2_K, Q3_K and Q6_K: sub-blocks of 16 values ---------------------------------------------------------------------
+// --- Q2_K, Q3_K and Q6_K: sub-blocks of 16 values --------------------------------------------------------------------
 
 #define SUB16 16
 #define SUBS16 (QK_K / SUB16)

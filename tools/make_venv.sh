@@ -40,6 +40,8 @@ fi
 
 log=$(mktemp) || fail "no temporary file can be written; check the free space and the permissions of ${TMPDIR:-/tmp}"
 trap 'rm -f "$log"' EXIT
+# Half an environment would look like a whole one to make.
+trap 'rm -rf "$venv"; exit 130' INT TERM HUP
 rm -rf "$venv"
 if ! "$python" -m venv "$venv" > "$log" 2>&1; then
     rm -rf "$venv"

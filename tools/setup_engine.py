@@ -53,8 +53,11 @@ STEERING = (
 )  # fmt: skip
 """Variables that change what is built; each is part of the key."""
 
-DISK_NEEDED = 700 << 20
-"""Bytes that a build takes at its peak: source archive, unpacked source, objects, wheel. Measured 0.5 GB, with room."""
+DISK_NEEDED = 500 << 20
+"""Bytes that a build takes at its peak: source archive, unpacked source, objects, wheel. 350 MB were measured."""
+
+WORK = ".building-"
+"""How the folders of unfinished builds begin."""
 
 MEMORY_A_JOB = 1 << 30
 """Bytes that one compiler may take. Ninja counts cores only, and a 64-core machine may lend a container 8 GB."""
@@ -340,6 +343,14 @@ def pip_wheel(build: Build, recipe: Path, target: Path) -> list[str]:
     ]  # fmt: skip
 
 
+def sweep(wheels: Path, age: float = 24 * 3600) -> None:
+    """Remove what builds left that were killed: folders that are older than any build takes."""
+    for folder in wheels.glob(f"{WORK}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > age:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
 Builder = Callable[[Build, Path, Path], None]
 """Builds the wheel into the first folder, using it for temporary files, and writes its log to the second path."""
 
@@ -422,8 +433,9 @@ def obtain(build: Build, wheels: Path, builder: Builder = build_wheel, fresh: bo
     with lock(wheels / f"{build.key}.lock"):
         if not fresh and (wheel := cached_wheel(place)):
             return wheel, False
+        sweep(wheels)
         check_disk(wheels, DISK_NEEDED)
-        work = Path(tempfile.mkdtemp(prefix=".building-", dir=wheels))
+        work = Path(tempfile.mkdtemp(prefix=WORK, dir=wheels))
         try:
             builder(build, work, wheels / f"{build.key}.log")
             if cached_wheel(work) is None:
