@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +15,12 @@ def register(app: typer.Typer) -> None:
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="Folder of a Hugging Face checkpoint.", show_default=False)],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of a Hugging Face checkpoint, or a model on the hub: org/name[@revision].", show_default=False
+        ),
+    ],
     types: Annotated[
         list[str] | None,
         typer.Option(
@@ -44,6 +48,7 @@ def convert(
 
     Several -t write several files from one read. No intermediate file, no torch.
     """
+    from ggufrun.cli.fetching import source_folder
     from ggufrun.cli.writing import target_namer, write
     from ggufrun.convert.imatrix import load_imatrix
     from ggufrun.convert.plan import plan_convert
@@ -51,11 +56,11 @@ def convert(
     from ggufrun.quantize.types import parse_file_type
 
     file_types = list(dict.fromkeys(parse_file_type(text) for text in types or ()))
-    stem = name or source.resolve().name
+    folder, stem = source_folder(source)
     plan = plan_convert(
-        source,
+        folder,
         file_types,
-        target_namer(output, stem, len(file_types)),
+        target_namer(output, name or stem, len(file_types)),
         QuantizeOptions(
             pure=pure,
             leave_output=leave_output_tensor,

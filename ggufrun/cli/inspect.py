@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,7 +24,9 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="GGUF file or checkpoint folder.", show_default=False)],
+    path: Annotated[
+        str, typer.Argument(metavar="FILE", help="GGUF file, checkpoint folder or local model.", show_default=False)
+    ],
     context: Annotated[
         int | None,
         typer.Option("-c", "--ctx-size", min=1, help="Context for the memory estimate.  [default: 4096 at most]"),
@@ -36,8 +37,9 @@ def inspect(
 ) -> None:
     """Show a model's architecture, sizes, types, vocabulary, template and memory."""
     from ggufrun.convert.describe import describe
+    from ggufrun.hub import resolve_model
 
-    found, header = describe(path)
+    found, header = describe(resolve_model(path))
     asked = context or min(DEFAULT_CONTEXT, found.context or DEFAULT_CONTEXT)
     if as_json:
         console.print_json(_json(found, header, asked, tensors))

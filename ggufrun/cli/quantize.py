@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,7 +16,10 @@ def register(app: typer.Typer) -> None:
 
 
 def quantize(
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="GGUF file, best F16, BF16 or F32.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="INPUT", help="GGUF file or local model, best F16, BF16 or F32.", show_default=False),
+    ],
     types: Annotated[list[str], typer.Argument(metavar="TYPE...", help="q4_k_m, q8_0, ...; several share one read.")],
     output: options.Output = None,
     allow_requantize: Annotated[
@@ -45,9 +47,11 @@ def quantize(
     from ggufrun.cli.writing import base_name, target_namer, write
     from ggufrun.convert.imatrix import load_imatrix
     from ggufrun.convert.plan import plan_quantize
+    from ggufrun.hub import resolve_model
     from ggufrun.quantize.plan import QuantizeOptions, parse_override
     from ggufrun.quantize.types import parse_file_type
 
+    source = resolve_model(model, gguf_only=True)
     file_types = list(dict.fromkeys(parse_file_type(text) for text in types))
     plan = plan_quantize(
         source,

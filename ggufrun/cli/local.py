@@ -1,0 +1,151 @@
+"""``ggufrun list``: the models in the local folder."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ggufrun.cli import console, options
+
+if TYPE_CHECKING:
+    from ggufrun.hub.models import LocalModel
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("list")(list_models)
+
+
+def list_models(
+    folder: Annotated[
+        Path | None, typer.Argument(help="Another folder than the models folder.", show_default=False)
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show the models in the local folder.
+
+    The folder is GGUFRUN_MODELS, else ./models if there is one, else ggufrun's folder among your data. Names work
+    wherever a command takes a MODEL. Shards count as one model; what is damaged or incomplete is marked.
+    """
+    from ggufrun.errors import NotFoundError
+    from ggufrun.hub.models import models_folder, scan
+
+    place = folder or models_folder()
+    if folder is not None and not folder.is_dir():
+        raise NotFoundError(f"no such folder: {folder}", "check the path")
+    rows = [_row(model) for model in scan(place)] if place.is_dir() else []
+    if as_json:
+        console.print_json({"folder": str(place), "models": rows})
+        return
+    if not rows:
+        console.note(f"no models in {place}; fetch one with `ggufrun pull org/name:Q4_K_M`")
+        return
+    console.out().print(_table(rows))
+    console.note(f"in {place}")
+
+
+def _row(model: LocalModel) -> dict[str, Any]:
+    """What is shown of a model; a number or word that the files do not tell is None."""
+    from ggufrun.errors import GgufrunError, UnsupportedError
+
+    row: dict[str, Any] = {
+        "name": model.name,
+        "path": str(model.path),
+        "kind": "GGUF" if model.is_gguf else "checkpoint",
+        "type": model.type or None,
+        "bytes": model.size,
+        "files": len(model.files),
+        "architecture": None,
+        "parameters": None,
+        "modified": datetime.fromtimestamp(model.modified).astimezone().isoformat(timespec="seconds"),
+        "problem": None,
+    }
+    if model.missing:
+        row["problem"] = f"incomplete: {len(model.missing)} files missing, such as {model.missing[0]}"
+    try:
+        row |= _gguf(model) if model.is_gguf else _checkpoint(model)
+    except UnsupportedError as error:
+        # whole, but not for this release
+        row["problem"] = row["problem"] or error.what
+    except GgufrunError as error:
+        row["problem"] = row["problem"] or f"damaged: {error.what}"
+    except OSError as error:
+        row["problem"] = row["problem"] or f"unreadable: {error.strerror}"
+    return row
+
+
+def _gguf(model: LocalModel) -> dict[str, Any]:
+    from math import prod
+
+    from ggufrun.checkpoint.gguffile import read_header
+    from ggufrun.quantize.types import name_of
+
+    headers = [read_header(path) for path in model.files]
+    file_type = headers[0].get("general.file_type")
+    return {
+        "type": name_of(file_type) if isinstance(file_type, int) else model.type or None,
+        "architecture": headers[0].architecture or None,
+        "parameters": sum(prod(info.shape) for header in headers for info in header.tensors),
+    }
+
+
+def _checkpoint(model: LocalModel) -> dict[str, Any]:
+    from collections import Counter
+
+    from ggufrun.checkpoint.open import open_checkpoint
+
+    found: dict[str, Any] = {"architecture": _architecture(model.path)}
+    if model.missing:
+        return found
+    source = open_checkpoint(model.path)
+    try:
+        sizes: Counter[str] = Counter()
+        for tensor in source.tensors.values():
+            sizes[tensor.dtype] += tensor.n_values
+    finally:
+        source.close()
+    return found | {"type": sizes.most_common(1)[0][0] if sizes else None, "parameters": sizes.total()}
+
+
+def _architecture(folder: Path) -> str | None:
+    import json
+
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        names = config.get("architectures") or [config.get("model_type")]
+        return str(names[0])[:60] if names[0] else None
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, IndexError, RecursionError):
+        return None
+
+
+def _table(rows: list[dict[str, Any]]) -> Any:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from ggufrun.cli.writing import size_text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("name", "type", "size", "architecture", "parameters", "modified"):
+        right = name in ("size", "parameters")
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    show_problems = any(row["problem"] for row in rows)
+    if show_problems:
+        table.add_column("problem", overflow="fold")
+    for row in rows:
+        parameters = row["parameters"]
+        cells = [
+            Text(row["name"]),
+            row["type"] or "?",
+            size_text(row["bytes"]),
+            Text(row["architecture"] or "?"),
+            f"{parameters:,}" if parameters is not None else "?",
+            row["modified"][:16].replace("T", " "),
+        ]
+        if show_problems:
+            cells.append(Text(row["problem"] or "", style="red"))
+        table.add_row(*cells)
+    return table

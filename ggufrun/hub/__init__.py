@@ -1,0 +1,24 @@
+"""HUB: model ids become files on this machine, and files on this machine are found by name.
+
+``fetch`` is the door for a checkpoint by id, ``resolve_model`` the one for a model by name. Nothing here prints, and
+nothing here imports ``huggingface_hub`` before a request is to be made.
+"""
+
+from ggufrun.hub.ids import HubId, parse, path_or_id
+from ggufrun.hub.models import resolve_model
+from ggufrun.hub.repository import Fetched, Progress, fetch, obtain
+from ggufrun.hub.select import checkpoint_files, gguf_files, gguf_or_checkpoint
+
+__all__ = [
+    "Fetched",
+    "HubId",
+    "Progress",
+    "checkpoint_files",
+    "fetch",
+    "gguf_files",
+    "gguf_or_checkpoint",
+    "obtain",
+    "parse",
+    "path_or_id",
+    "resolve_model",
+]

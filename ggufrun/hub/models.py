@@ -1,0 +1,158 @@
+"""The local models: a folder, what is in it, and finding one by name."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ggufrun.errors import NotFoundError, UsageError
+from ggufrun.hub.select import SPLIT, gguf_sets
+
+MAX_DEPTH = 5
+"""Folders below the models folder that are looked into; ``org/name/TYPE/file.gguf`` is three."""
+
+MAX_SHARDS = 1000
+"""More than any model has."""
+
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "consolidated.*.pth", "adapter_model.bin")
+DESCRIPTIONS = ("config.json", "params.json", "adapter_config.json")
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model in the models folder.
+
+    ``name`` is its path below the folder, without ``.gguf`` and the number of a shard. ``path`` is what commands take:
+    the first GGUF file, or the checkpoint's folder. ``missing`` names the files that belong to it and are not there.
+    """
+
+    name: str
+    path: Path
+    is_gguf: bool
+    type: str
+    files: tuple[Path, ...]
+    missing: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(path.stat().st_size for path in self.files if path.exists())
+
+    @property
+    def modified(self) -> float:
+        """When its youngest file was written, in seconds."""
+        return max((path.stat().st_mtime for path in self.files if path.exists()), default=0.0)
+
+
+def models_folder() -> Path:
+    """GGUFRUN_MODELS; else ``models`` here, if there is such a folder; else the user's data folder."""
+    named = os.environ.get("GGUFRUN_MODELS")
+    if named:
+        return Path(named).expanduser()
+    here = Path("models")
+    if here.is_dir():
+        return here
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("ggufrun", appauthor=False)) / "models"
+
+
+def scan(folder: Path) -> list[LocalModel]:
+    """The models below ``folder``, by name. Only names and sizes are looked at; hidden folders are left out."""
+    found: list[LocalModel] = []
+    for place, names in _walk(folder):
+        if any(name in names for name in DESCRIPTIONS) and (checkpoint := _checkpoint(folder, place)):
+            found.append(checkpoint)
+        for item in gguf_sets(names):
+            stem = (place / item.stem).relative_to(folder).as_posix()
+            files = tuple(place / name for name in item.names)
+            found.append(LocalModel(stem, files[0], True, item.kind, files, tuple(missing_shards(files[0]))))
+    return sorted(found, key=lambda model: model.name.lower())
+
+
+def missing_shards(path: Path) -> list[str]:
+    """The names of the shards that belong to a shard of a GGUF and do not lie beside it."""
+    split = SPLIT.search(path.stem)
+    if split is None:
+        return []
+    count = min(int(split[2]), MAX_SHARDS)
+    names = (f"{path.stem[: split.start()]}-{n:05d}-of-{split[2]}{path.suffix}" for n in range(1, count + 1))
+    return [name for name in names if not (path.parent / name).exists()]
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        # a link may lead back up
+        real = os.path.realpath(place)
+        depth = len(Path(place).relative_to(folder).parts)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if depth < MAX_DEPTH else []
+        yield Path(place), [name for name in sorted(names) if not name.startswith(".")]
+
+
+def _checkpoint(folder: Path, place: Path) -> LocalModel | None:
+    weights = any(path for pattern in WEIGHTS for path in place.glob(pattern))
+    # the reader's order: an index of safetensors decides, one of the older format only where there are none
+    safetensors, torch = place / "model.safetensors.index.json", place / "pytorch_model.bin.index.json"
+    index = safetensors if safetensors.is_file() else None if any(place.glob("*.safetensors")) else torch
+    missing = tuple(sorted({name for name in _index(index) if not (place / name).exists()})) if index else ()
+    if not weights and not missing:
+        return None
+    files = tuple(sorted(path for path in place.iterdir() if path.is_file() and path.suffix != ".gguf"))
+    name = place.relative_to(folder).as_posix()
+    return LocalModel(place.resolve().name if name == "." else name, place, False, "", files, missing)
+
+
+def _index(path: Path) -> list[str]:
+    try:
+        return [str(name) for name in json.loads(path.read_text("utf-8"))["weight_map"].values()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []
+
+
+def resolve_model(name: str, gguf_only: bool = False) -> Path:
+    """The file or folder that MODEL means: a path that exists, or a model of the local folder by its name.
+
+    Names match whatever their case, with or without ``.gguf``, whole or from any ``/`` on; ``org/name`` finds the
+    model pulled from there, ``org/name:TYPE`` one of several. Nothing is fetched. Raises NotFoundError for no model
+    of that name, UsageError for several.
+    """
+    path = Path(name)
+    try:
+        if path.exists():
+            return path
+    except (OSError, ValueError) as error:
+        raise NotFoundError(f"no such file: {name[:100]!r}", "check the path") from error
+    folder = models_folder()
+    models = [model for model in scan(folder) if model.is_gguf or not gguf_only] if folder.is_dir() else []
+    # the most exact reading that finds something
+    for test in (_is_called, _is_pulled_from):
+        matching = [model for model in models if test(model, name)]
+        if len(matching) == 1:
+            return matching[0].path
+        if matching:
+            names = ", ".join(model.name for model in matching[:8])
+            raise UsageError(f"{name} may be {len(matching)} models: {names}", "write more of the name")
+    near = difflib.get_close_matches(name.lower(), [model.name.lower() for model in models], n=2, cutoff=0.6)
+    hint = f"did you mean {' or '.join(near)}?" if near else "check the path; `ggufrun list` shows what is here"
+    raise NotFoundError(f"no such file, and no model in {folder}: {name}", hint)
+
+
+def _is_called(model: LocalModel, name: str) -> bool:
+    asked = SPLIT.sub("", name.lower().removesuffix(".gguf"))
+    return f"/{model.name.lower()}".endswith(f"/{asked}")
+
+
+def _is_pulled_from(model: LocalModel, name: str) -> bool:
+    repo, _, kind = name.lower().partition(":")
+    parents = [f"/{parent.as_posix().lower()}" for parent in Path(model.name).parents]
+    is_there = any(parent.endswith(f"/{repo}") for parent in parents) and model.is_gguf
+    return is_there and (not kind or model.type.lower() == kind.replace("-", "_"))

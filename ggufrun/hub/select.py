@@ -1,0 +1,191 @@
+"""Which files of a repository are needed: the weights once, in the best format, and what explains them."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import PurePosixPath
+
+from ggufrun.errors import NotFoundError, UsageError
+
+Selector = Callable[[Sequence[str]], list[str]]
+"""Names in a repository -> the names wanted; a GgufrunError where nothing suits."""
+
+COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    "params.json",
+    "adapter_config.json",
+    "quantize_config.json",
+    "quant_config.json",
+    "tokenizer*.json",
+    "tokenizer*.model",
+    "spiece.model",
+    "*.tiktoken",
+    "tiktoken.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template.jinja",
+    "checklist.chk",
+    "README.md",
+)
+"""What goes with the weights: hyper-parameters, tokenizer, generation settings, chat template, model card."""
+
+WEIGHTS: tuple[tuple[str, ...], ...] = (
+    ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json"),
+    ("consolidated.[0-9][0-9].pth",),
+    ("adapter_model.safetensors",),
+    ("adapter_model.bin",),
+    ("*.safetensors",),
+)
+"""The formats, best first; the first one present is fetched, the others are duplicates."""
+
+SPLIT = re.compile(r"-(\d{5})-of-(\d{5})$")
+"""How ``llama-gguf-split`` ends the stem of a shard."""
+
+_TYPE = re.compile(r"(?:UD-)?(?:(?:I?Q|TQ)\d(?:_[A-Z0-9]+)*|MXFP4(?:_MOE)?|BF16|FP?16|FP?32|F64)", re.IGNORECASE)
+_ALIASES = {"FP16": "F16", "FP32": "F32"}
+DEFAULT_TYPE = "Q4_K_M"
+"""What a bare REPO means where there are several; llama.cpp and Ollama choose the same."""
+
+
+@dataclass(frozen=True)
+class GgufSet:
+    """One model in one or several GGUF files of a repository; ``count`` shards belong to it."""
+
+    stem: str
+    kind: str
+    names: tuple[str, ...]
+    count: int
+
+
+def checkpoint_files(names: Sequence[str]) -> list[str]:
+    """The files that a conversion needs: of the top folder, the weights in one format and their companions."""
+    top = [name for name in names if "/" not in name]
+    for patterns in WEIGHTS:
+        weights = _matching(top, patterns)
+        if any(not name.endswith(".json") for name in weights):
+            return sorted({*weights, *_matching(top, COMPANIONS)})
+    if any(name.lower().endswith(".gguf") for name in names):
+        raise NotFoundError("it holds GGUF files, no checkpoint", "fetch one with `ggufrun pull`")
+    raise NotFoundError(
+        "it holds no weights that can be converted (safetensors, pytorch_model*.bin, consolidated.*.pth)",
+        "look for the original checkpoint of this model",
+    )
+
+
+def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
+
+
+def gguf_sets(names: Sequence[str]) -> list[GgufSet]:
+    """The models among ``names``, shards put together, in the order of their names."""
+    found: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for name in names:
+        if name.lower().endswith(".gguf"):
+            stem = name[: -len(".gguf")]
+            split = SPLIT.search(stem)
+            key = (stem[: split.start()], int(split[2])) if split else (stem, 1)
+            found[key].append(name)
+    return [GgufSet(stem, type_label(stem), tuple(sorted(found[stem, n])), n) for stem, n in sorted(found)]
+
+
+def type_label(stem: str) -> str:
+    """The type that a file's name tells (``Q4_K_M``, ``UD-IQ2_XXS``), from its folder if need be; or nothing."""
+    path = PurePosixPath(stem)
+    for text in (path.name, path.parent.name):
+        labels = [label for label in map(_label, _pieces(text)) if label]
+        if labels:
+            return labels[-1]
+    return ""
+
+
+def _pieces(text: str) -> list[str]:
+    joined = re.sub(r"(?i)(^|[-.])UD-", r"\1UD~", text)
+    return [piece.replace("~", "-") for piece in re.split(r"[-.]", joined)]
+
+
+def _label(piece: str) -> str:
+    upper = piece.upper()
+    if not _TYPE.fullmatch(upper):
+        # names like ggml_model_q4_0
+        ending = re.search(r"_((?:I?Q\d(?:_[A-Z0-9]+)*|BF16|F16|F32))$", upper)
+        upper = ending[1] if ending else ""
+    return _ALIASES.get(upper, upper)
+
+
+def gguf_files(kind: str | None, on_choice: Callable[[GgufSet], None] | None = None) -> Selector:
+    """Select the GGUF files of one type, or of one name; without ``kind`` the only model there is, else Q4_K_M.
+
+    Raises NotFoundError that lists the types where none suits, UsageError where several do.
+    """
+
+    def select(names: Sequence[str]) -> list[str]:
+        sets = gguf_sets(names)
+        if not sets:
+            raise NotFoundError("it holds no GGUF files", "leave the type out to fetch the checkpoint")
+        chosen = _choose(sets, kind)
+        if len(chosen.names) != chosen.count:
+            raise NotFoundError(
+                f"it holds {len(chosen.names)} of the {chosen.count} shards of {chosen.stem}", "choose another type"
+            )
+        if on_choice:
+            on_choice(chosen)
+        return list(chosen.names)
+
+    return select
+
+
+def gguf_or_checkpoint(kind: str | None, on_choice: Callable[[GgufSet], None] | None = None) -> Selector:
+    """Select GGUF files where there are any, or the checkpoint."""
+
+    def select(names: Sequence[str]) -> list[str]:
+        has_gguf = any(name.lower().endswith(".gguf") for name in names)
+        return gguf_files(kind, on_choice)(names) if has_gguf or kind else checkpoint_files(names)
+
+    return select
+
+
+def _choose(sets: list[GgufSet], kind: str | None) -> GgufSet:
+    if kind is None:
+        # mmproj-*.gguf and imatrix files go with a model; nobody who asks for the model means them
+        models = [item for item in sets if item.kind and not _is_companion(item)] or sets
+        if len(models) == 1:
+            return models[0]
+        matching = [item for item in models if item.kind == DEFAULT_TYPE]
+        if len(matching) == 1:
+            return matching[0]
+        raise UsageError(f"it holds several: {_types(models)}", "name one after a colon, as in org/name:Q8_0")
+    asked = kind.upper()
+    label = _ALIASES.get(asked.replace("-", "_"), asked.replace("-", "_"))
+    tests: list[Callable[[GgufSet], bool]] = [
+        lambda item: asked in {item.stem.upper(), f"{item.stem}.gguf".upper(), *map(str.upper, item.names)},
+        lambda item: asked.removesuffix(".GGUF") == PurePosixPath(item.stem).name.upper(),
+        lambda item: item.kind.replace("-", "_") == label and not _is_companion(item),
+        lambda item: item.kind.removeprefix("UD-") == label and not _is_companion(item),
+    ]
+    for test in tests:
+        matching = [item for item in sets if test(item)]
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
+            stems = ", ".join(PurePosixPath(item.stem).name for item in matching[:8])
+            raise UsageError(f"{len(matching)} models are {kind}: {stems}", "name one of these after the colon")
+    raise NotFoundError(f"it holds no {kind}", f"there are {_types(sets)}")
+
+
+def _is_companion(item: GgufSet) -> bool:
+    name = PurePosixPath(item.stem).name.lower()
+    return name.startswith("mmproj") or "imatrix" in name
+
+
+def _types(sets: list[GgufSet]) -> str:
+    return ", ".join(dict.fromkeys(item.kind or PurePosixPath(item.stem).name for item in sets))
