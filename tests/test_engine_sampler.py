@@ -125,3 +125,37 @@ def test_no_logits_yet(demo_context: Context) -> None:
 def test_settings_that_make_no_sense(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         SamplingParams(**wrong)
+
+
+def test_penalties_by_either_way_are_the_same(demo_context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those written into a few logits, and llama.cpp's own over the whole vocabulary: the same tokens are drawn."""
+    ids = prompt(demo_context)
+    params = SamplingParams(
+        temp=2.5,
+        top_p=1,
+        min_p=0,
+        repeat_penalty=1.3,
+        presence_penalty=0.4,
+        frequency_penalty=0.3,
+        seed=5,
+        ignore_eos=True,
+    )
+
+    def run(worthwhile: int) -> list[int]:
+        monkeypatch.setattr("ggufrun.engine.sampler.WORTHWHILE", worthwhile)
+        sampler = Sampler(demo_context.model, params, 512)
+        sampler.accept(ids)
+        made = list(generate(demo_context, sampler, ids, limit=200))
+        sampler.close()
+        return made
+
+    ours, native = run(0), run(10**9)
+    assert ours == native and len(ours) == 200
+
+
+def test_sampling_leaves_the_logits_as_they_were(demo_context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ggufrun.engine.sampler.WORTHWHILE", 0)
+    ids = prompt(demo_context)
+    before = logits(demo_context)
+    draw(demo_context, SamplingParams(repeat_penalty=2.0, presence_penalty=3.0), ids)
+    assert (logits(demo_context) == before).all()

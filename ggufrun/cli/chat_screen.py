@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from time import monotonic
 
 from ggufrun.chat.choose import Choice
 from ggufrun.chat.session import Done, Session
@@ -12,6 +13,9 @@ from ggufrun.engine.generate import StopReason
 
 CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 """Control characters, which a terminal would obey: a model's words must not move the cursor or set the title."""
+
+FRAME = 0.02
+"""Seconds between two refreshes of a fast answer."""
 
 REASONS: dict[StopReason, str] = {
     StopReason.LENGTH: "cut at the token limit (-n)",
@@ -31,6 +35,7 @@ class Screen:
         self.colored = not plain and (color == "on" or (color == "auto" and err().is_terminal))
         self._obeys = sys.stdout.isatty()
         self._column = 0
+        self._shown_at = 0.0
         if not self._obeys:
             # A pipe takes UTF-8, whatever the locale says.
             sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
@@ -41,13 +46,18 @@ class Screen:
             text = text.translate(CONTROLS)
         if text:
             sys.stdout.write(text)
-            sys.stdout.flush()
             self._column = 0 if text.endswith("\n") else 1
+            # Sooner than anybody sees, but not for each of a thousand tokens a second.
+            now = monotonic()
+            if now - self._shown_at >= FRAME:
+                sys.stdout.flush()
+                self._shown_at = now
 
     def end_answer(self) -> None:
         """Close the last line of an answer."""
         if self._column:
             self.answer("\n")
+        sys.stdout.flush()
 
     def note(self, *lines: str) -> None:
         """Lines beside the conversation."""
