@@ -25,7 +25,8 @@ ROOMS: dict[str, set[str]] = {
     "engine": {"errors"},
     "convert": {"checkpoint", "quantize", "errors"},
     "chat": {"engine", "errors"},
-    "evaluate": {"engine", "errors"},
+    # its importance matrix is the record that quantize reads
+    "evaluate": {"engine", "quantize", "errors"},
     "cli": {"hub", "checkpoint", "convert", "quantize", "engine", "chat", "evaluate", "errors"},
 }
 """Room -> the rooms it may import (itself aside)."""

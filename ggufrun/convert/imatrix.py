@@ -1,4 +1,4 @@
-"""Reading an importance matrix from disk: the GGUF that llama-imatrix writes, or its older binary format.
+"""An importance matrix on disk: the GGUF that llama-imatrix writes, and, for reading, its older binary format.
 
 Source of both formats: llama.cpp's ``tools/imatrix`` and ``common/imatrix-loader.cpp``.
 """
@@ -6,14 +6,18 @@ Source of both formats: llama.cpp's ``tools/imatrix`` and ``common/imatrix-loade
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from gguf import GGMLQuantizationType
 
-from ggufrun.checkpoint.gguffile import MAGIC
+from ggufrun.checkpoint import gguffile
+from ggufrun.checkpoint.gguffile import MAGIC, Header, Kind
 from ggufrun.checkpoint.ggufsource import GGUFSource
+from ggufrun.convert.writer import TargetFile, check_targets
 from ggufrun.errors import FormatError, NotFoundError
-from ggufrun.quantize.imatrix import Imatrix, ImatrixEntry
+from ggufrun.quantize.imatrix import Floats, Imatrix, ImatrixEntry
 
 SUMS, COUNTS = ".in_sum2", ".counts"
 AGAIN = "make it again with `ggufrun imatrix`"
@@ -101,3 +105,36 @@ def _load_legacy(path: Path) -> Imatrix:
         if position < len(data):
             datasets = (take(integer()).decode(errors="replace"),)  # type: ignore[assignment]
     return Imatrix(entries, datasets, chunks, 0, str(path))
+
+
+def save_imatrix(path: Path, imatrix: Imatrix, *, force: bool = False, extra: Mapping[str, str] | None = None) -> None:
+    """Write ``imatrix`` as a GGUF, byte for byte as llama-imatrix would; ``extra`` are keys of our own.
+
+    TargetError if ``path`` cannot be written, or stands and ``force`` is not given; it appears whole or not at all.
+    """
+    metadata = {
+        "general.type": gguffile.encode("imatrix", Kind.STRING),
+        "imatrix.datasets": gguffile.encode(list(imatrix.datasets), Kind.ARRAY, Kind.STRING),
+        "imatrix.chunk_count": gguffile.encode(imatrix.chunk_count, Kind.UINT32),
+        "imatrix.chunk_size": gguffile.encode(imatrix.chunk_size, Kind.UINT32),
+    }
+    metadata |= {key: gguffile.encode(value, Kind.STRING) for key, value in (extra or {}).items()}
+    arrays: dict[str, Floats] = {}
+    for name, entry in sorted(imatrix.entries.items()):
+        arrays[name + SUMS] = entry.sums if len(entry.counts) > 1 else entry.sums.reshape(-1)
+        arrays[name + COUNTS] = entry.counts.astype(np.float32).reshape((-1, 1) if len(entry.counts) > 1 else -1)
+    alignment = gguffile.DEFAULT_ALIGNMENT
+    infos = gguffile.layout(((name, a.shape, GGMLQuantizationType.F32) for name, a in arrays.items()), alignment)
+    header = Header(metadata, tuple(infos))
+    head = gguffile.serialize(header)
+    size = len(head) + header.data_size
+    check_targets([(path, size)], force)
+    target = TargetFile(path, size, force)
+    try:
+        target.write(0, np.frombuffer(head, np.uint8))
+        for info in infos:
+            data = np.ascontiguousarray(arrays[info.name]).reshape(-1).view(np.uint8)
+            target.write(len(head) + info.offset, data)
+        target.commit()
+    finally:
+        target.abort()

@@ -71,6 +71,36 @@ def llama() -> Any:
     return api
 
 
+@cache
+def ggml() -> ctypes.CDLL:
+    """The functions of libggml that look at tensors, which llama-cpp-python does not bind.
+
+    Source of the signatures: ``ggml/include/ggml.h`` and ``ggml-backend.h`` of the llama.cpp inside the pinned release.
+    """
+    llama()
+    from llama_cpp._ctypes_extensions import load_shared_library
+    from llama_cpp.llama_cpp import _base_path
+
+    try:
+        library: ctypes.CDLL = load_shared_library("ggml-base", _base_path)
+    except (RuntimeError, OSError) as error:
+        raise EngineError(f"the engine cannot be loaded: {error}", "reinstall llama-cpp-python") from error
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    signatures: dict[str, tuple[type | None, list[type]]] = {
+        "ggml_op_name": (ctypes.c_char_p, [ctypes.c_int]),
+        "ggml_get_name": (pointer, [pointer]),
+        "ggml_get_data": (pointer, [pointer]),
+        "ggml_nelements": (ctypes.c_int64, [pointer]),
+        "ggml_nbytes": (size, [pointer]),
+        "ggml_backend_buffer_is_host": (ctypes.c_bool, [pointer]),
+        "ggml_backend_tensor_get": (None, [pointer, pointer, size, size]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
 def forget_log() -> None:
     """Start a fresh log: what comes after belongs to the next call."""
     _log.lines.clear()
