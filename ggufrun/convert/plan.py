@@ -5,26 +5,25 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gguf
 
 from ggufrun.checkpoint import gguffile
-from ggufrun.checkpoint.gguffile import Header, Kind, Value
+from ggufrun.checkpoint.gguffile import Kind, Value
 from ggufrun.checkpoint.ggufsource import GGUFSource
 from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.tensor import Source, Tensor
 from ggufrun.convert import arch, metadata
 from ggufrun.convert.config import Config, read_config
+from ggufrun.convert.target import Model, Target, make_target, quantized_target, without_layers
 from ggufrun.convert.vocab import add_vocabulary
 from ggufrun.errors import FormatError, NotFoundError, UnsupportedError, UsageError
 from ggufrun.quantize import ggml
+from ggufrun.quantize.imatrix import Imatrix
 from ggufrun.quantize.plan import AS_LLAMA_CPP, QuantizeOptions, TypePlan, plan_types
 from ggufrun.quantize.types import FILE_TYPES, FileType
-
-FILE_TYPE = gguf.Keys.General.FILE_TYPE
-QUANTIZATION_VERSION = gguf.Keys.General.QUANTIZATION_VERSION
 
 ALWAYS_F32 = (
     gguf.MODEL_TENSOR.FFN_GATE_INP,
@@ -38,46 +37,6 @@ ALWAYS_F32 = (
 
 FLOATS = {"F32": ggml.F32, "F16": ggml.F16, "BF16": ggml.BF16, "F64": ggml.F32}
 """The ggml type that holds a checkpoint's values without loss that matters (F64 is rounded)."""
-
-
-@dataclass(frozen=True)
-class Placed:
-    """One tensor of a target: ``kind`` is its ggml type, ``offset`` its place in bytes from the start of the file."""
-
-    tensor: Tensor
-    name: str
-    kind: int
-    offset: int
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one encoded row."""
-        return ggml.block_type(self.kind).row_bytes(self.tensor.n_per_row)
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the encoded tensor."""
-        return self.row_bytes * self.tensor.n_rows
-
-
-@dataclass(frozen=True)
-class Target:
-    """One file to write."""
-
-    path: Path
-    file_type: FileType
-    header: Header
-    head: bytes
-    tensors: tuple[Placed, ...]
-    size: int
-    n_fallback: int = 0
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Bits of tensor data a weight."""
-        return (
-            8 * sum(placed.n_bytes for placed in self.tensors) / sum(placed.tensor.n_values for placed in self.tensors)
-        )
 
 
 @dataclass(frozen=True)
@@ -97,22 +56,16 @@ class Plan:
         self.source.close()
 
 
-@dataclass(frozen=True)
-class _Model:
-    """A GGUF in the abstract: metadata, and tensors under their GGUF names, not yet of any type."""
-
-    metadata: dict[str, Value]
-    tensors: dict[str, Tensor]
-
-
 def plan_convert(
     folder: Path,
     file_types: Sequence[FileType],
     path_of: Callable[[FileType], Path],
     options: QuantizeOptions = AS_LLAMA_CPP,
     name: str | None = None,
+    imatrix: Imatrix | None = None,
 ) -> Plan:
     """Plan a conversion of the checkpoint in ``folder`` to each of ``file_types`` (none: its own precision)."""
+    options = replace(options, has_imatrix=imatrix is not None)
     source = open_checkpoint(folder)
     try:
         config = read_config(folder)
@@ -124,15 +77,15 @@ def plan_convert(
         writer = _metadata(folder, config, family, tensors, own, name)
         targets = []
         for file_type in file_types or (own,):
-            model = _Model(_with_file_type(writer, file_type), tensors)
+            model = Model(_with_file_type(writer, file_type), tensors)
             path = path_of(file_type)
             if file_type.plain:
                 types = [(key, plain_type(family.arch, tensor, file_type)) for key, tensor in tensors.items()]
-                targets.append(_target(path, file_type, model, types, 0))
+                targets.append(make_target(path, file_type, model, types))
             else:
                 base = [(key, plain_type(family.arch, tensor, own)) for key, tensor in tensors.items()]
                 planned = _plan_on_hole(model, base, file_type, options)
-                targets.append(_quantized_target(path, file_type, model, planned, dict(base)))
+                targets.append(quantized_target(path, file_type, model, planned, dict(base), options, imatrix))
         return Plan(source, tuple(targets))
     except BaseException:
         source.close()
@@ -144,21 +97,25 @@ def plan_quantize(
     file_types: Sequence[FileType],
     path_of: Callable[[FileType], Path],
     options: QuantizeOptions = AS_LLAMA_CPP,
+    imatrix: Imatrix | None = None,
 ) -> Plan:
     """Plan a quantization of the GGUF at ``path`` to each of ``file_types``."""
+    options = replace(options, has_imatrix=imatrix is not None)
     source = GGUFSource(path)
     try:
-        model = _Model(dict(source.header.metadata), dict(source.tensors))
+        model = Model(dict(source.header.metadata), dict(source.tensors))
         if not model.tensors:
             raise FormatError(f"{path.name} holds a vocabulary and no tensors", "quantize a whole model")
         if "split.count" in model.metadata and source.header.get("split.count") != 1:
             raise UnsupportedError(f"{path.name} is one part of a split model", "merge the parts first")
-        existing = {info.name: int(info.type) for info in source.header.tensors}
+        model = without_layers(model, options.prune)
+        existing = {name: int(gguf.GGMLQuantizationType[tensor.dtype]) for name, tensor in model.tensors.items()}
         targets = []
         for file_type in file_types:
             planned = plan_types(path, file_type, options)
             _check_requantize(path, planned, existing, options)
-            targets.append(_quantized_target(path_of(file_type), file_type, model, planned, existing))
+            target = path_of(file_type)
+            targets.append(quantized_target(target, file_type, model, planned, existing, options, imatrix))
         return Plan(source, tuple(targets))
     except BaseException:
         source.close()
@@ -244,15 +201,15 @@ def _metadata(
 
 def _with_file_type(writer: gguf.GGUFWriter, file_type: FileType) -> dict[str, Value]:
     values = {key: gguffile.encode(v.value, v.type, v.sub_type) for key, v in writer.kv_data[0].items()}
-    values[FILE_TYPE] = gguffile.encode(file_type.ftype, Kind.UINT32)
+    values[gguf.Keys.General.FILE_TYPE] = gguffile.encode(file_type.ftype, Kind.UINT32)
     return values
 
 
 def _plan_on_hole(
-    model: _Model, types: Sequence[tuple[str, int]], file_type: FileType, options: QuantizeOptions
+    model: Model, types: Sequence[tuple[str, int]], file_type: FileType, options: QuantizeOptions
 ) -> TypePlan:
     """Ask for a plan with a file that has the header of ``model`` and no data."""
-    header = _header(model, types)
+    header = model.header(types)
     with tempfile.TemporaryDirectory(prefix="ggufrun-") as folder:
         path = Path(folder) / "header.gguf"
         with path.open("wb") as file:
@@ -260,39 +217,6 @@ def _plan_on_hole(
             file.write(head)
             file.truncate(len(head) + header.data_size)
         return plan_types(path, file_type, options)
-
-
-def _header(model: _Model, types: Sequence[tuple[str, int]]) -> Header:
-    alignment = Header(model.metadata, ()).alignment
-    infos = [(name, model.tensors[name].shape, gguf.GGMLQuantizationType(kind)) for name, kind in types]
-    return Header(model.metadata, tuple(gguffile.layout(infos, alignment)))
-
-
-def _quantized_target(
-    path: Path, file_type: FileType, model: _Model, planned: TypePlan, existing: Mapping[str, int]
-) -> Target:
-    if planned.needs_imatrix:
-        raise UsageError(f"{file_type.name} needs an importance matrix", "choose a larger type, such as Q2_K or IQ3_S")
-    types = [(name, ggml.block_types()[kind].id) for name, kind in planned.tensors]
-    if sorted(name for name, _ in types) != sorted(existing):
-        raise FormatError("llama.cpp's plan names other tensors than the model has", "report this")
-    # llama_model_quantize drops the split keys and writes these two last
-    values = {key: value for key, value in model.metadata.items() if not key.startswith("split.")}
-    for key, number in ((QUANTIZATION_VERSION, gguf.GGML_QUANT_VERSION), (FILE_TYPE, file_type.ftype)):
-        values.pop(key, None)
-        values[key] = gguffile.encode(number, Kind.UINT32)
-    return _target(path, file_type, _Model(values, model.tensors), types, planned.n_fallback)
-
-
-def _target(
-    path: Path, file_type: FileType, model: _Model, types: Sequence[tuple[str, int]], n_fallback: int
-) -> Target:
-    header = _header(model, types)
-    head = gguffile.serialize(header)
-    placed = tuple(
-        Placed(model.tensors[info.name], info.name, int(info.type), len(head) + info.offset) for info in header.tensors
-    )
-    return Target(path, file_type, header, head, placed, len(head) + header.data_size, n_fallback)
 
 
 def _check_requantize(path: Path, planned: TypePlan, existing: Mapping[str, int], options: QuantizeOptions) -> None:
