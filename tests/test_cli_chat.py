@@ -329,3 +329,16 @@ def test_ctrl_c_stops_the_answer_and_not_the_conversation(model: str) -> None:
     screen.type("\x03/stats\n/exit\n")
     screen.until("(interrupted)")
     assert screen.leave() == 0
+
+
+def test_the_documentation_names_what_there_is(run: Run) -> None:
+    from ggufrun.chat.commands import COMMANDS
+    from ggufrun.chat.styles import STYLES
+
+    text = (ROOT / "docs" / "chat.md").read_text(encoding="utf-8")
+    flags = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", run("--help").out))
+    named = {flag for code in re.findall(r"`([^`\n]*)`", text) for flag in re.findall(r"(?<!\S)--?[a-z][\w-]*", code)}
+    assert len(named) > 20 and named <= flags
+    assert set(re.findall(r"^\| `/(\w+)", text, re.MULTILINE)) == {command.names[0] for command in COMMANDS}
+    listed = re.search(r"\*\*Styles\*\*: (.*?)\. A style", text, re.DOTALL)
+    assert listed is not None and re.findall(r"`([^`]+)`", listed.group(1)) == list(STYLES)
