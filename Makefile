@@ -10,7 +10,7 @@ READY := $(VENV)/ready
 STEERING = $$CMAKE_ARGS|$$CC|$$CXX|$$CFLAGS|$$CXXFLAGS|$$LDFLAGS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine wheel demo test check format bench clean distclean FORCE
+.PHONY: help setup engine demo test check format bench clean distclean FORCE
 
 help: ## list the targets
 	@echo 'make TARGET:'
