@@ -1,8 +1,8 @@
 """What llama.cpp and transformers make of a conversation, and the recording of it for machines that have neither.
 
-``python -m tests.chat_oracle MODEL.gguf`` writes ``golden/chat_sh.json`` anew from ``llama-completion`` (the embedded
-model as Q8_0); ``python -m tests.chat_oracle`` writes ``golden/chat_templates.json`` from transformers. Both want the
-tools that the fixture ``oracle`` finds.
+``python -m tests.chat_oracle MODEL.gguf`` writes ``golden/chat_sh.json`` and ``golden/chat_template_ids.json`` anew
+from ``llama-completion`` (the embedded model as Q8_0); ``python -m tests.chat_oracle`` writes
+``golden/chat_templates.json`` from transformers. Both want the tools that the fixture ``oracle`` finds.
 """
 
 from __future__ import annotations
@@ -56,6 +56,25 @@ def record_chat_sh(completion: Path, model: Path) -> dict[str, Any]:
     answers = [text.strip() for text in result.stdout.decode().replace("EOF by user", "").split(" [INST] ")]
     answers = [answers[0], *(text.split("[/INST]")[-1].strip() for text in answers[1:-1])]
     return {"prompt": first, "turns": [[1, *ids] for ids in later], "answers": answers}
+
+
+QUESTIONS = [INSTRUCTION, "作者是谁？", "他是哪个朝代的？"]
+
+
+def record_template(completion: Path, model: Path) -> list[list[int]]:
+    """The token ids that ``llama-completion`` feeds in each turn of its conversation mode, with the file's template."""
+    command = [completion, "-m", model, "-p", QUESTIONS[0], "-i", "--simple-io", "--verbose-prompt", "-t", "1"]
+    result = subprocess.run(
+        [*map(str, command), "--jinja", "--temp", "0"],
+        input="\n".join([*QUESTIONS[1:], ""]).encode(),
+        capture_output=True,
+        check=True,
+    )
+    parts = COUNT.split(result.stderr.decode(errors="replace"))
+    return [
+        [int(token) for token in ID.findall(part)][: int(count)]
+        for count, part in zip(parts[1::2], parts[2::2], strict=True)
+    ]
 
 
 TEMPLATES: dict[str, str] = {
@@ -116,7 +135,9 @@ def read(name: str) -> Any:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        write("chat_sh.json", record_chat_sh(Path(os.environ["ORACLE_BIN"]) / "llama-completion", Path(sys.argv[1])))
+        completion = Path(os.environ["ORACLE_BIN"]) / "llama-completion"
+        write("chat_sh.json", record_chat_sh(completion, Path(sys.argv[1])))
+        write("chat_template_ids.json", record_template(completion, Path(sys.argv[1])))
     else:
         python = Path(os.environ["ORACLE_PYTHON"])
         write("chat_templates.json", render_with_transformers(python, TEMPLATES, MESSAGES))

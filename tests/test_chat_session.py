@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from ggufrun.engine.generate import StopReason
 from ggufrun.engine.sampler import SamplingParams
 from ggufrun.errors import EngineError, FormatError, NotFoundError, UsageError
 from tests import chat_oracle
+from tests.conftest import Oracle
 from tests.poems import POEMS
 
 GREEDY = SamplingParams(temp=0)
@@ -72,6 +74,16 @@ def test_chat_sh_answers_are_llama_cpps(demo_context: Context) -> None:
         assert (list(done.new_ids), answer) == (ids, wanted)
 
 
+def test_template_token_for_token(session: Session) -> None:
+    fed = [list(listen(session.ask(question))[1].new_ids) for question in chat_oracle.QUESTIONS]
+    assert fed == chat_oracle.read("chat_template_ids.json")
+
+
+def test_template_ids_today(oracle: Oracle, demo_gguf: Callable[[str], Path]) -> None:
+    fresh = chat_oracle.record_template(oracle.binaries / "llama-completion", demo_gguf("q8_0"))
+    assert fresh == chat_oracle.read("chat_template_ids.json")
+
+
 def test_a_template_feeds_only_what_is_new(demo_context: Context, session: Session) -> None:
     """A second turn begins with the very ids of the first, its answer included."""
     listen(session.ask("背一下静夜思"))
@@ -124,7 +136,7 @@ def test_an_empty_prompt(demo_context: Context) -> None:
 
 
 def test_undo_and_regenerate(session: Session) -> None:
-    first, _ = listen(session.ask("背一下静夜思"))
+    listen(session.ask("背一下静夜思"))
     ids = list(session.ids)
     second, _ = listen(session.ask("背一下春晓"))
     again, done = listen(session.again())

@@ -55,11 +55,16 @@ def test_a_syntax_error_names_its_line() -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["\n\n{{ messages[99].content }}", "\n\n{{ 1 / 0 }}", "\n\n{{ nothing.at_all.here }}", "\n\n{{ messages | nofilter }}"],
+    [
+        "\n\n{{ messages[99].content }}",
+        "\n\n{{ 1 / 0 }}",
+        "\n\n{{ nothing.at_all.here }}",
+        "\n\n{{ messages | nofilter }}",
+    ],
 )
 def test_a_failure_names_its_line(source: str) -> None:
     with pytest.raises(FormatError, match="line 3"):
-        render(source)
+        render("\n\n" + source)
 
 
 def test_a_refusal_carries_the_templates_words() -> None:

@@ -71,7 +71,7 @@ class Screen:
         model, context = session.context.model, session.context
         beyond = f" (trained with {model.train_context})" if context.n_ctx > model.train_context > 0 else ""
         self.note(
-            f"{model.name} · {model.description} · {model.parameters / 1e6:,.0f}M parameters · "
+            f"{model.name} · {model.architecture} · {model.quantization} · {_count(model.parameters)} parameters · "
             f"context {context.n_ctx}{beyond} · {context.threads} threads",
             f"format {choice.format.name}: {choice.why} · /help lists the commands, Ctrl+D leaves",
             "",
@@ -102,3 +102,8 @@ class Screen:
             f"context {done.used}/{session.context.n_ctx}",
         ]
         self.note(" · ".join([*parts, reason] if reason else parts), "")
+
+
+def _count(number: int) -> str:
+    """``3.4M``, ``1.3B``."""
+    return f"{number / 1e9:.1f}B" if number >= 1e9 else f"{number / 1e6:.1f}M"

@@ -135,9 +135,11 @@ class Model:
         return self.meta("general.architecture") or "unknown"
 
     @cached_property
-    def description(self) -> str:
-        """llama.cpp's short description: architecture, size class, quantization."""
-        return self._text(lambda buffer, size: llama().llama_model_desc(self.pointer, buffer, size)) or ""
+    def quantization(self) -> str:
+        """llama.cpp's name for how the file is quantized, such as ``Q4_K - Medium``."""
+        api = llama()
+        name: bytes | None = api.llama_ftype_name(api.llama_model_ftype(self.pointer))
+        return name.decode() if name else "unknown"
 
     @cached_property
     def parameters(self) -> int:
