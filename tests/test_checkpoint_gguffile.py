@@ -125,14 +125,7 @@ def test_cut_short_anywhere(tmp_path: Path) -> None:
             read(tmp_path, data[:length])
 
 
-@pytest.mark.parametrize(
-    ("version", "words"),
-    [
-        (1, UnsupportedError, "version 1"),
-        (4, UnsupportedError, "update ggufrun"),
-        (3 << 24, UnsupportedError, "endian"),
-    ],
-)
+@pytest.mark.parametrize(("version", "words"), [(1, "version 1"), (4, "update ggufrun"), (3 << 24, "endian")])
 def test_versions(tmp_path: Path, version: int, words: str) -> None:
     data = sound()
     with pytest.raises(UnsupportedError, match=words):

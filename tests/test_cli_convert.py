@@ -97,7 +97,7 @@ def test_wrong_usage(tmp_path: Path) -> None:
 
 
 def test_bad_sources(tmp_path: Path, demo_gguf: Callable[[str], Path]) -> None:
-    fails(ggufrun("convert", tmp_path / "nowhere"), "no such folder")
+    fails(ggufrun("convert", tmp_path / "nowhere"), "no such file or folder")
     fails(ggufrun("convert", tmp_path), "holds no model")
     fails(ggufrun("convert", demo_gguf("f16")), "quantize")
     fails(ggufrun("quantize", tmp_path / "nothing.gguf", "q8_0"), "no such file")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gguf
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from ggufrun.errors import EngineError, FormatError
@@ -62,7 +65,7 @@ def test_what_is_encoded_decodes_to_nearly_the_same(kind: gguf.GGMLQuantizationT
     "rows",
     [ROWS[:, :100], ROWS.astype(np.float64), ROWS[:, ::2], ROWS[0], np.empty((3, 0), np.float32)],
 )
-def test_rows_the_kernels_cannot_take(rows: np.ndarray) -> None:
+def test_rows_the_kernels_cannot_take(rows: npt.NDArray[Any]) -> None:
     with pytest.raises(EngineError):
         ggml.quantize_rows(int(TYPES.Q4_K), rows)
 

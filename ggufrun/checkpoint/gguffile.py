@@ -289,7 +289,8 @@ def _decode(kind: Kind, raw: memoryview, position: int) -> tuple[Any, int]:
     position += 12
     if item in SCALARS:
         code = np.dtype(SCALARS[Kind(item)]).newbyteorder("<")
-        values = np.frombuffer(raw, code, count, position).tolist()
+        # through bytes: the stubs of older numpy know no memoryview here
+        values = np.frombuffer(bytes(raw[position : position + count * code.itemsize]), code).tolist()
         return values, position + count * code.itemsize
     values = []
     for _ in range(count):

@@ -1,16 +1,20 @@
-"""A GGUF file as a Source."""
+"""A GGUF file, or the files of a split one, as a Source."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import gguf
 import numpy as np
 
-from ggufrun.checkpoint.gguffile import Header, TensorInfo, read_header
+from ggufrun.checkpoint.gguffile import AGAIN, Header, TensorInfo, read_header
 from ggufrun.checkpoint.randomaccess import RandomAccessFile
 from ggufrun.checkpoint.tensor import Rows, Tensor
+from ggufrun.errors import FormatError, NotFoundError
 
 PLAIN: dict[gguf.GGMLQuantizationType, type[np.generic]] = {
     gguf.GGMLQuantizationType.F32: np.float32,
@@ -24,34 +28,84 @@ PLAIN: dict[gguf.GGMLQuantizationType, type[np.generic]] = {
 }
 """Types that are stored value by value, and what holds them."""
 
+SPLIT_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+"""How llama.cpp names the parts of a split model, counted from 1."""
+
+MAX_PARTS = 65535
+
 
 class GGUFSource:
-    """A GGUF file: its header, checked, and its tensors in the order of the header."""
+    """A GGUF: its checked header, and its tensors in the order of the header.
+
+    Of a split model, ``path`` is any of its parts; the header is the first part's with the tensors of all.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.header: Header = read_header(path)
-        self._file = RandomAccessFile(path)
-        self.tensors: dict[str, Tensor] = {
-            info.name: Tensor(info.name, info.type.name, info.shape, self._reader(info)) for info in self.header.tensors
-        }
+        self._open: list[RandomAccessFile] = []
+        self.tensors: dict[str, Tensor] = {}
+        try:
+            parts = part_paths(path)
+            headers = [self._add(part, number, parts) for number, part in enumerate(parts)]
+        except BaseException:
+            self.close()
+            raise
+        self.header: Header = replace(
+            headers[0],
+            tensors=tuple(info for header in headers for info in header.tensors),
+            file_size=sum(header.file_size for header in headers),
+        )
 
-    def _reader(self, info: TensorInfo) -> Callable[[int, int], Rows]:
-        begin = self.header.data_start + info.offset
-        row_bytes = info.n_bytes * info.shape[-1] // int(np.prod(info.shape, dtype=object))
-
-        def rows(start: int, stop: int) -> Rows:
-            data = self._file.read(begin + start * row_bytes, (stop - start) * row_bytes)
-            self._file.will_need(begin + stop * row_bytes, data.nbytes)
-            return data.view(PLAIN.get(info.type, np.uint8)).reshape(stop - start, -1)
-
-        return rows
+    def _add(self, path: Path, number: int, parts: tuple[Path, ...]) -> Header:
+        header = read_header(path)
+        if len(parts) > 1 and (header.get("split.no"), header.get("split.count")) != (number, len(parts)):
+            raise FormatError(f"{path.name} is not part {number + 1} of {len(parts)}", AGAIN)
+        file = RandomAccessFile(path)
+        self._open.append(file)
+        for info in header.tensors:
+            if info.name in self.tensors:
+                raise FormatError(f"{path.name} has the tensor {info.name} of an earlier part", AGAIN)
+            self.tensors[info.name] = Tensor(info.name, info.type.name, info.shape, _reader(file, header, info))
+        return header
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The one file."""
-        return (self.path,)
+        """The file, or all parts."""
+        return tuple(file.path for file in self._open)
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the files."""
+        for file in self._open:
+            file.close()
+
+
+def part_paths(path: Path) -> tuple[Path, ...]:
+    """Every part of the split model that ``path`` belongs to, or just ``path``; NotFoundError names a missing one."""
+    header = read_header(path)
+    count = header.get("split.count", 1)
+    if not isinstance(count, int) or not 1 <= count <= MAX_PARTS:
+        raise FormatError(f"{path.name} says it is split into {count} parts", AGAIN)
+    if count == 1:
+        return (path,)
+    match = SPLIT_NAME.fullmatch(path.name)
+    if match is None or int(match["count"]) != count:
+        raise FormatError(
+            f"{path.name} is one of {count} parts, but not called so", f"rename it to NAME-00001-of-{count:05}.gguf"
+        )
+    parts = tuple(path.with_name(f"{match['stem']}-{number:05}-of-{count:05}.gguf") for number in range(1, count + 1))
+    missing = [part.name for part in parts if not part.is_file()]
+    if missing:
+        raise NotFoundError(f"{len(missing)} of {count} parts are missing, such as {missing[0]}", "download the rest")
+    return parts
+
+
+def _reader(file: RandomAccessFile, header: Header, info: TensorInfo) -> Callable[[int, int], Rows]:
+    begin = header.data_start + info.offset
+    row_bytes = info.n_bytes * info.shape[-1] // prod(info.shape)
+
+    def rows(start: int, stop: int) -> Rows:
+        data = file.read(begin + start * row_bytes, (stop - start) * row_bytes)
+        file.will_need(begin + stop * row_bytes, data.nbytes)
+        return data.view(PLAIN.get(info.type, np.uint8)).reshape(stop - start, -1)
+
+    return rows

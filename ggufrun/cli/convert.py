@@ -38,6 +38,7 @@ def convert(
     token_embedding_type: options.EmbeddingType = None,
     pure: options.Pure = False,
     leave_output_tensor: options.LeaveOutput = False,
+    split_max_size: options.SplitSize = None,
     threads: options.Threads = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
@@ -49,7 +50,7 @@ def convert(
     Several -t write several files from one read. No intermediate file, no torch.
     """
     from ggufrun.cli.fetching import source_folder
-    from ggufrun.cli.writing import target_namer, write
+    from ggufrun.cli.writing import split, target_namer, write
     from ggufrun.convert.imatrix import load_imatrix
     from ggufrun.convert.plan import plan_convert
     from ggufrun.quantize.plan import QuantizeOptions, parse_override
@@ -71,4 +72,4 @@ def convert(
         name,
         load_imatrix(imatrix) if imatrix else None,
     )
-    write(plan, threads=threads, dry_run=dry_run, force=force, resume=resume, as_json=as_json)
+    write(split(plan, split_max_size), threads=threads, dry_run=dry_run, force=force, resume=resume, as_json=as_json)

@@ -11,6 +11,10 @@ Output = Annotated[
     Path | None,
     typer.Option("-o", "--output", help="File to write, or folder for it.  [default: NAME-TYPE.gguf here]"),
 ]
+SplitSize = Annotated[
+    str | None,
+    typer.Option("--split-max-size", metavar="SIZE", help="Write several files of at most this size, such as 4G."),
+]
 Threads = Annotated[
     int | None, typer.Option("-j", "--threads", min=1, max=1024, help="Worker threads.  [default: all processors]")
 ]

@@ -34,6 +34,7 @@ def quantize(
     prune_layers: Annotated[
         str | None, typer.Option("--prune-layers", metavar="N,N...", help="Leave these layers out.")
     ] = None,
+    split_max_size: options.SplitSize = None,
     threads: options.Threads = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
@@ -44,7 +45,7 @@ def quantize(
 
     The bytes are those that llama.cpp's own quantizer would write.
     """
-    from ggufrun.cli.writing import base_name, target_namer, write
+    from ggufrun.cli.writing import base_name, split, target_namer, write
     from ggufrun.convert.imatrix import load_imatrix
     from ggufrun.convert.plan import plan_quantize
     from ggufrun.hub import resolve_model
@@ -68,7 +69,7 @@ def quantize(
         ),
         load_imatrix(imatrix) if imatrix else None,
     )
-    write(plan, threads=threads, dry_run=dry_run, force=force, resume=resume, as_json=as_json)
+    write(split(plan, split_max_size), threads=threads, dry_run=dry_run, force=force, resume=resume, as_json=as_json)
 
 
 def _layers(text: str | None) -> tuple[int, ...]:

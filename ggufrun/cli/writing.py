@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -26,6 +27,26 @@ def target_namer(output: Path | None, stem: str, n_types: int) -> Callable[[File
         return lambda file_type: output
     folder = output or Path()
     return lambda file_type: folder / f"{stem}-{file_type.name}.gguf"
+
+
+SIZE_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def parse_size(text: str) -> int:
+    """``500M`` or ``4G`` in bytes, powers of 1000 as gguf-split takes them; ``4GiB`` in powers of 1024."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?B)?", text.strip().upper())
+    if match is None or float(match[1]) == 0:
+        raise UsageError(f"{text!r} is no size", "write for example 4G or 500M")
+    binary = match[3] == "IB"
+    unit = 1024 ** (" KMGT".index(match[2] or " ")) if binary else SIZE_UNITS[match[2]]
+    return int(float(match[1]) * unit)
+
+
+def split(plan: Plan, max_size: str | None) -> Plan:
+    """The plan with ``--split-max-size`` applied."""
+    from ggufrun.convert.plan import split_plan
+
+    return plan if max_size is None else split_plan(plan, parse_size(max_size))
 
 
 def base_name(path: Path) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 
 import gguf
 
-from ggufrun.checkpoint.gguffile import Header, read_header
+from ggufrun.checkpoint.gguffile import Header
+from ggufrun.checkpoint.ggufsource import GGUFSource
 from ggufrun.convert.plan import plan_convert
 from ggufrun.quantize.types import name_of
 
@@ -83,8 +84,9 @@ class Description:
 def describe(path: Path) -> tuple[Description, Header]:
     """Describe a GGUF file, or a checkpoint folder by the GGUF it would become at its own precision."""
     if not path.is_dir():
-        header = read_header(path)
-        return _describe(path, "GGUF", header, header.file_size), header
+        source = GGUFSource(path)
+        source.close()
+        return _describe(path, "GGUF", source.header, source.header.file_size), source.header
     plan = plan_convert(path, (), lambda file_type: path / "unused.gguf")
     plan.close()
     target = plan.targets[0]

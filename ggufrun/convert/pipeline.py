@@ -36,21 +36,21 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows ``start`` to ``stop`` of one source tensor, and where it goes in each target."""
+    """Rows ``start`` to ``stop`` of one source tensor, and where they go in each target that holds it."""
 
     number: int
     tensor: Tensor
     start: int
     stop: int
-    places: tuple[Placed, ...]
+    places: tuple[tuple[Path, Placed], ...]
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A chunk's bytes for every target: (offset in the file, bytes), and what was read for it."""
+    """A chunk's bytes for every target: (path, offset in the file, bytes), and what was read for it."""
 
     number: int
-    pieces: tuple[tuple[int, Bytes], ...]
+    pieces: tuple[tuple[Path, int, Bytes], ...]
     source_bytes: int
 
 
@@ -118,11 +118,11 @@ def _encode_to(
 
     work = (chunk for chunk in chunks(plan) if not _was_done(chunk, journal, on_progress))
     for encoded in _encode_all(work, threads):
-        for target, (offset, data) in zip(plan.targets, encoded.pieces, strict=True):
-            if target.path in files:
-                files[target.path].write(offset, data)
+        for path, offset, data in encoded.pieces:
+            if path in files:
+                files[path].write(offset, data)
         on_progress(encoded.source_bytes)
-        journal.mark(encoded.number, sum(data.nbytes for _, data in encoded.pieces), flush)
+        journal.mark(encoded.number, sum(data.nbytes for _, _, data in encoded.pieces), flush)
 
 
 def _was_done(chunk: Chunk, journal: Journal, on_progress: Callable[[int], None]) -> bool:
@@ -139,18 +139,20 @@ def _is_committed(target: Target) -> bool:
 
 
 def chunks(plan: Plan) -> Iterator[Chunk]:
-    """The work in the order of the first target's file."""
+    """The work, tensor by tensor, in the order in which the targets hold them."""
+    places: dict[str, list[tuple[Path, Placed]]] = {}
+    for target in plan.targets:
+        for placed in target.tensors:
+            places.setdefault(placed.name, []).append((target.path, placed))
     number = 0
-    others = [{placed.name: placed for placed in target.tensors} for target in plan.targets]
-    for placed in plan.targets[0].tensors:
-        places = tuple(target[placed.name] for target in others)
-        tensor = placed.tensor
+    for found in places.values():
+        tensor = found[0][1].tensor
         # a chunk stays inside one matrix: each expert has an importance of its own
         per_matrix = tensor.shape[-2] if len(tensor.shape) > 2 else tensor.n_rows
         step = max(1, CHUNK // tensor.n_per_row)
         for matrix in range(0, tensor.n_rows, per_matrix):
             for start in range(matrix, matrix + per_matrix, step):
-                yield Chunk(number, tensor, start, min(start + step, matrix + per_matrix), places)
+                yield Chunk(number, tensor, start, min(start + step, matrix + per_matrix), tuple(found))
                 number += 1
 
 
@@ -161,7 +163,7 @@ def encode_chunk(chunk: Chunk) -> Encoded:
     stored = ggml.block_types().get(tensor.dtype.lower())
     floats: ggml.Floats | None = None
     pieces = []
-    for place in chunk.places:
+    for path, place in chunk.places:
         if stored is not None and place.kind == stored.id:
             data = raw.reshape(-1).view(np.uint8)
         else:
@@ -170,7 +172,7 @@ def encode_chunk(chunk: Chunk) -> Encoded:
             data = ggml.quantize_rows(place.kind, floats, _importance(place, chunk))
         with _naming(tensor):
             ggml.validate(place.kind, data)
-        pieces.append((place.offset + chunk.start * place.row_bytes, data))
+        pieces.append((path, place.offset + chunk.start * place.row_bytes, data))
     return Encoded(chunk.number, tuple(pieces), raw.nbytes)
 
 

@@ -17,7 +17,7 @@ from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.tensor import Source, Tensor
 from ggufrun.convert import arch, metadata
 from ggufrun.convert.config import Config, read_config
-from ggufrun.convert.target import Model, Target, make_target, quantized_target, without_layers
+from ggufrun.convert.target import Model, Target, make_target, quantized_target, split_target, without_layers
 from ggufrun.convert.vocab import add_vocabulary
 from ggufrun.errors import FormatError, NotFoundError, UnsupportedError, UsageError
 from ggufrun.quantize import ggml
@@ -49,7 +49,8 @@ class Plan:
     @property
     def source_bytes(self) -> int:
         """Bytes of tensor data to read."""
-        return sum(stored_bytes(placed.tensor) for placed in self.targets[0].tensors)
+        tensors = {placed.name: placed.tensor for target in self.targets for placed in target.tensors}
+        return sum(map(stored_bytes, tensors.values()))
 
     def close(self) -> None:
         """Close the source's files."""
@@ -106,13 +107,11 @@ def plan_quantize(
         model = Model(dict(source.header.metadata), dict(source.tensors))
         if not model.tensors:
             raise FormatError(f"{path.name} holds a vocabulary and no tensors", "quantize a whole model")
-        if "split.count" in model.metadata and source.header.get("split.count") != 1:
-            raise UnsupportedError(f"{path.name} is one part of a split model", "merge the parts first")
         model = without_layers(model, options.prune)
         existing = {name: int(gguf.GGMLQuantizationType[tensor.dtype]) for name, tensor in model.tensors.items()}
         targets = []
         for file_type in file_types:
-            planned = plan_types(path, file_type, options)
+            planned = plan_types(source.files[0], file_type, options)
             _check_requantize(path, planned, existing, options)
             target = path_of(file_type)
             targets.append(quantized_target(target, file_type, model, planned, existing, options, imatrix))
@@ -120,6 +119,11 @@ def plan_quantize(
     except BaseException:
         source.close()
         raise
+
+
+def split_plan(plan: Plan, max_bytes: int) -> Plan:
+    """The same plan with files of at most ``max_bytes`` of tensor data each."""
+    return replace(plan, targets=tuple(shard for target in plan.targets for shard in split_target(target, max_bytes)))
 
 
 def own_precision(tensors: Mapping[str, Tensor]) -> FileType:

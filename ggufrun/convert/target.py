@@ -106,6 +106,42 @@ def make_target(
     return Target(path, file_type, header, head, placed, len(head) + header.data_size, n_fallback)
 
 
+def split_target(target: Target, max_bytes: int) -> list[Target]:
+    """The same as several files of at most ``max_bytes`` of tensor data each, as llama.cpp's gguf-split makes them.
+
+    The first has all metadata, the others only their number. A tensor is never cut, so one that is larger than
+    ``max_bytes`` has a file of its own.
+    """
+    groups: list[list[Placed]] = [[]]
+    size = 0
+    for placed in target.tensors:
+        padded = gguffile.align(placed.n_bytes, target.header.alignment)
+        if groups[-1] and size + padded > max_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(placed)
+        size += padded
+    if len(groups) == 1:
+        return [target]
+    shards = []
+    for number, group in enumerate(groups):
+        metadata = dict(target.header.metadata) if number == 0 else {}
+        metadata["split.no"] = gguffile.encode(number, Kind.UINT16)
+        metadata["split.tensors.count"] = gguffile.encode(len(target.tensors), Kind.INT32)
+        metadata["split.count"] = gguffile.encode(len(groups), Kind.UINT16)
+        shards.append(
+            make_target(
+                target.path.with_name(f"{target.path.stem}-{number + 1:05}-of-{len(groups):05}.gguf"),
+                target.file_type,
+                Model(metadata, {placed.name: placed.tensor for placed in group}),
+                [(placed.name, placed.kind) for placed in group],
+                target.n_fallback if number == 0 else 0,
+                {placed.name: placed.importance for placed in group if placed.importance is not None},
+            )
+        )
+    return shards
+
+
 def quantized_target(
     path: Path,
     file_type: FileType,
