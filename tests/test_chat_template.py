@@ -56,10 +56,10 @@ def test_a_syntax_error_names_its_line() -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "\n\n{{ messages[99].content }}",
-        "\n\n{{ 1 / 0 }}",
-        "\n\n{{ nothing.at_all.here }}",
-        "\n\n{{ messages | nofilter }}",
+        "{{ messages[99].content }}",
+        "{{ 1 / 0 }}",
+        "{{ nothing.at_all.here }}",
+        "{{ messages | nofilter }}",
     ],
 )
 def test_a_failure_names_its_line(source: str) -> None:
