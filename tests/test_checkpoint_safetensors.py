@@ -179,8 +179,8 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
     ("files", "error", "words"),
     [
         ([], NotFoundError, "holds no model"),
-        (["pytorch_model.bin"], UnsupportedError, "PyTorch"),
-        (["consolidated.00.pth"], UnsupportedError, "PyTorch"),
+        (["pytorch_model.bin"], FormatError, "torch.save"),
+        (["consolidated.00.pth"], NotFoundError, "params.json"),
     ],
 )
 def test_folders_without_safetensors(tmp_path: Path, files: list[str], error: type[GgufrunError], words: str) -> None:

@@ -6,12 +6,18 @@ A mapping would count every page touched as resident memory and turn a file cut 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ggufrun.checkpoint.tensor import Rows
 from ggufrun.errors import FormatError, NotFoundError
+
+MAX_READ_AHEAD = 64 << 20
 
 
 class RandomAccessFile:
@@ -53,3 +59,24 @@ class RandomAccessFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def row_reader(
+    file: RandomAccessFile, begin: int, shape: tuple[int, ...], storage: type[np.generic]
+) -> Callable[[int, int], Rows]:
+    """The ``rows`` of a Tensor that lies in one piece from byte ``begin``, little-endian."""
+    dtype: np.dtype[Any] = np.dtype(storage).newbyteorder("<")
+    n_per_row = shape[-1] if shape else 1
+    row_bytes = n_per_row * dtype.itemsize
+    end = begin + prod(shape[:-1]) * row_bytes
+
+    def rows(start: int, stop: int) -> Rows:
+        offset = begin + start * row_bytes
+        data: Rows = file.read(offset, (stop - start) * row_bytes).view(dtype).reshape(stop - start, n_per_row)
+        # the next reader of this tensor will ask for what follows
+        ahead = min(end - (begin + stop * row_bytes), data.nbytes, MAX_READ_AHEAD)
+        if ahead > 0:
+            file.will_need(begin + stop * row_bytes, ahead)
+        return data
+
+    return rows

@@ -7,7 +7,7 @@ anything in it is believed: known types, sizes that match shapes, ranges that fo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -15,31 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from ggufrun.checkpoint.randomaccess import RandomAccessFile
-from ggufrun.checkpoint.tensor import Rows, Tensor
+from ggufrun.checkpoint.randomaccess import RandomAccessFile, row_reader
+from ggufrun.checkpoint.tensor import STORAGE, Tensor
 from ggufrun.errors import FormatError, NotFoundError, UnsupportedError
 
 MAX_HEADER = 100_000_000
 """Bytes; the limit of the reference reader."""
 
-STORAGE: dict[str, type[np.generic]] = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": np.uint16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U8": np.uint8,
-    "BOOL": np.uint8,
-    "F8_E4M3": np.uint8,
-    "F8_E5M2": np.uint8,
-}
-"""The numpy type that holds each stored type."""
-
 AGAIN = "download it again"
-MAX_READ_AHEAD = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -111,28 +94,12 @@ def _short(error: Exception) -> str:
     return str(error)[:100] or type(error).__name__
 
 
-def _reader(file: RandomAccessFile, entry: Entry) -> Callable[[int, int], Rows]:
-    dtype = np.dtype(STORAGE[entry.dtype]).newbyteorder("<")
-    n_per_row = entry.shape[-1] if entry.shape else 1
-    row_bytes = n_per_row * dtype.itemsize
-
-    def rows(start: int, stop: int) -> Rows:
-        offset = entry.begin + start * row_bytes
-        data: Rows = file.read(offset, (stop - start) * row_bytes).view(dtype).reshape(stop - start, n_per_row)
-        # the next reader of this tensor will ask for what follows
-        ahead = min(entry.end - (entry.begin + stop * row_bytes), data.nbytes, MAX_READ_AHEAD)
-        if ahead > 0:
-            file.will_need(entry.begin + stop * row_bytes, ahead)
-        return data
-
-    return rows
-
-
 class SafetensorsSource:
     """One or several safetensors files as a Source."""
 
     def __init__(self, path: Path, files: list[Path]) -> None:
-        self.path = path
+        self.path = self.tokenizer = path
+        self.overrides: Mapping[str, Any] = {}
         self.tensors: dict[str, Tensor] = {}
         self._files: list[RandomAccessFile] = []
         try:
@@ -142,7 +109,8 @@ class SafetensorsSource:
                 for entry in parse_header(file):
                     if entry.name in self.tensors:
                         raise FormatError(f"{entry.name} is in two files of {path}", "remove the stray file")
-                    self.tensors[entry.name] = Tensor(entry.name, entry.dtype, entry.shape, _reader(file, entry))
+                    rows = row_reader(file, entry.begin, entry.shape, STORAGE[entry.dtype])
+                    self.tensors[entry.name] = Tensor(entry.name, entry.dtype, entry.shape, rows)
         except BaseException:
             self.close()
             raise
@@ -164,19 +132,18 @@ def open_folder(path: Path) -> SafetensorsSource | None:
     if not index.is_file():
         files = sorted(path.glob("model*.safetensors"))
         return SafetensorsSource(path, files) if files else None
-    wanted = _read_index(index)
-    missing = sorted({name for name in wanted.values() if not (path / name).is_file()})
-    if missing:
-        raise NotFoundError(f"{path} lacks {len(missing)} of its files, such as {missing[0]}", "download the rest")
+    wanted = read_index(index, ".safetensors")
     source = SafetensorsSource(path, [path / name for name in sorted(set(wanted.values()))])
-    lost = sorted(wanted.keys() ^ source.tensors.keys())
-    if lost:
+    try:
+        check_index(index, wanted, source.tensors)
+    except BaseException:
         source.close()
-        raise FormatError(f"{index.name} and the files disagree about {lost[0]}", AGAIN)
+        raise
     return source
 
 
-def _read_index(index: Path) -> Mapping[str, str]:
+def read_index(index: Path, suffix: str) -> Mapping[str, str]:
+    """Tensor name -> file, from the index of a sharded checkpoint; NotFoundError if one of the files is missing."""
     try:
         weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
         entries = dict(weight_map.items())
@@ -184,6 +151,18 @@ def _read_index(index: Path) -> Mapping[str, str]:
         raise FormatError(f"{index.name} is no index: {_short(error)}", AGAIN) from error
     for name in entries.values():
         # a plain name: an index must not reach out of its folder
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(suffix):
             raise FormatError(f"{index.name} names the file {name!r}", AGAIN)
+    missing = sorted({name for name in entries.values() if not (index.parent / name).is_file()})
+    if missing:
+        raise NotFoundError(
+            f"{index.parent} lacks {len(missing)} of its files, such as {missing[0]}", "download the rest"
+        )
     return entries
+
+
+def check_index(index: Path, wanted: Mapping[str, str], found: Mapping[str, Tensor]) -> None:
+    """Refuse files that do not hold what their index says."""
+    lost = sorted(wanted.keys() ^ found.keys())
+    if lost:
+        raise FormatError(f"{index.name} and the files disagree about {lost[0]}", AGAIN)

@@ -8,9 +8,26 @@ from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 Rows = npt.NDArray[Any]
+
+STORAGE: dict[str, type[np.generic]] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": np.uint16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.uint8,
+    "F8_E4M3": np.uint8,
+    "F8_E5M2": np.uint8,
+}
+"""The numpy type that holds each plain type of a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +38,16 @@ class Tensor:
     ``F16``, ``BF16``, ``F64``, ``I32``, ... or a ggml block type such as ``Q8_0``. ``rows(start, stop)`` reads rows
     ``start`` to ``stop`` of the array seen as (``n_rows``, ``n_per_row``), as a C-contiguous array in the stored type:
     BF16 as uint16, block types as uint8 of shape (rows, bytes a row). It may be called from several threads.
+
+    ``precision`` is set where rows are computed while they are read (always as ``F32``): the stored type whose
+    precision they have at best.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     rows: Callable[[int, int], Rows]
+    precision: str = ""
 
     @property
     def n_per_row(self) -> int:
@@ -61,3 +82,15 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Close the files. Tensors cannot be read any more."""
+
+
+class Checkpoint(Source, Protocol):
+    """A Source that is a checkpoint: besides tensors, it knows where the rest of the model is told."""
+
+    @property
+    def overrides(self) -> Mapping[str, Any]:
+        """Values that replace those of config.json because the weights know better; all of them without such a file."""
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder of the tokenizer files."""
