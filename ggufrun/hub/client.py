@@ -64,6 +64,9 @@ class ConnectionLostError(NotFoundError):
 def hub() -> Any:
     """``huggingface_hub``, made quiet: its bars and log lines would run into ours."""
     module: Any = importlib.import_module("huggingface_hub")
+    for part in ("constants", "errors", "utils"):
+        # the package loads its parts when they are named, but these are no names of it
+        importlib.import_module(f"huggingface_hub.{part}")
     if module.constants.HF_HUB_DISABLE_PROGRESS_BARS is None:
         module.utils.disable_progress_bars()
     if "HF_HUB_VERBOSITY" not in os.environ:
