@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 
 POEMS_FILE = Path(__file__).with_name("poems.txt")
 
@@ -304,6 +305,19 @@ UNKNOWN_EN = _phrases(
     Can you write a letter for me? | How old are you? | Do you speak French?
     """
 )
+# Asked about anything whatever, {x}.
+UNKNOWN_ABOUT_ZH = _phrases(
+    """
+    请写一首关于{x}的诗 | {x}是什么意思？ | 什么是{x}？ | {x}怎么样？ | 你知道{x}吗？ | {x}在哪里？ | 解释一下{x} |
+    帮我{x} | 为什么{x}？ | 我想要{x} | {x}讲了什么？ | {x}多少钱？ | 怎么{x}？ | 写一篇{x}
+    """
+)
+UNKNOWN_ABOUT_EN = _phrases(
+    """
+    What is {x}? | Tell me about {x}. | Where is {x}? | I like {x}. | Write about {x}. | {x} | Explain {x}. |
+    Do you know {x}? | How do I {x}? | Why {x}?
+    """
+)
 # Well-known works that are not in the collection: the model should say so and not improvise.
 UNKNOWN_TITLES = _phrases(
     """
@@ -514,9 +528,9 @@ class Speaker:
     def _opening(self, current: Poem | None, fresh: bool) -> tuple[Turn, Poem | None]:
         poem = self.rng.choice(self.poems)
         kinds: tuple[tuple[int, Callable[[Poem], Turn]], ...] = (
-            (50, self._recite), (10, self._author), (26, self._verse), (3, self._person),
+            (48, self._recite), (9, self._author), (26, self._verse), (5, self._person),
         )  # fmt: skip
-        pick = self.rng.randrange(104)
+        pick = self.rng.randrange(118)
         for weight, make in kinds:
             if pick < weight:
                 return make(poem), poem
@@ -525,19 +539,19 @@ class Speaker:
             if self.rng.random() < 0.5:
                 return self._say_zh(SOME_ZH, self.poems[0].text), self.poems[0]
             return self._say_en(SOME_EN, self.poems[0].text), self.poems[0]
-        if pick < 5:
+        if pick < 7:
             poem = self.talk.first_of(poem.author)
             if self.rng.random() < 0.6:
                 return self._say_zh(BY_AUTHOR_ZH, poem.text, a=poem.author), poem
             return self._say_en(BY_AUTHOR_EN, poem.text, p=poem.pinyin), poem
-        if pick < 7 and fresh:
+        if pick < 9 and fresh:
             # A follow-up question with nothing before it: the honest answer is to ask back.
             if self.rng.random() < 0.6:
                 questions = FOLLOW_AUTHOR_ZH + FOLLOW_DYNASTY_ZH + FOLLOW_TITLE_ZH + AGAIN_ZH + FIRST_ZH + LAST_ZH
                 return self._say_zh(questions, self.talk.ask_zh, opens=False), None
             english = FOLLOW_AUTHOR_EN + FOLLOW_DYNASTY_EN + FOLLOW_TITLE_EN + AGAIN_EN + FIRST_EN + LAST_EN
             return self._say_en(english, self.talk.ask_en, opens=False), None
-        if pick < 11:
+        if pick < 17:
             return self._small_talk(), current
         # A refused title ends the talk about the poem before it; a question about the weather does not.
         return (self._unknown(), current) if self.rng.random() < 0.5 else (self._unknown_title(), None)
@@ -545,44 +559,44 @@ class Speaker:
     def _follow_up(self, poem: Poem) -> tuple[Turn, Poem | None]:
         zh = self.rng.random() < 0.65
         talk, pick = self.talk, self.rng.randrange(100)
-        if pick < 34:
+        if pick < 30:
             turn = (
                 self._say_zh(FOLLOW_AUTHOR_ZH, talk.author_zh(poem), opens=False)
                 if zh
                 else self._say_en(FOLLOW_AUTHOR_EN, talk.author_en(poem), opens=False)
             )
-        elif pick < 45:
+        elif pick < 40:
             turn = (
                 self._say_zh(FOLLOW_DYNASTY_ZH, talk.dynasty_zh(poem), opens=False)
                 if zh
                 else self._say_en(FOLLOW_DYNASTY_EN, talk.dynasty_en(poem), opens=False)
             )
-        elif pick < 57:
+        elif pick < 51:
             turn = (
                 self._say_zh(FOLLOW_TITLE_ZH, talk.title_zh(poem), opens=False)
                 if zh
                 else self._say_en(FOLLOW_TITLE_EN, talk.title_en(poem), opens=False)
             )
-        elif pick < 68:
+        elif pick < 61:
             turn = self._either(zh, AGAIN_ZH, AGAIN_EN, poem.text)
-        elif pick < 80:
+        elif pick < 77:
             poem = talk.following(poem)
             turn = self._either(zh, ANOTHER_ZH, ANOTHER_EN, poem.text)
-        elif pick < 85:
+        elif pick < 82:
             first = poem.verses[0]
             turn = (
                 self._say_zh(FIRST_ZH, f"第一句是“{first}”。", opens=False)
                 if zh
                 else self._say_en(FIRST_EN, f"The first line is “{first}”.", opens=False)
             )
-        elif pick < 90:
+        elif pick < 87:
             last = poem.verses[-1]
             turn = (
                 self._say_zh(LAST_ZH, f"最后一句是“{last}”。", opens=False)
                 if zh
                 else self._say_en(LAST_EN, f"The last line is “{last}”.", opens=False)
             )
-        elif pick < 96:
+        elif pick < 94:
             turn = self._small_talk()
         else:
             return self._unknown(), poem
@@ -637,9 +651,15 @@ class Speaker:
         return say(questions, answer, opens=False)
 
     def _unknown(self) -> Turn:
-        if self.rng.random() < 0.6:
+        pick = self.rng.random()
+        if pick < 0.35:
             return self._say_zh(UNKNOWN_ZH, self.talk.unknown_zh, opens=False)
-        return self._say_en(UNKNOWN_EN, self.talk.unknown_en, opens=False)
+        if pick < 0.6:
+            return self._say_zh(UNKNOWN_ABOUT_ZH, self.talk.unknown_zh, opens=False, x=self._nonsense())
+        if pick < 0.85:
+            return self._say_en(UNKNOWN_EN, self.talk.unknown_en, opens=False)
+        word = "".join(self.rng.choice(ascii_lowercase) for _ in range(self.rng.randint(2, 9)))
+        return self._say_en(UNKNOWN_ABOUT_EN, self.talk.unknown_en, opens=False, x=word)
 
     def _unknown_title(self) -> Turn:
         pick = self.rng.random()
@@ -688,7 +708,7 @@ class Speaker:
         pick = self.rng.random()
         if pick < 0.15 and text[-1] in ".?!":
             text = text[:-1]
-        if self.rng.random() < 0.15:
+        if self.rng.random() < 0.2:
             text = text.lower()
         return Turn(text, answer, opens)
 

@@ -377,7 +377,7 @@ def train(model: Llama, data: Dialogues, minutes: float, steps: int, peak: float
     for step in range(steps):
         warm = min(1.0, (step + 1) / 60)
         left = 1 - step / steps
-        rate = peak * warm * (min(1.0, left / 0.6) * 0.98 + 0.02)
+        rate = peak * warm * (min(1.0, left / 0.8) * 0.99 + 0.01)
         for group in optimizer.param_groups:
             group["lr"] = rate
         # From half-way on, three steps in four see rounded weights, coarser than Q4_K's: the recitals must survive it.

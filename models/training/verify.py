@@ -37,7 +37,7 @@ def _silence(level: int, text: bytes, user_data: Any) -> None:
 class Engine:
     """A model and a context; every answer starts from an empty cache."""
 
-    def __init__(self, path: Path, context: int = 1024, threads: int = 2) -> None:
+    def __init__(self, path: Path, context: int = 1024, threads: int = 1) -> None:
         llama_cpp.llama_log_set(_silence, ctypes.c_void_p(0))
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = 0
@@ -79,7 +79,8 @@ class Engine:
         chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
         add: Callable[[Any], None] = lambda part: llama_cpp.llama_sampler_chain_add(chain, part)  # noqa: E731
         if penalty != 1.0:
-            add(llama_cpp.llama_sampler_init_penalties(64, penalty, 0.0, 0.0))
+            size = llama_cpp.llama_vocab_n_tokens(self.vocab)
+            add(llama_cpp.llama_sampler_init_penalties(size, 64, penalty, 0.0, 0.0))
         if seed is None:
             add(llama_cpp.llama_sampler_init_greedy())
         else:
