@@ -203,6 +203,13 @@ def test_a_question_without_an_answer_is_not_kept(
     assert session.past == [] and session.ids == []
 
 
+def test_penalties_see_the_question(session: Session) -> None:
+    session.sampling = replace(GREEDY, presence_penalty=99.0)
+    session.limit = 12
+    _, done = listen(session.ask("背一下静夜思"))
+    assert not set(done.new_ids) & set(done.generated)
+
+
 def test_once(demo_context: Context) -> None:
     session = style_session(demo_context, once=True)
     first, _ = listen(session.ask("背一下静夜思"))

@@ -61,6 +61,7 @@ def test_a_changed_middle_is_decoded_again(demo_model: Model, demo_context: Cont
     kept = common_prefix(ids, other)
     assert 0 < kept < len(other)
     assert demo_context.feed(other) == len(other) - kept
+    assert list(demo_context.held) == other
     assert greedy(demo_context, other) == greedy(fresh, other)
 
 
