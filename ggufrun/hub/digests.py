@@ -120,7 +120,8 @@ def _line(path: Path, number: int, line: str) -> Expected:
     tagged, plain = _TAGGED.fullmatch(line), _PLAIN.fullmatch(line)
     if tagged:
         escape, kind, name, text = tagged.groups()
-        kind = kind.lower().replace("-", "")
+        # openssl 3 says SHA2-256
+        kind = kind.lower().replace("sha2-", "sha").replace("-", "")
     elif plain:
         escape, text, name = plain.groups()
         kind = BY_LENGTH.get(len(text), "")
