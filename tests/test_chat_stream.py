@@ -120,3 +120,7 @@ def test_tokens_before_a_stop() -> None:
 )
 def test_escapes(written: str, meant: str) -> None:
     assert expand(written) == meant
+
+
+def test_escapes_leave_bytes_of_a_command_line_alone() -> None:
+    assert expand("\udce5\\n") == "\udce5\n"

@@ -11,6 +11,7 @@ import pytest
 from ggufrun.engine.context import Context, ContextFull, ContextParams, Interrupted, common_prefix
 from ggufrun.engine.generate import GenerationStats, StopReason, generate
 from ggufrun.engine.model import Model
+from ggufrun.engine.native import llama
 from ggufrun.engine.sampler import Sampler, SamplingParams
 from ggufrun.errors import EngineError, UsageError
 
@@ -163,3 +164,23 @@ def test_a_context_larger_than_the_memory(demo_model: Model) -> None:
 def test_the_engines_reason_for_no_context(demo_model: Model) -> None:
     with pytest.raises(EngineError, match="requires flash_attn"):
         Context(demo_model, ContextParams(n_ctx=256, type_v="q8_0", flash_attention="off"))
+
+
+@pytest.mark.parametrize(
+    ("function", "result"),
+    [
+        # A recurrent model cannot forget only the end; a sliding window may have lost what came before it.
+        ("llama_memory_seq_rm", False),
+        ("llama_memory_seq_pos_min", 3),
+    ],
+)
+def test_a_memory_that_cannot_be_cut_is_filled_again(
+    demo_context: Context, fresh: Context, monkeypatch: pytest.MonkeyPatch, function: str, result: object
+) -> None:
+    tokenize = demo_context.model.vocab.tokenize
+    demo_context.feed(tokenize(POEM, special=True, bos=True))
+    other = tokenize("[INST] 背一下春晓 [/INST]", special=True, bos=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(llama(), function, lambda *arguments: result)
+        assert demo_context.feed(other) == len(other)
+    assert greedy(demo_context, other) == greedy(fresh, other)
