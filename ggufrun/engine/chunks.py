@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ggufrun.engine.context import ABORTED, CACHE_TYPES, FLASH_ATTENTION, OK
+from ggufrun.engine.devices import has_gpu
 from ggufrun.engine.model import Model
 from ggufrun.engine.native import forget_log, llama, reason
 from ggufrun.engine.observe import Observer
@@ -115,7 +116,7 @@ class ChunkContext:
     @staticmethod
     def _check_memory(needed: int) -> None:
         # Linux hands out memory that it does not have and then kills the process that touches it.
-        if not hasattr(os, "sysconf") or llama().llama_supports_gpu_offload():
+        if not hasattr(os, "sysconf") or has_gpu():
             return
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if needed > physical:

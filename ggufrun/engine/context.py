@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ggufrun.engine.devices import has_gpu
 from ggufrun.engine.model import Model
 from ggufrun.engine.native import forget_log, llama, reason
 from ggufrun.engine.threads import MAX_THREADS, default_threads
@@ -138,7 +139,7 @@ class Context:
 
     def _check_memory(self, tokens: int, bits_k: float, bits_v: float) -> None:
         # Linux hands out memory that it does not have and then kills the process that touches it.
-        if not hasattr(os, "sysconf") or llama().llama_supports_gpu_offload():
+        if not hasattr(os, "sysconf") or has_gpu():
             return
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         mask = tokens * min(self.params.n_ubatch, tokens) * 4
