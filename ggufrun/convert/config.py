@@ -101,14 +101,15 @@ class Config:
         return FormatError(f"{self.path} says {key} = {value!r}, not {wanted}", "correct the file or download it again")
 
 
-def read_config(folder: Path) -> Config:
-    """The config.json of a checkpoint folder; a quantized checkpoint is refused."""
+def read_config(folder: Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """The config.json of a checkpoint folder, with ``overrides`` in place of what it says.
+
+    Overrides that name an architecture are a whole configuration, and need no file.
+    """
     path = folder / "config.json"
+    if overrides and "architectures" in overrides:
+        return Config(path, overrides)
     values = read_json(path)
     if not isinstance(values, dict):
         raise FormatError(f"{path} is no JSON object", "download it again")
-    if values.get("quantization_config"):
-        method = values["quantization_config"]
-        method = method.get("quant_method", "unknown") if isinstance(method, dict) else "unknown"
-        raise UnsupportedError(f"the checkpoint is already quantized ({method})", "convert the original one instead")
-    return Config(path, values)
+    return Config(path, {**values, **(overrides or {})})

@@ -11,10 +11,11 @@ from pathlib import Path
 import gguf
 
 from ggufrun.checkpoint import gguffile
+from ggufrun.checkpoint.adapter import AdapterRequest
 from ggufrun.checkpoint.gguffile import Kind, Value
 from ggufrun.checkpoint.ggufsource import GGUFSource
 from ggufrun.checkpoint.open import open_checkpoint
-from ggufrun.checkpoint.tensor import Source, Tensor
+from ggufrun.checkpoint.tensor import Checkpoint, Source, Tensor
 from ggufrun.convert import arch, metadata
 from ggufrun.convert.config import Config, read_config
 from ggufrun.convert.target import Model, Target, make_target, quantized_target, split_target, without_layers
@@ -64,18 +65,22 @@ def plan_convert(
     options: QuantizeOptions = AS_LLAMA_CPP,
     name: str | None = None,
     imatrix: Imatrix | None = None,
+    adapters: Sequence[AdapterRequest] = (),
 ) -> Plan:
-    """Plan a conversion of the checkpoint in ``folder`` to each of ``file_types`` (none: its own precision)."""
+    """Plan a conversion of the checkpoint in ``folder``, with ``adapters`` merged into it in their order.
+
+    One target for each of ``file_types``; without any, one of the checkpoint's own precision.
+    """
     options = replace(options, has_imatrix=imatrix is not None)
-    source = open_checkpoint(folder)
+    source = open_checkpoint(folder, adapters)
     try:
-        config = read_config(folder)
+        config = read_config(folder, source.overrides)
         family = arch.find(config)
         config = config.with_defaults(family.defaults)
         family.check(config)
         tensors = _mapped(config, family, source)
         own = own_precision(tensors)
-        writer = _metadata(folder, config, family, tensors, own, name)
+        writer = _metadata(source, config, family, tensors, own, name)
         targets = []
         for file_type in file_types or (own,):
             model = Model(_with_file_type(writer, file_type), tensors)
@@ -129,7 +134,8 @@ def split_plan(plan: Plan, max_bytes: int) -> Plan:
 def own_precision(tensors: Mapping[str, Tensor]) -> FileType:
     """The plain file type that holds the checkpoint as it is: that of its first matrix."""
     first = next((tensor for tensor in tensors.values() if len(tensor.shape) > 1), None)
-    return FILE_TYPES["F32" if first is None or first.dtype == "F64" else first.dtype]
+    dtype = "F32" if first is None else first.precision or first.dtype
+    return FILE_TYPES["F32" if dtype == "F64" else dtype]
 
 
 def plain_type(model_arch: gguf.MODEL_ARCH, tensor: Tensor, file_type: FileType) -> int:
@@ -165,7 +171,7 @@ def _mapped(config: Config, family: arch.Family, source: Source) -> dict[str, Te
             raise FormatError(f"two tensors of {source.path} would be {name}", "remove the stray file")
         if tensor.n_values == 0 or len(tensor.shape) > gguffile.MAX_DIMENSIONS or not tensor.shape:
             raise FormatError(f"{tensor.name} has the shape {tensor.shape}", "download it again")
-        found[name] = Tensor(name, changed.dtype, changed.shape, changed.rows)
+        found[name] = replace(changed, name=name)
     _check_complete(config, family, found)
     return found
 
@@ -183,7 +189,7 @@ def _check_complete(config: Config, family: arch.Family, found: Mapping[str, Ten
 
 
 def _metadata(
-    folder: Path,
+    source: Checkpoint,
     config: Config,
     family: arch.Family,
     tensors: Mapping[str, Tensor],
@@ -194,12 +200,12 @@ def _metadata(
     # the package warns through logging about things that are errors or of no interest here
     logging.getLogger("gguf").setLevel(logging.ERROR)
     writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[family.arch])
-    metadata.add_general(folder, writer, tensors.values(), name)
+    metadata.add_general(source.path, writer, tensors.values(), name)
     family.metadata(config, writer)
     writer.add_file_type(own.ftype)
     family.metadata_after_file_type(config, writer)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    add_vocabulary(folder, config, writer)
+    add_vocabulary(source.tokenizer, config, writer)
     return writer
 
 
