@@ -92,12 +92,13 @@ def archive(pickle: bytes, data: Mapping[str, bytes], compression: int = zipfile
     return buffer.getvalue()
 
 
-def torch_zip(tensors: Stored) -> bytes:
-    """A state dict in the zip format."""
+def torch_zip(tensors: Stored, shared: Mapping[str, str] | None = None) -> bytes:
+    """A state dict in the zip format; ``shared`` maps further names to the tensor whose storage they show."""
     items, data = {}, {}
     for index, (key, (dtype, array)) in enumerate(tensors.items()):
         items[key] = tensor(storage(str(index), array.size, STORAGES[dtype]), array.shape)
         data[str(index)] = np.ascontiguousarray(array).tobytes()
+    items |= {key: items[original] for key, original in (shared or {}).items()}
     return archive(program(dictionary(items)), data)
 
 

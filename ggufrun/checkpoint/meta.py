@@ -272,9 +272,10 @@ def _one_below_another(shards: Sequence[Tensor]) -> Callable[[int, int], Rows]:
     height = shards[0].shape[0]
 
     def rows(start: int, stop: int) -> Rows:
+        first = min(start // height, len(shards) - 1)
         pieces = [
             shards[number].rows(max(start - number * height, 0), min(stop - number * height, height))
-            for number in range(start // height, -(-stop // height))
+            for number in range(first, max(-(-stop // height), first + 1))
         ]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
@@ -301,9 +302,9 @@ def _rotary_halves(tensor: Tensor, n_heads: int) -> Tensor:
 
     def rows(start: int, stop: int) -> Rows:
         first, last = start // head, -(-stop // head)
-        heads = tensor.rows(first * head, last * head).reshape(last - first, head, -1)[:, order]
+        heads = tensor.rows(first * head, last * head).reshape(last - first, head, tensor.n_per_row)[:, order]
         return np.ascontiguousarray(
-            heads.reshape((last - first) * head, -1)[start - first * head : stop - first * head]
+            heads.reshape(-1, tensor.n_per_row)[start - first * head : stop - first * head]
         )
 
     return replace(tensor, rows=rows)
