@@ -59,6 +59,15 @@ class Config:
         """A whole number, or None where the key is absent or null."""
         return None if self.values.get(key) is None else self.integer(key)
 
+    def first(self, *keys: str) -> str | None:
+        """The first of ``keys`` that is present; None where it is null or none is."""
+        found = next((key for key in keys if key in self.values), None)
+        return None if found is None or self.values[found] is None else found
+
+    def has(self, key: str) -> bool:
+        """Present and not null."""
+        return self.values.get(key) is not None
+
     def number(self, key: str) -> float:
         """A finite number."""
         value = self._value(key)
@@ -81,6 +90,15 @@ class Config:
             raise UnsupportedError(
                 f"{self.path.name} says {key} = {value!r}, only {wanted} is understood", "this needs a newer ggufrun"
             )
+
+    def numbers(self, key: str) -> list[float]:
+        """A list of finite numbers."""
+        value = self._value(key)
+        if not isinstance(value, list) or not all(
+            type(item) in (int, float) and abs(item) < float("inf") for item in value
+        ):
+            raise self._bad(key, value, "a list of numbers")
+        return [float(item) for item in value]
 
     def section(self, key: str) -> Config | None:
         """A nested object, or None."""

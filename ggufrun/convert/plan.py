@@ -11,33 +11,21 @@ from pathlib import Path
 import gguf
 
 from ggufrun.checkpoint import gguffile
-from ggufrun.checkpoint.adapter import AdapterRequest
 from ggufrun.checkpoint.gguffile import Kind, Value
 from ggufrun.checkpoint.ggufsource import GGUFSource
+from ggufrun.checkpoint.adapter import AdapterRequest
 from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.tensor import Checkpoint, Source, Tensor
 from ggufrun.convert import arch, metadata
 from ggufrun.convert.config import Config, read_config
+from ggufrun.convert.mapping import mapped, own_precision, plain_type
 from ggufrun.convert.target import Model, Target, make_target, quantized_target, split_target, without_layers
 from ggufrun.convert.vocab import add_vocabulary
-from ggufrun.errors import FormatError, NotFoundError, UnsupportedError, UsageError
+from ggufrun.errors import FormatError, UnsupportedError, UsageError
 from ggufrun.quantize import ggml
 from ggufrun.quantize.imatrix import Imatrix
 from ggufrun.quantize.plan import AS_LLAMA_CPP, QuantizeOptions, TypePlan, plan_types
-from ggufrun.quantize.types import FILE_TYPES, FileType
-
-ALWAYS_F32 = (
-    gguf.MODEL_TENSOR.FFN_GATE_INP,
-    gguf.MODEL_TENSOR.FFN_GATE_INP_SHEXP,
-    gguf.MODEL_TENSOR.POS_EMBD,
-    gguf.MODEL_TENSOR.TOKEN_TYPES,
-    gguf.MODEL_TENSOR.SSM_CONV1D,
-    gguf.MODEL_TENSOR.SHORTCONV_CONV,
-)
-"""Tensors that llama.cpp's converter keeps in F32 whatever the file type."""
-
-FLOATS = {"F32": ggml.F32, "F16": ggml.F16, "BF16": ggml.BF16, "F64": ggml.F32}
-"""The ggml type that holds a checkpoint's values without loss that matters (F64 is rounded)."""
+from ggufrun.quantize.types import FileType
 
 
 @dataclass(frozen=True)
@@ -76,11 +64,11 @@ def plan_convert(
     try:
         config = read_config(folder, source.overrides)
         family = arch.find(config)
-        config = config.with_defaults(family.defaults)
-        family.check(config)
-        tensors = _mapped(config, family, source)
+        config = family.complete(config)
+        family.check_config(config)
+        tensors = mapped(config, family, source)
         own = own_precision(tensors)
-        writer = _metadata(source, config, family, tensors, own, name)
+        writer = _metadata(source, config, family, tensors, name)
         targets = []
         for file_type in file_types or (own,):
             model = Model(_with_file_type(writer, file_type), tensors)
@@ -131,79 +119,20 @@ def split_plan(plan: Plan, max_bytes: int) -> Plan:
     return replace(plan, targets=tuple(shard for target in plan.targets for shard in split_target(target, max_bytes)))
 
 
-def own_precision(tensors: Mapping[str, Tensor]) -> FileType:
-    """The plain file type that holds the checkpoint as it is: that of its first matrix."""
-    first = next((tensor for tensor in tensors.values() if len(tensor.shape) > 1), None)
-    dtype = "F32" if first is None else first.precision or first.dtype
-    return FILE_TYPES["F32" if dtype == "F64" else dtype]
-
-
-def plain_type(model_arch: gguf.MODEL_ARCH, tensor: Tensor, file_type: FileType) -> int:
-    """The ggml type of a tensor in a file without quantization: vectors, norms and a few tables stay F32."""
-    name = tensor.name
-    if len(tensor.shape) <= 1 or name.endswith("_norm.weight") or not name.endswith(".weight"):
-        return ggml.F32
-    stem = ".".join(part for part in name.removesuffix(".weight").split(".") if not part.isdecimal())
-    always = {
-        gguf.TENSOR_NAMES[key].replace(".{bid}", "") for key in ALWAYS_F32 if key in gguf.MODEL_TENSORS[model_arch]
-    }
-    return ggml.F32 if stem in always else FLOATS[file_type.name]
-
-
-def _mapped(config: Config, family: arch.Family, source: Source) -> dict[str, Tensor]:
-    """The checkpoint's tensors under their GGUF names, in the converter's order."""
-    n_layers = config.integer("num_hidden_layers", high=65536)
-    names = gguf.get_tensor_name_map(family.arch, n_layers)
-    found = {tensor.name: tensor for tensor in family.extra(config)}
-    for tensor in source.tensors.values():
-        changed = family.transform(config, tensor)
-        if changed is None:
-            continue
-        name = names.get_name(tensor.name, try_suffixes=(".weight", ".bias"))
-        if name is None:
-            raise UnsupportedError(
-                f"no place in a {gguf.MODEL_ARCH_NAMES[family.arch]} GGUF for {tensor.name}",
-                "this checkpoint needs a newer ggufrun",
-            )
-        if tensor.dtype not in FLOATS:
-            raise UnsupportedError(f"{tensor.name} holds {tensor.dtype} values", "convert an unquantized checkpoint")
-        if name in found:
-            raise FormatError(f"two tensors of {source.path} would be {name}", "remove the stray file")
-        if tensor.n_values == 0 or len(tensor.shape) > gguffile.MAX_DIMENSIONS or not tensor.shape:
-            raise FormatError(f"{tensor.name} has the shape {tensor.shape}", "download it again")
-        found[name] = replace(changed, name=name)
-    _check_complete(config, family, found)
-    return found
-
-
-def _check_complete(config: Config, family: arch.Family, found: Mapping[str, Tensor]) -> None:
-    """Refuse a checkpoint that lacks a tensor or whose shapes contradict its config.json."""
-    for name, shape in family.shapes(config).items():
-        if name not in found:
-            raise NotFoundError(f"the checkpoint has no {name}", "download the missing files")
-        if found[name].shape != shape:
-            raise FormatError(
-                f"{name} has the shape {found[name].shape}, config.json says {shape}",
-                "config.json does not belong to these weights",
-            )
-
-
 def _metadata(
     source: Checkpoint,
     config: Config,
     family: arch.Family,
     tensors: Mapping[str, Tensor],
-    own: FileType,
     name: str | None,
 ) -> gguf.GGUFWriter:
     """All metadata in the order of llama.cpp's converter; the writer only collects the keys."""
     # the package warns through logging about things that are errors or of no interest here
     logging.getLogger("gguf").setLevel(logging.ERROR)
     writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[family.arch])
+    family.first_metadata(config, writer)
     metadata.add_general(source.path, writer, tensors.values(), name)
     family.metadata(config, writer)
-    writer.add_file_type(own.ftype)
-    family.metadata_after_file_type(config, writer)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     add_vocabulary(source.tokenizer, config, writer)
     return writer
@@ -211,7 +140,9 @@ def _metadata(
 
 def _with_file_type(writer: gguf.GGUFWriter, file_type: FileType) -> dict[str, Value]:
     values = {key: gguffile.encode(v.value, v.type, v.sub_type) for key, v in writer.kv_data[0].items()}
-    values[gguf.Keys.General.FILE_TYPE] = gguffile.encode(file_type.ftype, Kind.UINT32)
+    if gguf.Keys.General.FILE_TYPE in values:
+        # the GGUF of one family or another goes without, as llama.cpp's converter writes it
+        values[gguf.Keys.General.FILE_TYPE] = gguffile.encode(file_type.ftype, Kind.UINT32)
     return values
 
 

@@ -1,47 +1,190 @@
-"""Lazy changes to tensors: each returns a new record whose rows are computed when they are read."""
+"""Lazy changes to tensors: each returns new records whose rows are computed when they are read."""
 
 from __future__ import annotations
 
+import itertools
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 
 import numpy as np
+import numpy.typing as npt
 
 from ggufrun.checkpoint.tensor import Rows, Tensor
-from ggufrun.errors import FormatError
+from ggufrun.errors import FormatError, UnsupportedError
+
+Order = npt.NDArray[np.int64]
+"""Which row of the source each row of the result is."""
+
+
+def renamed(tensor: Tensor, name: str) -> Tensor:
+    """The same tensor under another name."""
+    return replace(tensor, name=name)
+
+
+def row_numbers(tensor: Tensor, *shape: int) -> Order:
+    """The numbers of a tensor's rows (of a vector's values) in an array of ``shape``, which must hold all of them."""
+    n_rows = tensor.shape[0] if len(tensor.shape) == 1 else tensor.n_rows
+    if prod(shape) != n_rows:
+        raise FormatError(
+            f"{tensor.name} has {n_rows} rows, {' x '.join(map(str, shape))} were expected",
+            "config.json does not fit the weights",
+        )
+    return np.arange(n_rows).reshape(shape)
+
+
+def take_rows(tensor: Tensor, order: Order, shape: tuple[int, ...] | None = None) -> Tensor:
+    """Some rows of a tensor (values of a vector), in the order of their numbers in ``order``.
+
+    ``shape`` is that of the result where it has more than two dimensions. Rows that lie together are read together.
+    """
+    order = order.reshape(-1)
+    shape = shape or (len(order), *tensor.shape[1:])
+    if len(tensor.shape) == 1:
+        return replace(tensor, shape=shape, rows=lambda start, stop: tensor.rows(start, stop)[..., order])
+
+    def rows(start: int, stop: int) -> Rows:
+        wanted = order[start:stop]
+        if not len(wanted):
+            return tensor.rows(0, 0)
+        sorting = np.argsort(wanted, kind="stable")
+        numbers = wanted[sorting]
+        breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+        edges = [0, *breaks.tolist(), len(numbers)]
+        result: Rows | None = None
+        for first, last in itertools.pairwise(edges):
+            part = tensor.rows(int(numbers[first]), int(numbers[last - 1]) + 1)
+            if result is None:
+                result = np.empty((len(wanted), part.shape[-1]), part.dtype)
+            result[sorting[first:last]] = part
+        assert result is not None
+        return result
+
+    return replace(tensor, shape=shape, rows=rows)
+
+
+def rotary_order(tensor: Tensor, rows: Order, n_head: int) -> Order:
+    """``rows`` of ``n_head`` heads with each rotation pair's two rows brought together.
+
+    In the Hugging Face layout, a head's rows are the first halves of all rotation pairs, then the second halves; GGUF
+    keeps a pair's two rows together, as Meta does.
+    """
+    if rows.size % (2 * n_head):
+        raise FormatError(
+            f"{tensor.name} has {rows.size} rows, no even number for each of {n_head} heads",
+            "config.json does not fit the weights",
+        )
+    order: Order = rows.reshape(n_head, 2, -1).swapaxes(1, 2).reshape(-1)
+    return order
 
 
 def rotary_permutation(tensor: Tensor, n_head: int) -> Tensor:
-    """Undo the row order that the Hugging Face layout gives rotary weights.
+    """Undo the row order that the Hugging Face layout gives rotary weights of ``n_head`` heads."""
+    return take_rows(tensor, rotary_order(tensor, row_numbers(tensor, tensor.shape[0]), n_head))
 
-    There, a head's rows are the first halves of all rotation pairs, then the second halves; GGUF keeps a pair's two
-    rows together, as Meta does. ``tensor`` has ``n_head`` heads of an even number of rows.
-    """
-    n_rows = tensor.shape[0]
-    if n_rows % (2 * n_head):
-        raise FormatError(
-            f"{tensor.name} has {n_rows} rows, no even number for each of {n_head} heads",
-            "config.json does not fit the weights",
-        )
-    if len(tensor.shape) == 1:
-        return _permute_vector(tensor, n_head)
-    per_head = n_rows // n_head
-    order = np.arange(per_head).reshape(2, per_head // 2).T.reshape(-1)
+
+def split_rows(tensor: Tensor, *parts: tuple[str, int]) -> list[Tensor]:
+    """A matrix cut into (name, rows) pieces from the top."""
+    numbers = row_numbers(tensor, sum(rows for _, rows in parts))
+    cuts = np.cumsum([rows for _, rows in parts])[:-1]
+    pieces = zip(parts, np.split(numbers, cuts), strict=True)
+    return [renamed(take_rows(tensor, rows), name) for (name, _), rows in pieces]
+
+
+def stacked(name: str, tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors of one shape and type as one with a new first dimension."""
+    first = tensors[0]
+    for tensor in tensors:
+        if tensor.shape != first.shape:
+            raise FormatError(
+                f"{tensor.name} has the shape {tensor.shape}, {first.name} {first.shape}", "download them again"
+            )
+        if tensor.dtype != first.dtype:
+            raise UnsupportedError(
+                f"{tensor.name} holds {tensor.dtype} values, {first.name} {first.dtype}", "save them in one type"
+            )
+    each = first.n_rows
 
     def rows(start: int, stop: int) -> Rows:
-        first, last = start // per_head, -(-stop // per_head)
-        heads = tensor.rows(first * per_head, last * per_head)
-        inside = heads.reshape(last - first, per_head, -1)[:, order].reshape(heads.shape)
-        return np.ascontiguousarray(inside[start - first * per_head : stop - first * per_head])
+        if start >= stop:
+            return first.rows(0, 0)
+        parts = [
+            tensors[number].rows(max(start - number * each, 0), min(stop - number * each, each))
+            for number in range(start // each, -(-stop // each))
+        ]
+        if len(first.shape) == 1:
+            # a vector is one row
+            parts = [part.reshape(1, -1) for part in parts]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    return replace(tensor, rows=rows)
+    return replace(first, name=name, shape=(len(tensors), *first.shape), rows=rows)
 
 
-def _permute_vector(tensor: Tensor, n_head: int) -> Tensor:
+class _Recent:
+    """The transposed matrices that were read last: few, whatever the model, because a whole one is read for any row."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[int, int], tuple[Tensor, Rows]] = OrderedDict()
+
+    def get(self, tensor: Tensor, number: int) -> Rows:
+        """Matrix ``number`` of ``tensor``, transposed."""
+        height = tensor.shape[-2]
+        with self._lock:
+            key = (id(tensor), number)
+            if key not in self._kept:
+                while len(self._kept) >= self._capacity:
+                    self._kept.popitem(last=False)
+                found = tensor.rows(number * height, (number + 1) * height)
+                # the tensor is kept too, so that its id belongs to no other
+                self._kept[key] = (tensor, np.ascontiguousarray(found.T))
+            return self._kept[key][1]
+
+    def drop(self, tensor: Tensor, number: int) -> None:
+        """Its last row has been handed on."""
+        with self._lock:
+            self._kept.pop((id(tensor), number), None)
+
+
+_recent = _Recent(capacity=2)
+
+
+def transposed(tensor: Tensor) -> Tensor:
+    """The last two dimensions swapped; of the whole model, at most two matrices stay in memory for it."""
+    *outer, height, width = tensor.shape
+
     def rows(start: int, stop: int) -> Rows:
-        vector = tensor.rows(start, stop)
-        return np.ascontiguousarray(vector.reshape(n_head, 2, -1).swapaxes(1, 2).reshape(vector.shape))
+        if start >= stop:
+            return np.empty((0, height), tensor.rows(0, 0).dtype)
+        parts = []
+        for number in range(start // width, -(-stop // width)):
+            first, last = max(start - number * width, 0), min(stop - number * width, width)
+            parts.append(_recent.get(tensor, number)[first:last])
+            if last == width:
+                _recent.drop(tensor, number)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    return replace(tensor, rows=rows)
+    return replace(tensor, shape=(*outer, width, height), rows=rows)
+
+
+def plus_one(tensor: Tensor) -> Tensor:
+    """Every value plus one: in the stored type for F16 and F32, in F32 for the others, as the reference adds."""
+    if tensor.dtype not in ("F16", "F32", "F64", "BF16"):
+        raise UnsupportedError(f"{tensor.name} holds {tensor.dtype} values", "convert an unquantized checkpoint")
+
+    def rows(start: int, stop: int) -> Rows:
+        found = tensor.rows(start, stop)
+        if tensor.dtype == "BF16":
+            found = (found.astype(np.uint32) << 16).view(np.float32)
+        elif tensor.dtype == "F64":
+            found = found.astype(np.float32)
+        increased: Rows = found + found.dtype.type(1)
+        return increased
+
+    return replace(tensor, dtype="F16" if tensor.dtype == "F16" else "F32", rows=rows)
 
 
 def constant(name: str, values: Rows) -> Tensor:

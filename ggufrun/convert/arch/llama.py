@@ -1,19 +1,27 @@
-"""Llama 1, 2 and 3, and everything that is a Llama in all but weights (Chinese-LLaMA/Alpaca, Atom, Yi).
+"""Llama 1, 2 and 3, and everything that is a Llama in all but weights (Chinese-LLaMA/Alpaca, Atom, Yi); Mistral,
+Mixtral and SmolLM 3.
 
-Source of names and order: llama.cpp's ``conversion/llama.py`` and ``conversion/base.py``; of defaults: transformers'
-``LlamaConfig``.
+Source of names and order: llama.cpp's ``conversion/llama.py``; of defaults: transformers' ``LlamaConfig``,
+``MistralConfig``, ``MixtralConfig`` and ``SmolLM3Config``. A Mistral's sliding window has no place in a GGUF of the
+llama kind: llama.cpp attends to the whole context.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch import Family
-from ggufrun.convert.arch.rope import check_rope, rope_frequencies, rope_metadata
+from ggufrun.convert.arch.family import Family, Stack, head_if_null, heads_if_null
+from ggufrun.convert.arch.hyper import base_metadata
+from ggufrun.convert.arch.layout import ATTENTION, BIASES, DECODER, EXPERTS, NORMS, Sizes, decoder_sizes
+from ggufrun.convert.arch.rope import SCALED, llama3_frequencies, standard
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import rotary_permutation
-from ggufrun.errors import FormatError
+from ggufrun.convert.vocab import llama_vocabulary
+from ggufrun.errors import UnsupportedError
 
 DEFAULTS = {
     "vocab_size": 32000,
@@ -23,99 +31,111 @@ DEFAULTS = {
     "num_attention_heads": 32,
     "max_position_embeddings": 2048,
     "rms_norm_eps": 1e-6,
-    "rope_theta": 10000.0,
     "tie_word_embeddings": False,
+    "num_key_value_heads": heads_if_null,
+    "head_dim": head_if_null,
 }
-
-NOT_WEIGHTS = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
-"""Tables that old checkpoints carry and llama.cpp computes."""
-
-
-def _heads(config: Config) -> tuple[int, int, int]:
-    """Query heads, key-value heads, values a head."""
-    n_head = config.integer("num_attention_heads", high=65536)
-    n_head_kv = config.optional_integer("num_key_value_heads") or n_head
-    width = config.integer("hidden_size")
-    head = config.optional_integer("head_dim") or width // n_head
-    if n_head % n_head_kv or (width % n_head and not config.values.get("head_dim")):
-        raise FormatError(
-            f"{config.path} says {width} wide, {n_head} heads, {n_head_kv} for keys and values",
-            "these do not divide; correct the file",
-        )
-    return n_head, n_head_kv, head
+MISTRAL = {**DEFAULTS, "intermediate_size": 14336, "max_position_embeddings": 131072, "num_key_value_heads": 8}
+MIXTRAL = {
+    **{key: value for key, value in MISTRAL.items() if key != "head_dim"},
+    "rms_norm_eps": 1e-5,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+}
+SMOLLM3 = {
+    **{key: value for key, value in DEFAULTS.items() if key != "head_dim"},
+    "vocab_size": 128256,
+    "hidden_size": 2048,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 32768,
+    "tie_word_embeddings": True,
+}
 
 
 def check(config: Config) -> None:
     config.require("hidden_act", ("silu", "swish"))
-    check_rope(config)
-    _heads(config)
 
 
 def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
-    n_head, n_head_kv, head = _heads(config)
-    writer.add_block_count(config.integer("num_hidden_layers", high=65536))
-    writer.add_context_length(config.integer("max_position_embeddings"))
-    writer.add_embedding_length(config.integer("hidden_size"))
-    writer.add_feed_forward_length(config.integer("intermediate_size"))
-    writer.add_head_count(n_head)
-    writer.add_head_count_kv(n_head_kv)
-    rope_metadata(config, writer)
-    writer.add_layer_norm_rms_eps(config.number("rms_norm_eps"))
-    writer.add_key_length(head)
-    writer.add_value_length(head)
-
-
-def metadata_after_file_type(config: Config, writer: gguf.GGUFWriter) -> None:
+    base_metadata(config, writer)
     writer.add_vocab_size(config.integer("vocab_size"))
-    writer.add_rope_dimension_count(_heads(config)[2])
+    writer.add_rope_dimension_count(decoder_sizes(config)["head"])
 
 
-def transform(config: Config, tensor: Tensor) -> Tensor | None:
-    if tensor.name.endswith(NOT_WEIGHTS):
-        return None
-    n_head, n_head_kv, _ = _heads(config)
+def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
+    sizes = decoder_sizes(config)
     if tensor.name.endswith(("q_proj.weight", "q_proj.bias")):
-        return rotary_permutation(tensor, n_head)
-    if tensor.name.endswith(("k_proj.weight", "k_proj.bias")):
-        return rotary_permutation(tensor, n_head_kv)
-    return tensor
-
-
-def shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    n_head, n_head_kv, head = _heads(config)
-    width, inner, vocabulary = (config.integer(key) for key in ("hidden_size", "intermediate_size", "vocab_size"))
-    found: dict[str, tuple[int, ...]] = {"token_embd.weight": (vocabulary, width), "output_norm.weight": (width,)}
-    if not config.flag("tie_word_embeddings"):
-        found["output.weight"] = (vocabulary, width)
-    for layer in range(config.integer("num_hidden_layers", high=65536)):
-        found |= {
-            f"blk.{layer}.attn_norm.weight": (width,),
-            f"blk.{layer}.attn_q.weight": (n_head * head, width),
-            f"blk.{layer}.attn_k.weight": (n_head_kv * head, width),
-            f"blk.{layer}.attn_v.weight": (n_head_kv * head, width),
-            f"blk.{layer}.attn_output.weight": (width, n_head * head),
-            f"blk.{layer}.ffn_norm.weight": (width,),
-            f"blk.{layer}.ffn_gate.weight": (inner, width),
-            f"blk.{layer}.ffn_up.weight": (inner, width),
-            f"blk.{layer}.ffn_down.weight": (width, inner),
-        }
-    return found
+        yield rotary_permutation(tensor, sizes["heads"])
+    elif tensor.name.endswith(("k_proj.weight", "k_proj.bias")):
+        yield rotary_permutation(tensor, sizes["kv_heads"])
+    else:
+        yield tensor
 
 
 def extra(config: Config) -> list[Tensor]:
-    return rope_frequencies(config, _heads(config)[2])
+    return llama3_frequencies(config, decoder_sizes(config)["head"])
 
+
+def mixtral_sizes(config: Config) -> Sizes:
+    sizes = decoder_sizes(config)
+    return {**sizes, "experts": config.integer("num_local_experts", high=65536), "expert": sizes["inner"]}
+
+
+def check_smollm3(config: Config) -> None:
+    check(config)
+    config.require("use_sliding_window", (False,))
+    layers = range(config.integer("num_hidden_layers", high=65536))
+    every_fourth = [int((layer + 1) % 4 != 0) for layer in layers]
+    if config.values.get("no_rope_layers") not in (None, every_fourth) or config.values.get(
+        "no_rope_layer_interval"
+    ) not in (None, 4):
+        raise UnsupportedError(
+            f"{config.path} leaves out rotation in other layers than every fourth", "llama.cpp knows only those"
+        )
+
+
+LLAMA = Family(
+    names=("LlamaForCausalLM", "LLaMAForCausalLM"),
+    arch=gguf.MODEL_ARCH.LLAMA,
+    vocab=llama_vocabulary,
+    defaults=DEFAULTS,
+    rope_parameters=standard(),
+    scalings=(*SCALED, "llama3"),
+    check=check,
+    metadata=metadata,
+    layer=DECODER + BIASES,
+    transform=transform,
+    extra=extra,
+)
 
 FAMILIES = (
-    Family(
-        names=("LlamaForCausalLM", "LLaMAForCausalLM"),
-        arch=gguf.MODEL_ARCH.LLAMA,
-        check=check,
-        metadata=metadata,
-        metadata_after_file_type=metadata_after_file_type,
-        transform=transform,
-        shapes=shapes,
-        extra=extra,
-        defaults=DEFAULTS,
+    LLAMA,
+    replace(LLAMA, names=("MistralForCausalLM",), defaults=MISTRAL),
+    replace(
+        LLAMA,
+        names=("MixtralForCausalLM",),
+        defaults=MIXTRAL,
+        rope_parameters=standard(theta=1e6),
+        sizes=mixtral_sizes,
+        layer=NORMS + ATTENTION + EXPERTS,
+        stacks=(
+            Stack(
+                r"model\.layers\.(?P<layer>\d+)\.block_sparse_moe\.experts\.(?P<number>\d+)\.(?P<part>w[123])\.weight",
+                ("w1", "w2", "w3"),
+                "layers.{layer}.feed_forward.experts.{part}.weight",
+                lambda config: config.integer("num_local_experts"),
+            ),
+        ),
+    ),
+    replace(
+        LLAMA,
+        names=("SmolLM3ForCausalLM",),
+        arch=gguf.MODEL_ARCH.SMOLLM3,
+        defaults=SMOLLM3,
+        rope_parameters=standard(theta=2e6),
+        check=check_smollm3,
+        layer=DECODER,
     ),
 )

@@ -1,12 +1,13 @@
 """Rotary position scaling: what config.json says and how a GGUF says it.
 
-Source: transformers' ``modeling_rope_utils`` for the keys and formulas, llama.cpp's ``conversion/base.py`` for the
-metadata they become.
+Source: transformers' ``modeling_rope_utils`` for the keys, their defaults and the formulas; llama.cpp's
+``conversion/base.py`` for the metadata they become.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import gguf
@@ -15,80 +16,159 @@ import numpy as np
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import constant
-from ggufrun.errors import UnsupportedError
+from ggufrun.errors import FormatError, UnsupportedError
 
-KINDS = ("default", "linear", "yarn", "llama3")
+Standard = Callable[[Config], dict[str, Any]]
+"""config.json -> rope parameters."""
+
+PLAIN = ("default", "dynamic")
+"""What every GGUF can say. Dynamic scaling leaves all positions up to the trained length alone, and the GGUF's context
+length ends there."""
+
+SCALED = (*PLAIN, "linear", "yarn")
+"""What ``rope_metadata`` can say."""
+
+THETA = ("global_rope_theta", "rope_global_theta", "rope_theta_global", "rope_theta", "rotary_emb_base")
+LOCAL_THETA = ("local_rope_theta", "rope_local_theta", "rope_theta_local", "swa_rope_theta", "rope_local_base_freq")
+PARTIAL = ("partial_rotary_factor", "rope_pct", "rope_percent")
+
+ORIGINAL = "original_max_position_embeddings"
 
 
-def _section(config: Config) -> Config | None:
-    """``rope_parameters`` (transformers 5) or ``rope_scaling`` (before)."""
-    return config.section("rope_parameters") or config.section("rope_scaling")
+def as_written(config: Config) -> dict[str, Any]:
+    """The parameters of a family that transformers does not know: just what the file says."""
+    section = config.section("rope_parameters") or config.section("rope_scaling")
+    return dict(section.values) if section else {}
 
 
-def _kind(section: Config) -> str:
-    return str(section.values.get("rope_type") or section.values.get("type") or "default").lower()
+def standard(theta: float = 10000.0, partial: float | None = None) -> Standard:
+    """The parameters as transformers completes them, with a family's defaults of base and rotated part of a head."""
+
+    def complete(config: Config) -> dict[str, Any]:
+        section = config.section("rope_scaling") or config.section("rope_parameters")
+        found = dict(section.values) if section else {}
+        found.setdefault("rope_theta", config.values.get("rope_theta", theta))
+        part = config.values.get("partial_rotary_factor", partial)
+        if part is not None:
+            found.setdefault("partial_rotary_factor", part)
+        found.setdefault("rope_type", found.get("type", "default"))
+        if found["rope_type"] in ("llama3", "yarn", "longrope"):
+            found.setdefault(ORIGINAL, config.values.get("max_position_embeddings"))
+        return found
+
+    return complete
 
 
-def check_rope(config: Config) -> None:
+def mirrored(config: Config, found: dict[str, Any]) -> dict[str, Any]:
+    """Parameters that stand elsewhere in config.json, added as llama.cpp's converter does."""
+    if "full_attention" in found or "sliding_attention" in found:
+        return found
+    local, base, partial = (config.first(*keys) for keys in (LOCAL_THETA, THETA, PARTIAL))
+    if local:
+        found["sliding_attention"] = {"rope_theta": config.values[local]}
+    if base:
+        found.setdefault("rope_theta", config.values[base])
+    if found.get("type") is not None:
+        found.setdefault("rope_type", found["type"])
+    if partial:
+        found.setdefault("partial_rotary_factor", config.values[partial])
+    if config.has(ORIGINAL):
+        found.setdefault(ORIGINAL, config.values[ORIGINAL])
+    return found
+
+
+def rope(config: Config) -> Config:
+    """The completed parameters, those of full attention where the layers differ."""
+    whole = config.section("rope_parameters") or Config(config.path, {})
+    return whole.section("full_attention") or whole
+
+
+def kind(config: Config) -> str:
+    """The name of the scaling."""
+    return str(rope(config).values.get("rope_type") or "default").lower()
+
+
+def check_rope(config: Config, kinds: Collection[str]) -> None:
     """Refuse a scaling that the GGUF could not express."""
-    section = _section(config)
-    if section is None:
-        return
-    if _kind(section) not in KINDS:
+    if kind(config) not in kinds:
         raise UnsupportedError(
-            f"{config.path} scales positions by {_kind(section)!r}", f"this release knows {', '.join(KINDS)}"
+            f"{config.path} scales positions by {kind(config)!r}", f"only {', '.join(kinds)} can be told for this model"
         )
-    if _kind(section) in ("linear", "yarn"):
-        section.number("factor")
-
-
-def rope_theta(config: Config) -> float:
-    """The base of the rotation frequencies."""
-    section = _section(config)
-    return (section if section is not None and "rope_theta" in section.values else config).number("rope_theta")
+    parameters = rope(config)
+    if "mrope_section" in parameters.values:
+        raise UnsupportedError(f"{config.path} rotates in sections", "this release converts text models only")
+    if kind(config) in ("linear", "yarn"):
+        parameters.number("factor")
 
 
 def rope_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     """Scaling, then base: the order of llama.cpp's converter."""
-    section = _section(config)
-    kind = "default" if section is None else _kind(section)
-    if section is not None and kind in ("linear", "yarn"):
-        yarn = kind == "yarn"
-        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN if yarn else gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(section.number("factor"))
-        if yarn:
-            holder = section if "original_max_position_embeddings" in section.values else config
-            writer.add_rope_scaling_orig_ctx_len(holder.integer("original_max_position_embeddings"))
-            for keys, add in (
-                (("extrapolation_factor",), writer.add_rope_scaling_yarn_ext_factor),
-                (("attention_factor", "attn_factor"), writer.add_rope_scaling_yarn_attn_factor),
-                (("beta_fast",), writer.add_rope_scaling_yarn_beta_fast),
-                (("beta_slow",), writer.add_rope_scaling_yarn_beta_slow),
-            ):
-                key = next((key for key in keys if section.values.get(key) is not None), None)
-                if key is not None:
-                    add(section.number(key))
-    writer.add_rope_freq_base(rope_theta(config))
+    found, scaling = rope(config), kind(config)
+    if scaling == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(found.number("factor"))
+    elif scaling == "yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(found.number("factor"))
+        writer.add_rope_scaling_orig_ctx_len(found.integer(ORIGINAL))
+        for keys, add in (
+            (("extrapolation_factor",), writer.add_rope_scaling_yarn_ext_factor),
+            (("attention_factor", "attn_factor"), writer.add_rope_scaling_yarn_attn_factor),
+            (("beta_fast",), writer.add_rope_scaling_yarn_beta_fast),
+            (("beta_slow",), writer.add_rope_scaling_yarn_beta_slow),
+        ):
+            if key := found.first(*keys):
+                add(found.number(key))
+    elif scaling in ("su", "longrope"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)
+    if found.has("rope_theta"):
+        writer.add_rope_freq_base(found.number("rope_theta"))
+    whole = config.section("rope_parameters")
+    local = whole.section("sliding_attention") if whole else None
+    if local is not None and local.has("rope_theta"):
+        writer.add_rope_freq_base_swa(local.number("rope_theta"))
 
 
-def rope_frequencies(config: Config, head: int) -> list[Tensor]:
+def base_if_unusual(config: Config, writer: gguf.GGUFWriter) -> None:
+    """The base of the rotation where it is not the 10000 that llama.cpp takes for granted.
+
+    For the families where llama.cpp's converter leaves it out: without it such a model talks nonsense.
+    """
+    found = rope(config)
+    if found.has("rope_theta") and found.number("rope_theta") != 10000:
+        writer.add_rope_freq_base(found.number("rope_theta"))
+
+
+def partial_factor(config: Config, default: float | None = None) -> float:
+    """The rotated part of a head, from 0 to 1."""
+    found = rope(config)
+    if default is not None and not found.has("partial_rotary_factor"):
+        return default
+    part = found.number("partial_rotary_factor")
+    if not 0 < part <= 1:
+        raise FormatError(f"{config.path} rotates {part} of a head", "correct partial_rotary_factor")
+    return part
+
+
+def llama3_frequencies(config: Config, head: int) -> list[Tensor]:
     """Llama 3.1's scaling as the ``rope_freqs.weight`` tensor, one factor a rotation pair; empty for other scalings.
 
     Wavelengths below ``original / high_freq_factor`` stay, those above ``original / low_freq_factor`` are divided by
     ``factor``, and those between are interpolated.
     """
-    section = _section(config)
-    if section is None or _kind(section) != "llama3":
+    if kind(config) != "llama3":
         return []
-    values = section.with_defaults(
-        {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    values = rope(config).with_defaults(
+        {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, ORIGINAL: 8192, "rope_theta": 10000.0}
     )
     factor, low, high = (values.number(key) for key in ("factor", "low_freq_factor", "high_freq_factor"))
-    original = values.integer("original_max_position_embeddings")
+    original = values.integer(ORIGINAL)
+    if not (factor > 0 and 0 < low < high):
+        raise FormatError(f"{config.path} has rope factors that make no sense", "correct the file")
     exponents = np.arange(0, head, 2, dtype=np.float32) / np.float32(head)
     # powers in double, rounded once: numpy's single-precision power is off by a unit in the last place in one case of
     # ten, torch's (which the reference converter uses) in one of a hundred
-    powers = (rope_theta(config) ** exponents.astype(np.float64)).astype(np.float32)
+    powers = (values.number("rope_theta") ** exponents.astype(np.float64)).astype(np.float32)
     # from here on single precision throughout, in the order of the reference converter
     one = np.float32(1)
     wavelengths = one / (one / powers) * np.float32(2 * math.pi)
@@ -102,3 +182,19 @@ def rope_frequencies(config: Config, head: int) -> list[Tensor]:
         return one / ((one - smooth) / np.float32(factor) + smooth)
 
     return [constant("rope_freqs.weight", np.array([scale(length) for length in wavelengths], np.float32))]
+
+
+def long_factors(config: Config, rotated: int) -> list[Tensor]:
+    """The two tables of LongRoPE, one factor a pair of the ``rotated`` values of a head; empty without them."""
+    found = rope(config)
+    if not found.values.get("long_factor") and not found.values.get("short_factor"):
+        return []
+    tables: Mapping[str, list[float]] = {length: found.numbers(f"{length}_factor") for length in ("long", "short")}
+    for length, factors in tables.items():
+        if 2 * len(factors) != rotated:
+            raise FormatError(
+                f"{config.path} has {len(factors)} {length} rope factors, {rotated // 2} are needed", "correct the file"
+            )
+    return [
+        constant(f"rope_factors_{length}.weight", np.array(factors, np.float32)) for length, factors in tables.items()
+    ]

@@ -1,0 +1,227 @@
+"""DeepSeek-MoE (V1) and DeepSeek V2 with its latent attention.
+
+Source of names and order: llama.cpp's ``conversion/deepseek.py``; of defaults: transformers' ``DeepseekV2Config``; V1
+is remote code, its sizes are those of the published checkpoints. V2's matrix that expands the latent vector to keys
+and values is split, and the keys' part turned, so that llama.cpp can compute with latent vectors. Where experts are
+chosen in groups, llama.cpp ranks a group by its best two experts, DeepSeek V2 by its best one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import gguf
+
+from ggufrun.checkpoint.tensor import Tensor
+from ggufrun.convert.arch.family import Family, Stack, heads_if_null, is_tied
+from ggufrun.convert.arch.hyper import base_metadata
+from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, GATED, NORMS, SHARED_EXPERT, Sizes, decoder_sizes
+from ggufrun.convert.arch.rope import PLAIN, rope, standard
+from ggufrun.convert.config import Config
+from ggufrun.convert.transforms import renamed, rotary_permutation, row_numbers, take_rows, transposed
+from ggufrun.convert.vocab import bpe_vocabulary
+from ggufrun.errors import UnsupportedError
+
+V2 = {
+    "vocab_size": 102400,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": heads_if_null,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "first_k_dense_replace": 0,
+    "kv_lora_rank": 512,
+    "q_lora_rank": 1536,
+    "n_routed_experts": 64,
+    "n_shared_experts": 2,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "head_dim": lambda config: config.integer("qk_rope_head_dim"),
+    "routed_scaling_factor": 1.0,
+    "norm_topk_prob": False,
+    "moe_intermediate_size": 1407,
+}
+
+LATENT = """
+attn_kv_a_mqa     latent width
+attn_kv_a_norm    rank
+attn_k_b          heads rank nope
+attn_v_b          heads value rank
+attn_output       width values
+"""
+QUERY = "attn_q  queries width\n"
+LOW_RANK_QUERY = """
+attn_q_a       q_rank width
+attn_q_a_norm  q_rank
+attn_q_b       queries q_rank
+"""
+
+LITE_LAYERS = (26, 27)
+"""llama.cpp expects a whole query matrix in models of so many layers, and a low-rank one in all others."""
+
+EXPERT_STACK = Stack(
+    r"model\.layers\.(?P<layer>\d+)\.mlp\.experts\.(?P<number>\d+)\.(?P<part>down_proj|gate_proj|up_proj)\.weight",
+    ("down_proj", "gate_proj", "up_proj"),
+    "model.layers.{layer}.mlp.experts.{part}.weight",
+    lambda config: config.integer("n_routed_experts", high=65536),
+)
+
+
+def moe_sizes(config: Config) -> Sizes:
+    inner = config.integer("moe_intermediate_size")
+    return {
+        **decoder_sizes(config),
+        "experts": config.integer("n_routed_experts", high=65536),
+        "expert": inner,
+        "shared": inner * config.integer("n_shared_experts", high=65536),
+    }
+
+
+def v2_sizes(config: Config) -> Sizes:
+    heads, rank = config.integer("num_attention_heads", high=65536), config.integer("kv_lora_rank")
+    nope, rotated, value = (config.integer(key) for key in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"))
+    return {
+        **moe_sizes(config),
+        "heads": heads,
+        "rank": rank,
+        "q_rank": config.optional_integer("q_lora_rank") or 0,
+        "nope": nope,
+        "value": value,
+        "latent": rank + rotated,
+        "queries": heads * (nope + rotated),
+        "values": heads * value,
+    }
+
+
+def is_dense(config: Config, layer: int) -> bool:
+    return layer < config.integer("first_k_dense_replace", low=0)
+
+
+def v1_layer(config: Config, layer: int) -> str:
+    return NORMS + ATTENTION + (GATED if is_dense(config, layer) else EXPERTS + SHARED_EXPERT)
+
+
+def v2_layer(config: Config, layer: int) -> str:
+    query = LOW_RANK_QUERY if config.has("q_lora_rank") else QUERY
+    return NORMS + LATENT + query + (GATED if is_dense(config, layer) else EXPERTS + SHARED_EXPERT)
+
+
+def check(config: Config) -> None:
+    config.require("hidden_act", ("silu",))
+    config.require("moe_layer_freq", (1,))
+    config.require("attention_bias", (False,))
+
+
+def check_v1(config: Config) -> None:
+    check(config)
+    config.require("norm_topk_prob", (False,))
+
+
+def check_v2(config: Config) -> None:
+    check(config)
+    layers = config.integer("num_hidden_layers", high=65536)
+    if config.has("q_lora_rank") == (layers in LITE_LAYERS):
+        kind = "a low-rank" if config.has("q_lora_rank") else "a whole"
+        raise UnsupportedError(
+            f"{config.path} has {layers} layers and {kind} query matrix", "llama.cpp expects the other kind there"
+        )
+    if config.has("n_group") and config.integer("n_group") > 1:
+        # llama.cpp groups the experts wherever it reads of more than one group
+        config.require("topk_method", ("group_limited_greedy",))
+        if not config.has("topk_method"):
+            raise UnsupportedError(f"{config.path} has groups of experts and no topk_method", "complete the file")
+
+
+def v1_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
+    base_metadata(config, writer)
+    writer.add_rope_dimension_count(decoder_sizes(config)["head"])
+    writer.add_rope_scaling_type(gguf.RopeScalingType.NONE)
+    writer.add_leading_dense_block_count(config.integer("first_k_dense_replace", low=0))
+    writer.add_vocab_size(config.integer("vocab_size"))
+    writer.add_expert_feed_forward_length(config.integer("moe_intermediate_size"))
+    writer.add_expert_weights_scale(1.0)
+    writer.add_expert_count(config.integer("n_routed_experts"))
+    writer.add_expert_shared_count(config.integer("n_shared_experts"))
+
+
+def v2_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
+    """Latent attention is attention with one key head as wide as the latent vector."""
+    sizes = v2_sizes(config)
+    base_metadata(Config(config.path, {**config.values, "num_key_value_heads": 1}), writer)
+    writer.add_leading_dense_block_count(config.integer("first_k_dense_replace", low=0))
+    writer.add_vocab_size(config.integer("vocab_size"))
+    if config.has("q_lora_rank"):
+        writer.add_q_lora_rank(sizes["q_rank"])
+    writer.add_kv_lora_rank(sizes["rank"])
+    writer.add_key_length(sizes["latent"])
+    writer.add_value_length(sizes["rank"])
+    writer.add_key_length_mla(sizes["queries"] // sizes["heads"])
+    writer.add_value_length_mla(sizes["value"])
+    writer.add_expert_feed_forward_length(sizes["expert"])
+    writer.add_expert_count(sizes["experts"])
+    writer.add_expert_shared_count(config.integer("n_shared_experts"))
+    if config.has("routed_scaling_factor"):
+        writer.add_expert_weights_scale(config.number("routed_scaling_factor"))
+    if config.has("norm_topk_prob") and config.flag("norm_topk_prob"):
+        writer.add_expert_weights_norm(True)
+    writer.add_rope_dimension_count(config.integer("qk_rope_head_dim"))
+    if rope(config).has("mscale_all_dim"):
+        # a tenth of it, for reasons of history that llama.cpp knows of
+        writer.add_rope_scaling_yarn_log_mul(0.1 * rope(config).number("mscale_all_dim"))
+
+
+def v1_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
+    sizes = decoder_sizes(config)
+    if tensor.name.endswith(("q_proj.weight", "q_proj.bias")):
+        yield rotary_permutation(tensor, sizes["heads"])
+    elif tensor.name.endswith(("k_proj.weight", "k_proj.bias")):
+        yield rotary_permutation(tensor, sizes["kv_heads"])
+    else:
+        yield tensor
+
+
+def v2_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
+    if tensor.name == "lm_head.weight" and is_tied(config):
+        return
+    stem, found, _ = tensor.name.partition("kv_b_proj.weight")
+    if not found:
+        yield tensor
+        return
+    sizes = v2_sizes(config)
+    heads, nope, value, rank = (sizes[key] for key in ("heads", "nope", "value", "rank"))
+    rows = row_numbers(tensor, heads, nope + value)
+    keys = take_rows(tensor, rows[:, :nope], (heads, nope, rank))
+    yield renamed(transposed(keys), f"{stem}k_b_proj.weight")
+    yield renamed(take_rows(tensor, rows[:, nope:], (heads, value, rank)), f"{stem}v_b_proj.weight")
+
+
+FAMILIES = (
+    Family(
+        names=("DeepseekForCausalLM",),
+        arch=gguf.MODEL_ARCH.DEEPSEEK,
+        scalings=PLAIN,
+        check=check_v1,
+        metadata=v1_metadata,
+        sizes=moe_sizes,
+        layer=v1_layer,
+        transform=v1_transform,
+        stacks=(EXPERT_STACK,),
+    ),
+    Family(
+        names=("DeepseekV2ForCausalLM",),
+        arch=gguf.MODEL_ARCH.DEEPSEEK2,
+        vocab=bpe_vocabulary,
+        defaults=V2,
+        rope_parameters=standard(),
+        check=check_v2,
+        metadata=v2_metadata,
+        sizes=v2_sizes,
+        layer=v2_layer,
+        transform=v2_transform,
+        stacks=(EXPERT_STACK,),
+    ),
+)

@@ -1,0 +1,130 @@
+"""What a model family is: one record that says how its checkpoints become a GGUF."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gguf
+
+from ggufrun.checkpoint.tensor import Tensor
+from ggufrun.convert.arch import rope
+from ggufrun.convert.arch.hyper import base_metadata
+from ggufrun.convert.arch.layout import DECODER, WHOLE, Expected, Layer, Sizes, decoder_sizes, expected, n_layers
+from ggufrun.convert.config import Config
+from ggufrun.convert.vocab import VocabFunction, add_vocabulary
+from ggufrun.errors import UnsupportedError
+
+
+def nothing_to_check(config: Config) -> None:
+    """Every config.json can be expressed."""
+
+
+def unchanged(config: Config, tensor: Tensor) -> Iterable[Tensor]:
+    """A tensor as it lies in the checkpoint."""
+    return (tensor,)
+
+
+def no_tensors(config: Config) -> Iterable[Tensor]:
+    """Nothing to add."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Tensors of one shape that become one with a new first dimension, such as a layer's experts.
+
+    ``pattern`` matches their names, with the groups ``layer``, ``number`` and ``part``; ``name`` is what the stack of
+    a part is called, before it is mapped. The stacks of a layer's ``parts`` are written in their order here, where the
+    last of the tensors stands.
+    """
+
+    pattern: str
+    parts: tuple[str, ...]
+    name: str
+    count: Callable[[Config], int]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What it takes to map checkpoints of one family. Only the first two fields have no defaults.
+
+    ``names`` are the architectures of config.json, ``arch`` is what llama.cpp calls the family. ``defaults`` stand for
+    keys that a config.json leaves out, as transformers has them; one that is a function also replaces null.
+    ``rope_parameters`` completes the description of positions, ``scalings`` are those a GGUF of the family can tell.
+    ``check`` refuses what else a GGUF could not express. ``first_metadata`` and ``metadata`` write the
+    hyper-parameters, before and after the ``general.*`` keys. ``sizes``, ``whole`` and ``layer`` say which tensors
+    there are (see ``layout``), ``tied`` whether the output may be the token embedding. ``transform`` turns a tensor of
+    the checkpoint into some others, or none, and ``stacks`` are put together after that; what is not called as in a
+    GGUF then is mapped by the ``gguf`` package's table. ``extra`` adds tensors in front, under their GGUF names.
+    ``vocab`` reads the tokenizer files, one of the functions in ``convert.vocab``.
+    """
+
+    names: tuple[str, ...]
+    arch: gguf.MODEL_ARCH
+    defaults: Mapping[str, Any | Callable[[Config], Any]] = field(default_factory=dict)
+    rope_parameters: rope.Standard = rope.as_written
+    scalings: tuple[str, ...] = rope.SCALED
+    check: Callable[[Config], None] = nothing_to_check
+    first_metadata: Callable[[Config, gguf.GGUFWriter], None] = lambda config, writer: None
+    metadata: Callable[[Config, gguf.GGUFWriter], None] = base_metadata
+    sizes: Callable[[Config], Sizes] = decoder_sizes
+    whole: str = WHOLE
+    layer: Layer = DECODER
+    tied: bool = True
+    transform: Callable[[Config, Tensor], Iterable[Tensor]] = unchanged
+    stacks: tuple[Stack, ...] = ()
+    extra: Callable[[Config], Iterable[Tensor]] = no_tensors
+    vocab: VocabFunction = add_vocabulary
+
+    def complete(self, config: Config) -> Config:
+        """The values of a config.json with those of its text part, and the family's defaults."""
+        text = config.section("text_config")
+        values = {**config.values, **(text.values if text else {})}
+        for key, default in self.defaults.items():
+            if callable(default):
+                if values.get(key) is None:
+                    values[key] = default(Config(config.path, values))
+            elif key not in values:
+                values[key] = default
+        completed = Config(config.path, values)
+        values["rope_parameters"] = rope.mirrored(completed, self.rope_parameters(completed))
+        return completed
+
+    def check_config(self, config: Config) -> None:
+        """Raise UnsupportedError or FormatError for what the GGUF could not express."""
+        rope.check_rope(config, self.scalings)
+        self.sizes(config)
+        if not self.tied and is_tied(config):
+            raise UnsupportedError(
+                f"{config.path} ties the output to the embedding, which llama.cpp does not know of this model",
+                "save the checkpoint with an output matrix of its own",
+            )
+        self.check(config)
+
+    def expected(self, config: Config) -> dict[str, Expected]:
+        """Every tensor that a checkpoint has or may have, by GGUF name."""
+        sizes = self.sizes(config)
+        found = expected(self.whole, sizes)
+        if is_tied(config) and "output.weight" in found:
+            found["output.weight"] = Expected(found["output.weight"].shape, required=False)
+        for number in range(n_layers(config)):
+            table = self.layer if isinstance(self.layer, str) else self.layer(config, number)
+            found |= expected(table, sizes, f"blk.{number}.")
+        return found
+
+
+def is_tied(config: Config) -> bool:
+    """Is the output matrix the token embedding?"""
+    return config.has("tie_word_embeddings") and config.flag("tie_word_embeddings")
+
+
+def heads_if_null(config: Config) -> int:
+    """The default of ``num_key_value_heads``: as many as there are query heads."""
+    return config.integer("num_attention_heads", high=65536)
+
+
+def head_if_null(config: Config) -> int:
+    """The default of ``head_dim``: the model's width over its query heads."""
+    return config.integer("hidden_size") // config.integer("num_attention_heads", high=65536)

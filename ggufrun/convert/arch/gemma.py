@@ -1,0 +1,220 @@
+"""Gemma 1, 2 and 3; of Gemma 3's image models, the text part.
+
+Source of names and order: llama.cpp's ``conversion/gemma.py``; of defaults: transformers' ``GemmaConfig``,
+``Gemma2Config`` and ``Gemma3TextConfig``. Gemma multiplies by one plus the weights of its norms; a GGUF holds the sum.
+llama.cpp knows which layers have a sliding window, and the scale of attention, from the number of layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import gguf
+
+from ggufrun.checkpoint.tensor import Tensor
+from ggufrun.convert.arch.family import Family
+from ggufrun.convert.arch.hyper import base_metadata, file_type
+from ggufrun.convert.arch.layout import DECODER, decoder_sizes, n_layers
+from ggufrun.convert.arch.rope import PLAIN, SCALED, base_if_unusual, rope, standard
+from ggufrun.convert.config import Config
+from ggufrun.convert.transforms import plus_one, renamed
+from ggufrun.convert.vocab import gemma2_vocabulary, gemma_vocabulary
+from ggufrun.errors import UnsupportedError
+
+GEMMA = {
+    "vocab_size": 256000,
+    "hidden_size": 3072,
+    "intermediate_size": 24576,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "head_dim": 256,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+}
+GEMMA2 = {
+    **GEMMA,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "final_logit_softcapping": 30.0,
+    "attn_logit_softcapping": 50.0,
+}
+GEMMA3 = {
+    **GEMMA2,
+    "vocab_size": 262208,
+    "max_position_embeddings": 131072,
+    "final_logit_softcapping": None,
+    "attn_logit_softcapping": None,
+}
+
+EMBEDDING = """
+token_embd    vocabulary width
+output_norm   width
+"""
+
+POST_NORMS = """
+post_attention_norm  width
+post_ffw_norm        width
+"""
+
+HEAD_NORMS = """
+attn_q_norm  head
+attn_k_norm  head
+"""
+
+WIDE_LAYERS = {"gemma2": 46, "gemma3": 62}
+"""The 27B models: their scale of attention is that of width / heads, not of a head's size."""
+
+WINDOW_EVERY = {"gemma2": 2, "gemma3": 6}
+"""Every so many layers attend to everything, the others to the window."""
+
+NOT_TEXT = ("vision_tower.", "multi_modal_projector.")
+
+
+def gemma3_rope(config: Config) -> dict[str, Any]:
+    """Layers with the window rotate with another base; only full attention is scaled."""
+    section = config.section("rope_parameters")
+    found: dict[str, Any] = {key: dict(value or {}) for key, value in (section.values if section else {}).items()}
+    full, local = found.setdefault("full_attention", {}), found.setdefault("sliding_attention", {})
+    if scaling := config.section("rope_scaling"):
+        full |= scaling.values
+    full.setdefault("rope_theta", config.values.get("rope_theta", 1e6))
+    full.setdefault("rope_type", full.get("type", "default"))
+    local.setdefault("rope_theta", config.values.get("rope_local_base_freq", 1e4))
+    return found
+
+
+def check(config: Config) -> None:
+    for key in ("hidden_activation", "hidden_act"):
+        config.require(key, ("gelu_pytorch_tanh", "gelu"))
+    config.require("use_bidirectional_attention", (False,))
+    config.require("tie_word_embeddings", (True,))
+
+
+def check_window(config: Config, kind: str) -> None:
+    check(config)
+    layers, sizes = n_layers(config), decoder_sizes(config)
+    scale = sizes["width"] // sizes["heads"] if layers == WIDE_LAYERS[kind] else sizes["head"]
+    if not math.isclose(config.number("query_pre_attn_scalar"), scale):
+        raise UnsupportedError(
+            f"{config.path} says query_pre_attn_scalar = {config.values['query_pre_attn_scalar']}, "
+            f"llama.cpp scales the attention of this model by {scale}",
+            "there is no place for it in a GGUF",
+        )
+    every = WINDOW_EVERY[kind]
+    pattern = ["full_attention" if (layer + 1) % every == 0 else "sliding_attention" for layer in range(layers)]
+    if config.values.get("layer_types") not in (None, pattern) or config.values.get("sliding_window_pattern") not in (
+        None,
+        every,
+    ):
+        raise UnsupportedError(
+            f"{config.path} has its sliding window in other layers than llama.cpp assumes",
+            f"known is full attention every {every} layers",
+        )
+
+
+def check_gemma2(config: Config) -> None:
+    check_window(config, "gemma2")
+
+
+def check_gemma3(config: Config) -> None:
+    check_window(config, "gemma3")
+    config.require("attn_logit_softcapping", ())
+
+
+def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
+    sizes = decoder_sizes(config)
+    writer.add_context_length(config.integer("max_position_embeddings"))
+    writer.add_embedding_length(sizes["width"])
+    writer.add_block_count(n_layers(config))
+    writer.add_feed_forward_length(sizes["inner"])
+    writer.add_head_count(sizes["heads"])
+    writer.add_head_count_kv(sizes["kv_heads"])
+    writer.add_layer_norm_rms_eps(config.number("rms_norm_eps"))
+    writer.add_key_length(sizes["head"])
+    writer.add_value_length(sizes["head"])
+    file_type(writer)
+
+
+def gemma1_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
+    metadata(config, writer)
+    base_if_unusual(config, writer)
+
+
+def gemma2_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
+    metadata(config, writer)
+    writer.add_attn_logit_softcapping(config.number("attn_logit_softcapping"))
+    writer.add_final_logit_softcapping(config.number("final_logit_softcapping"))
+    writer.add_sliding_window(config.integer("sliding_window"))
+    base_if_unusual(config, writer)
+
+
+def gemma3_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
+    base_metadata(config, writer)
+    writer.add_rope_freq_base(rope(config).number("rope_theta"))
+    if config.has("final_logit_softcapping") and config.number("final_logit_softcapping"):
+        writer.add_final_logit_softcapping(config.number("final_logit_softcapping"))
+    writer.add_sliding_window(config.integer("sliding_window"))
+
+
+def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
+    if tensor.name == "lm_head.weight":
+        # the token embedding once more
+        return
+    yield plus_one(tensor) if tensor.name.endswith("norm.weight") else tensor
+
+
+def gemma3_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
+    if not tensor.name.removeprefix("model.").startswith(NOT_TEXT):
+        yield from transform(config, renamed(tensor, tensor.name.replace("language_model.", "")))
+
+
+FAMILIES = (
+    Family(
+        names=("GemmaForCausalLM",),
+        arch=gguf.MODEL_ARCH.GEMMA,
+        vocab=gemma_vocabulary,
+        defaults=GEMMA,
+        rope_parameters=standard(),
+        scalings=PLAIN,
+        check=check,
+        metadata=gemma1_metadata,
+        whole=EMBEDDING,
+        layer=DECODER,
+        transform=transform,
+    ),
+    Family(
+        names=("Gemma2ForCausalLM",),
+        arch=gguf.MODEL_ARCH.GEMMA2,
+        vocab=gemma2_vocabulary,
+        defaults=GEMMA2,
+        rope_parameters=standard(),
+        scalings=PLAIN,
+        check=check_gemma2,
+        metadata=gemma2_metadata,
+        whole=EMBEDDING,
+        layer=DECODER + POST_NORMS,
+        transform=transform,
+    ),
+    Family(
+        names=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+        arch=gguf.MODEL_ARCH.GEMMA3,
+        vocab=gemma2_vocabulary,
+        defaults=GEMMA3,
+        rope_parameters=gemma3_rope,
+        scalings=SCALED,
+        check=check_gemma3,
+        metadata=gemma3_metadata,
+        whole=EMBEDDING,
+        layer=DECODER + POST_NORMS + HEAD_NORMS,
+        transform=gemma3_transform,
+    ),
+)

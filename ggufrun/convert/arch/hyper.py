@@ -1,0 +1,75 @@
+"""Hyper-parameters that many families share: config.json's keys on one side, those of a GGUF on the other.
+
+Source of key alternatives and order: ``TextModel.set_gguf_parameters`` in llama.cpp's ``conversion/base.py``.
+"""
+
+from __future__ import annotations
+
+import gguf
+
+from ggufrun.convert.arch.layout import n_layers
+from ggufrun.convert.arch.rope import rope_metadata
+from ggufrun.convert.config import Config
+from ggufrun.errors import UnsupportedError
+
+CONTEXT = ("max_position_embeddings", "n_ctx", "n_positions", "max_length", "max_sequence_length", "model_max_length")
+INNER = ("prefix_dense_intermediate_size", "dense_intermediate_size", "intermediate_size", "n_inner", "hidden_dim")
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+EXPERTS_USED = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts")
+GATING = (
+    "score_function",
+    "scoring_func",
+    "score_func",
+    "moe_router_activation",
+    "moe_router_activation_func",
+    "expert_selection_fn",
+)
+GATES = {"sigmoid": gguf.ExpertGatingFuncType.SIGMOID, "softmax": gguf.ExpertGatingFuncType.SOFTMAX}
+
+
+def base_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
+    """What almost every family writes, each key only where config.json has one of its names, the file type last."""
+    writer.add_block_count(n_layers(config))
+    for keys, add in (
+        (CONTEXT, writer.add_context_length),
+        (("hidden_size", "n_embd", "dim"), writer.add_embedding_length),
+        (INNER, writer.add_feed_forward_length),
+        (("num_attention_heads", "n_head", "n_heads"), writer.add_head_count),
+        (("num_key_value_heads", "n_kv_heads"), writer.add_head_count_kv),
+    ):
+        if key := config.first(*keys):
+            add(config.integer(key))
+    if config.values.get("is_causal") is False:
+        writer.add_causal_attention(False)
+    rope_metadata(config, writer)
+    if key := config.first("rms_norm_eps", "norm_eps"):
+        writer.add_layer_norm_rms_eps(config.number(key))
+    if key := config.first("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"):
+        writer.add_layer_norm_eps(config.number(key))
+    _experts(config, writer)
+    if config.has("head_dim"):
+        writer.add_key_length(config.integer("head_dim"))
+        writer.add_value_length(config.integer("head_dim"))
+    file_type(writer)
+
+
+def _experts(config: Config, writer: gguf.GGUFWriter) -> None:
+    for keys, add in (
+        (EXPERTS, writer.add_expert_count),
+        (EXPERTS_USED, writer.add_expert_used_count),
+        (("n_group",), writer.add_expert_group_count),
+        (("topk_group",), writer.add_expert_group_used_count),
+    ):
+        if key := config.first(*keys):
+            add(config.integer(key, low=0))
+    if key := config.first(*GATING):
+        if config.values[key] not in GATES:
+            raise UnsupportedError(
+                f"{config.path} chooses experts by {config.values[key]!r}", f"known are {', '.join(GATES)}"
+            )
+        writer.add_expert_gating_func(GATES[config.values[key]])
+
+
+def file_type(writer: gguf.GGUFWriter) -> None:
+    """The place of the file type among the keys; its value is put in for every target."""
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)

@@ -1,0 +1,230 @@
+"""Qwen 1, 2, 2.5 and 3, dense and with experts.
+
+Source of names and order: llama.cpp's ``conversion/qwen.py``; of defaults: transformers' ``Qwen2Config``,
+``Qwen2MoeConfig``, ``Qwen3Config`` and ``Qwen3MoeConfig``. Qwen 1 (``QWenLMHeadModel``) is remote code; its names and
+sizes are those of the published checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import gguf
+
+from ggufrun.checkpoint.tensor import Tensor
+from ggufrun.convert.arch.family import Family, Stack, heads_if_null
+from ggufrun.convert.arch.hyper import base_metadata
+from ggufrun.convert.arch.layout import ATTENTION, DECODER, EXPERTS, NORMS, SHARED_EXPERT, WHOLE, Sizes, decoder_sizes
+from ggufrun.convert.arch.rope import standard
+from ggufrun.convert.config import Config
+from ggufrun.convert.transforms import renamed, row_numbers, take_rows
+from ggufrun.convert.vocab import bpe_vocabulary, qwen_vocabulary
+from ggufrun.errors import FormatError, UnsupportedError
+
+QWEN2 = {
+    "vocab_size": 151936,
+    "hidden_size": 4096,
+    "intermediate_size": 22016,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+}
+MOE = {
+    **QWEN2,
+    "hidden_size": 2048,
+    "num_hidden_layers": 24,
+    "mlp_only_layers": [],
+    "decoder_sparse_step": 1,
+    "norm_topk_prob": False,
+}
+QWEN2_MOE = {
+    **MOE,
+    "intermediate_size": 5632,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "moe_intermediate_size": 1408,
+    "shared_expert_intermediate_size": 5632,
+    "num_experts_per_tok": 4,
+    "num_experts": 60,
+}
+QWEN3_MOE = {
+    **MOE,
+    "intermediate_size": 6144,
+    "num_key_value_heads": 4,
+    "moe_intermediate_size": 768,
+    "num_experts_per_tok": 8,
+    "num_experts": 128,
+}
+
+HEAD_NORMS = """
+attn_q_norm  head
+attn_k_norm  head
+"""
+
+FUSED = """
+attn_norm      width
+attn_qkv       qkv width
+attn_qkv.bias  qkv
+attn_output    width width
+ffn_norm       width
+ffn_gate       inner width
+ffn_up         inner width
+ffn_down       width inner
+"""
+
+
+def check(config: Config) -> None:
+    """Qwen 2 and 3: a sliding window in some layers cannot be told, but few checkpoints use the one they mention."""
+    config.require("hidden_act", ("silu",))
+    window = config.optional_integer("sliding_window")
+    if not config.values.get("use_sliding_window") or window is None:
+        return
+    layers = config.integer("num_hidden_layers")
+    full = config.integer("max_window_layers", low=0) if config.has("max_window_layers") else 28
+    if full < layers and window < config.integer("max_position_embeddings"):
+        raise UnsupportedError(
+            f"{config.path} attends to {window} tokens in some layers, which llama.cpp does not know of this model",
+            "set use_sliding_window to false for contexts within the window",
+        )
+
+
+def check_moe(config: Config) -> None:
+    check(config)
+    config.require("decoder_sparse_step", (1,))
+    if config.values.get("mlp_only_layers"):
+        raise UnsupportedError(f"{config.path} has layers without experts", "llama.cpp knows no such model")
+
+
+def check_qwen2_moe(config: Config) -> None:
+    check_moe(config)
+    config.require("norm_topk_prob", (False,))
+
+
+def check_qwen3_moe(config: Config) -> None:
+    check_moe(config)
+    config.require("norm_topk_prob", (True,))
+
+
+def check_qwen1(config: Config) -> None:
+    sizes = qwen1_sizes(config)
+    config.require("no_bias", (True,))
+    if sizes["queries"] != sizes["width"]:
+        raise FormatError(
+            f"{config.path} says {sizes['heads']} heads of {sizes['head']} in a width of {sizes['width']}",
+            "correct the file",
+        )
+
+
+def qwen1_sizes(config: Config) -> Sizes:
+    """Qwen 1 counts both halves of its gated layer as intermediate size."""
+    sizes = decoder_sizes(config)
+    if config.has("kv_channels"):
+        sizes["queries"] = config.integer("kv_channels") * sizes["heads"]
+    return {**sizes, "inner": sizes["inner"] // 2, "qkv": 3 * sizes["width"]}
+
+
+def moe_sizes(config: Config) -> Sizes:
+    sizes = decoder_sizes(config)
+    sizes |= {"experts": n_experts(config), "expert": config.integer("moe_intermediate_size")}
+    if config.has("shared_expert_intermediate_size"):
+        sizes["shared"] = config.integer("shared_expert_intermediate_size")
+    return sizes
+
+
+def n_experts(config: Config) -> int:
+    return config.integer(config.first("num_local_experts", "num_experts") or "num_experts", high=65536)
+
+
+def qwen1_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
+    """llama.cpp reads the epsilon as that of an RMS norm, which the pinned release's converter does not write."""
+    base_metadata(config, writer)
+    writer.add_layer_norm_rms_eps(config.number("layer_norm_epsilon"))
+
+
+def moe_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
+    base_metadata(config, writer)
+    writer.add_expert_feed_forward_length(config.integer("moe_intermediate_size"))
+    if config.has("shared_expert_intermediate_size"):
+        writer.add_expert_shared_feed_forward_length(config.integer("shared_expert_intermediate_size"))
+
+
+def split_experts(config: Config, tensor: Tensor) -> Iterable[Tensor]:
+    """Experts that are stored together already, gate over up, as transformers 5 keeps them in memory."""
+    stem, found, _ = tensor.name.removesuffix(".weight").partition(".experts.gate_up_proj")
+    if found:
+        sizes = moe_sizes(config)
+        rows = row_numbers(tensor, sizes["experts"], 2, sizes["expert"])
+        for half, name in enumerate(("gate_proj", "up_proj")):
+            shape = (sizes["experts"], sizes["expert"], tensor.shape[-1])
+            yield renamed(take_rows(tensor, rows[:, half], shape), f"{stem}.experts.{name}.weight")
+    elif tensor.name.endswith(".experts.down_proj"):
+        yield renamed(tensor, f"{tensor.name}.weight")
+    else:
+        yield tensor
+
+
+EXPERT_STACK = Stack(
+    r"model\.layers\.(?P<layer>\d+)\.mlp\.experts\.(?P<number>\d+)\.(?P<part>down_proj|gate_proj|up_proj)\.weight",
+    ("down_proj", "gate_proj", "up_proj"),
+    "model.layers.{layer}.mlp.experts.{part}.weight",
+    n_experts,
+)
+
+FAMILIES = (
+    Family(
+        names=("QWenLMHeadModel",),
+        arch=gguf.MODEL_ARCH.QWEN,
+        vocab=qwen_vocabulary,
+        check=check_qwen1,
+        metadata=qwen1_metadata,
+        sizes=qwen1_sizes,
+        layer=FUSED,
+        tied=False,
+    ),
+    Family(
+        names=("Qwen2ForCausalLM",),
+        arch=gguf.MODEL_ARCH.QWEN2,
+        defaults=QWEN2 | {"num_key_value_heads": heads_if_null},
+        rope_parameters=standard(),
+        check=check,
+        whole=WHOLE + "output.bias?  vocabulary\n",
+    ),
+    Family(
+        names=("Qwen2MoeForCausalLM",),
+        arch=gguf.MODEL_ARCH.QWEN2MOE,
+        vocab=bpe_vocabulary,
+        defaults=QWEN2_MOE,
+        rope_parameters=standard(),
+        check=check_qwen2_moe,
+        metadata=moe_metadata,
+        sizes=moe_sizes,
+        layer=NORMS + ATTENTION + EXPERTS + SHARED_EXPERT + "ffn_gate_inp_shexp  1 width\n",
+        tied=False,
+        transform=split_experts,
+        stacks=(EXPERT_STACK,),
+    ),
+    Family(
+        names=("Qwen3ForCausalLM",),
+        arch=gguf.MODEL_ARCH.QWEN3,
+        defaults=QWEN2 | {"num_key_value_heads": heads_if_null, "head_dim": 128},
+        rope_parameters=standard(),
+        check=check,
+        layer=DECODER + HEAD_NORMS,
+    ),
+    Family(
+        names=("Qwen3MoeForCausalLM",),
+        arch=gguf.MODEL_ARCH.QWEN3MOE,
+        vocab=bpe_vocabulary,
+        defaults=QWEN3_MOE,
+        rope_parameters=standard(),
+        check=check_qwen3_moe,
+        metadata=moe_metadata,
+        sizes=moe_sizes,
+        layer=NORMS + ATTENTION + HEAD_NORMS + EXPERTS,
+        transform=split_experts,
+        stacks=(EXPERT_STACK,),
+    ),
+)

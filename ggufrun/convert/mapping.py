@@ -1,0 +1,128 @@
+"""A checkpoint's tensors become those of a GGUF: names, shapes, order, and the types of a file without blocks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import gguf
+
+from ggufrun.checkpoint import gguffile
+from ggufrun.checkpoint.tensor import Source, Tensor
+from ggufrun.convert.arch.family import Family, Stack
+from ggufrun.convert.arch.layout import n_layers
+from ggufrun.convert.config import Config
+from ggufrun.convert.transforms import stacked
+from ggufrun.errors import FormatError, NotFoundError, UnsupportedError
+from ggufrun.quantize import ggml
+from ggufrun.quantize.types import FILE_TYPES, FileType
+
+NOT_WEIGHTS = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
+"""Tables that old checkpoints carry and llama.cpp computes."""
+
+ALWAYS_F32 = (
+    gguf.MODEL_TENSOR.FFN_GATE_INP,
+    gguf.MODEL_TENSOR.FFN_GATE_INP_SHEXP,
+    gguf.MODEL_TENSOR.POS_EMBD,
+    gguf.MODEL_TENSOR.TOKEN_TYPES,
+    gguf.MODEL_TENSOR.SSM_CONV1D,
+    gguf.MODEL_TENSOR.SHORTCONV_CONV,
+)
+"""Tensors that llama.cpp's converter keeps in F32 whatever the file type."""
+
+FLOATS = {"F32": ggml.F32, "F16": ggml.F16, "BF16": ggml.BF16, "F64": ggml.F32}
+"""The ggml type that holds a checkpoint's values without loss that matters (F64 is rounded)."""
+
+
+def mapped(config: Config, family: Family, source: Source) -> dict[str, Tensor]:
+    """The checkpoint's tensors under their GGUF names, in the converter's order; refuses what does not fit."""
+    names = gguf.get_tensor_name_map(family.arch, n_layers(config))
+    expected = family.expected(config)
+    found = {tensor.name: tensor for tensor in family.extra(config)}
+    for tensor in _stacked(config, family, _transformed(config, family, source)):
+        name = names.get_name(tensor.name, try_suffixes=(".weight", ".bias"))
+        if name is None or name not in expected:
+            raise UnsupportedError(
+                f"no place in a {gguf.MODEL_ARCH_NAMES[family.arch]} GGUF for {tensor.name}",
+                "this checkpoint needs a newer ggufrun, or --converter upstream",
+            )
+        if name in found:
+            raise FormatError(f"two tensors of {source.path} would be {name}", "remove the stray file")
+        found[name] = replace(tensor, name=name)
+    for name, wanted in expected.items():
+        if name not in found:
+            if wanted.required:
+                raise NotFoundError(f"the checkpoint has no {name}", "download the missing files")
+        elif found[name].shape != wanted.shape:
+            raise FormatError(
+                f"{name} has the shape {found[name].shape}, config.json says {wanted.shape}",
+                "config.json does not belong to these weights",
+            )
+    return found
+
+
+def _transformed(config: Config, family: Family, source: Source) -> Iterator[Tensor]:
+    for tensor in source.tensors.values():
+        if tensor.name.endswith(NOT_WEIGHTS):
+            continue
+        if tensor.dtype not in FLOATS:
+            raise UnsupportedError(f"{tensor.name} holds {tensor.dtype} values", "convert an unquantized checkpoint")
+        if tensor.n_values == 0 or len(tensor.shape) > gguffile.MAX_DIMENSIONS or not tensor.shape:
+            raise FormatError(f"{tensor.name} has the shape {tensor.shape}", "download it again")
+        yield from family.transform(config, tensor)
+
+
+def _stacked(config: Config, family: Family, tensors: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Put the family's stacks together, each layer's where its last tensor stands."""
+    waiting: dict[tuple[int, str], dict[tuple[int, str], Tensor]] = {}
+    patterns = [re.compile(stack.pattern) for stack in family.stacks]
+    for tensor in tensors:
+        index, match = next(
+            ((index, match) for index, pattern in enumerate(patterns) if (match := pattern.fullmatch(tensor.name))),
+            (0, None),
+        )
+        if match is None:
+            yield tensor
+            continue
+        stack, layer = family.stacks[index], match["layer"]
+        held = waiting.setdefault((index, layer), {})
+        held[int(match["number"]), match["part"]] = tensor
+        if len(held) == stack.count(config) * len(stack.parts):
+            yield from _layer_stacks(config, stack, layer, waiting.pop((index, layer)))
+    for (index, layer), held in waiting.items():
+        stack = family.stacks[index]
+        raise NotFoundError(
+            f"layer {layer} has {len(held)} of {stack.count(config) * len(stack.parts)} expert tensors",
+            "download the missing files",
+        )
+
+
+def _layer_stacks(config: Config, stack: Stack, layer: str, held: Mapping[tuple[int, str], Tensor]) -> Iterator[Tensor]:
+    for part in stack.parts:
+        tensors = [held.get((number, part)) for number in range(stack.count(config))]
+        if None in tensors:
+            raise NotFoundError(
+                f"layer {layer} has no {part} of expert {tensors.index(None)}", "download the missing files"
+            )
+        name = stack.name.format(layer=layer, part=part)
+        yield stacked(name, [tensor for tensor in tensors if tensor is not None])
+
+
+def own_precision(tensors: Mapping[str, Tensor]) -> FileType:
+    """The plain file type that holds the checkpoint as it is: that of its first matrix."""
+    first = next((tensor for tensor in tensors.values() if len(tensor.shape) > 1), None)
+    dtype = "F32" if first is None else first.precision or first.dtype
+    return FILE_TYPES["F32" if dtype == "F64" else dtype]
+
+
+def plain_type(model_arch: gguf.MODEL_ARCH, tensor: Tensor, file_type: FileType) -> int:
+    """The ggml type of a tensor in a file without quantization: vectors, norms and a few tables stay F32."""
+    name = tensor.name
+    if len(tensor.shape) <= 1 or name.endswith("_norm.weight") or not name.endswith(".weight"):
+        return ggml.F32
+    stem = ".".join(part for part in name.removesuffix(".weight").split(".") if not part.isdecimal())
+    always = {
+        gguf.TENSOR_NAMES[key].replace(".{bid}", "") for key in ALWAYS_F32 if key in gguf.MODEL_TENSORS[model_arch]
+    }
+    return ggml.F32 if stem in always else FLOATS[file_type.name]

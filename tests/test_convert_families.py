@@ -1,0 +1,108 @@
+"""Every family against llama.cpp's own converter: the data of all tensors, and all metadata but the tokenizer's.
+
+Its answers are recorded in ``golden/families``, a file a family; where the tools are on the machine they are asked
+again. Deliberate differences are listed in ``BETTER``, with what the converter's answer would do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ggufrun.checkpoint.gguffile import read_header
+from ggufrun.convert import arch, pipeline, plan
+from ggufrun.quantize.types import FILE_TYPES
+from tests.conftest import Oracle
+from tests.families import CASES, write
+
+GOLDEN = Path(__file__).parent / "golden" / "families"
+
+BETTER: dict[str, dict[str, Any]] = {
+    # llama.cpp refuses to load a Qwen 1 without it
+    "qwen1": {"qwen.attention.layer_norm_rms_epsilon": 1e-6},
+    # the converter reads keys that only the older form of the checkpoint has: a context of 48, another epsilon
+    "glm-transformers": {"chatglm.context_length": 512, "chatglm.attention.layer_norm_rms_epsilon": 1.5625e-7},
+}
+"""Keys that are not as llama.cpp's converter writes them, and their values here."""
+
+
+def family_of(name: str) -> str:
+    """The golden file of a case."""
+    architectures = CASES[name].config["architectures"]
+    return str(architectures[0])
+
+
+def summary(path: Path) -> dict[str, Any]:
+    """What is compared of a GGUF: order matters, of keys and of tensors."""
+    header, data = read_header(path), path.read_bytes()
+    start = len(data) - header.data_size
+    return {
+        "metadata": {key: header.get(key) for key in header.metadata if not key.startswith("tokenizer.")},
+        "tensors": {
+            info.name: [
+                info.type.name,
+                "x".join(map(str, info.shape)),
+                hashlib.sha256(data[start + info.offset : start + info.offset + info.n_bytes]).hexdigest()[:16],
+            ]
+            for info in header.tensors
+        },
+    }
+
+
+def no_vocabulary(*_: object, **__: object) -> None:
+    """In place of a tokenizer."""
+
+
+def ours(folder: Path, out: Path, outtype: str) -> dict[str, Any]:
+    planned = plan.plan_convert(folder, [FILE_TYPES[outtype.upper()]], lambda kind: out)
+    pipeline.run(planned, threads=2)
+    planned.close()
+    return summary(out)
+
+
+def assert_same(name: str, mine: dict[str, Any], theirs: dict[str, Any]) -> None:
+    assert mine["tensors"] == theirs["tensors"]
+    assert list(mine["tensors"]) == list(theirs["tensors"])
+    better = {key: pytest.approx(value, rel=1e-6) for key, value in BETTER.get(name, {}).items()}
+    assert mine["metadata"] == theirs["metadata"] | better
+    assert [key for key in mine["metadata"] if key not in better] == [
+        key for key in theirs["metadata"] if key not in better
+    ]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_recorded_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    monkeypatch.setattr(plan, "add_vocabulary", no_vocabulary)
+    theirs = json.loads((GOLDEN / f"{family_of(name)}.json").read_text())["cases"][name]
+    assert_same(name, ours(write(tmp_path / name, CASES[name]), tmp_path / "ours.gguf", CASES[name].outtype), theirs)
+
+
+def test_fresh_answers(oracle: Oracle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, record: Path | None) -> None:
+    """All in one run of the converter: importing torch takes longer than the conversions."""
+    monkeypatch.setattr(plan, "add_vocabulary", no_vocabulary)
+    script = Path(__file__).parent / "family_oracle.py"
+    folders = {name: write(tmp_path / name, case) for name, case in CASES.items()}
+    jobs = [f"{folder}:{CASES[name].outtype}:{tmp_path / name}.gguf" for name, folder in folders.items()]
+    oracle.run(oracle.python, script, oracle.convert, *jobs)
+    assert {path.name: path.read_text() for path in tmp_path.glob("*.error")} == {}
+    answers = {name: summary(tmp_path / f"{name}.gguf") for name in CASES}
+    if record is not None:
+        for family in sorted({family_of(name) for name in CASES}):
+            golden = {
+                "command": "$ORACLE_PYTHON tests/family_oracle.py $ORACLE_CONVERT FOLDER:TYPE:OUT",
+                "cases": {name: answers[name] for name in CASES if family_of(name) == family},
+            }
+            text = json.dumps(golden, indent=1).replace("[\n     ", "[").replace(",\n     ", ", ")
+            (record / "families" / f"{family}.json").write_text(text.replace("\n    ]", "]") + "\n")
+    for name, folder in folders.items():
+        assert_same(name, ours(folder, tmp_path / f"{name}-ours.gguf", CASES[name].outtype), answers[name])
+
+
+def test_every_family_is_compared() -> None:
+    assert {name for case in CASES.values() for name in case.config["architectures"]} >= {
+        family.names[0] for family in arch.families().values()
+    }
