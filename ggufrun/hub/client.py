@@ -92,7 +92,7 @@ def cache_folder() -> Path:
 def listing(repo: str, revision: str | None) -> Listing:
     """The files of a repository; NotFoundError and others with what to do."""
     asked = revision or str(hub().constants.DEFAULT_REVISION)
-    with explained(repo, asked):
+    with explained(repo, asked), _sensible():
         info = (
             hub()
             .HfApi()
@@ -103,6 +103,17 @@ def listing(repo: str, revision: str | None) -> Listing:
     if not _COMMIT.fullmatch(commit):
         raise FormatError(f"{host()} gives no commit for {repo}", "check HF_ENDPOINT")
     return Listing(repo, asked, commit, tuple(sorted(known)), known)
+
+
+@contextmanager
+def _sensible() -> Iterator[None]:
+    """An answer that is no JSON, or lacks what the client counts on, is not the hub's."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        if isinstance(error, (hub().errors.HFValidationError, hub().errors.HfHubHTTPError)):
+            raise
+        raise FormatError(f"{host()} answers, but not as a hub", "check HF_ENDPOINT and the proxy") from error
 
 
 def _known(item: Any) -> tuple[int | None, Digest | None]:
@@ -136,12 +147,13 @@ def get(address: str, start: int) -> Iterator[tuple[Any, Iterator[bytes]]]:
     if start:
         headers["Range"] = f"bytes={start}-"
     session, timeout = hub().utils.get_session(), hub().constants.HF_HUB_DOWNLOAD_TIMEOUT
-    if hasattr(session, "stream"):
+    # a method of httpx, a setting of requests
+    if callable(session.stream):
         with session.stream("GET", address, headers=headers, timeout=timeout) as response:
             hub().utils.hf_raise_for_status(response)
             yield response, response.iter_bytes()
     else:
-        # before its release 1.0 the client spoke through requests
+        # which the client used before its release 1.0
         with session.get(address, headers=headers, timeout=timeout, stream=True) as response:
             hub().utils.hf_raise_for_status(response)
             yield response, response.iter_content(1 << 16)
@@ -233,8 +245,6 @@ def explain(error: Exception, repo: str, revision: str) -> GgufrunError | None:
         return explain(error.__cause__, repo, revision) if isinstance(error.__cause__, Exception) else None
     if isinstance(error, errors.HFValidationError):
         return UsageError(f"{repo!r} is no model id", "write org/name, org/name@revision or org/name:TYPE")
-    if isinstance(error, (ValueError, TypeError, KeyError, AttributeError)):
-        return FormatError(f"{host()} answers, but not as a hub", "check HF_ENDPOINT and the proxy")
     return None
 
 
