@@ -12,7 +12,20 @@ from typing import Annotated, NoReturn
 import typer
 
 from ggufrun import __version__
-from ggufrun.cli import chat, convert, doctor, inspect, local, pull, quantize, verify
+from ggufrun.cli import (
+    bench,
+    chat,
+    compare,
+    convert,
+    doctor,
+    imatrix,
+    inspect,
+    local,
+    perplexity,
+    pull,
+    quantize,
+    verify,
+)
 from ggufrun.errors import GgufrunError
 
 INTERRUPTED = 130
@@ -28,7 +41,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for room in (convert, quantize, chat, inspect, pull, local, verify, doctor):
+for room in (convert, quantize, chat, imatrix, perplexity, compare, bench, inspect, pull, local, verify, doctor):
     room.register(app)
 
 

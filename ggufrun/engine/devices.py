@@ -62,3 +62,24 @@ def devices() -> tuple[Device, ...]:
 def has_gpu() -> bool:
     """Is there a GPU that this build can use? ``llama_supports_gpu_offload`` alone is also true of a build with RPC."""
     return bool(llama().llama_supports_gpu_offload()) and any(device.kind in ("gpu", "igpu") for device in devices())
+
+
+def backends() -> str:
+    """What computes beside the processor, such as ``CUDA``; ``CPU`` when nothing does. Named as llama-bench does."""
+    llama()
+    import llama_cpp._ggml as bound
+
+    lib: Any = bound.libggml
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    lib.ggml_backend_reg_count.restype = size
+    lib.ggml_backend_reg_get.restype, lib.ggml_backend_reg_get.argtypes = pointer, [size]
+    lib.ggml_backend_reg_name.restype, lib.ggml_backend_reg_name.argtypes = ctypes.c_char_p, [pointer]
+    lib.ggml_backend_reg_dev_count.restype, lib.ggml_backend_reg_dev_count.argtypes = size, [pointer]
+    found = []
+    for number in range(lib.ggml_backend_reg_count()):
+        entry = lib.ggml_backend_reg_get(number)
+        name = lib.ggml_backend_reg_name(entry).decode("utf-8", "replace")
+        # remote ones count only when somebody is at the other end
+        if name != "CPU" and (name != "RPC" or lib.ggml_backend_reg_dev_count(entry)):
+            found.append(name)
+    return ",".join(found) or "CPU"

@@ -135,6 +135,11 @@ class Model:
         return self.meta("general.architecture") or "unknown"
 
     @cached_property
+    def description(self) -> str:
+        """llama.cpp's short description: architecture, size class, quantization."""
+        return self._text(lambda buffer, size: llama().llama_model_desc(self.pointer, buffer, size)) or ""
+
+    @cached_property
     def quantization(self) -> str:
         """llama.cpp's name for how the file is quantized, such as ``Q4_K - Medium``."""
         api = llama()

@@ -7,7 +7,7 @@ several matrices share (queries, keys and values) are squared once.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -51,7 +51,7 @@ class Collector:
     _batch: dict[str, _Totals] = field(default_factory=dict)
     _last: _Totals | None = None
 
-    def run(self, model: Model, params: ChunkParams, text: Text, start: int = 0) -> Iterator[int]:
+    def run(self, model: Model, params: ChunkParams, text: Text, start: int = 0) -> Generator[int, None, None]:
         """Collect over ``text`` from chunk ``start`` on; yields the number of chunks done after every batch.
 
         Raises EngineError, FormatError for activations that are not finite, or KeyboardInterrupt: what was complete

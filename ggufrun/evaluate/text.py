@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import resources
 
 import numpy as np
 
@@ -61,3 +62,12 @@ def cut(model: Model, text: str, length: int, limit: int | None = None, special:
     if model.vocab.add_bos:
         chunks[:, 0] = model.vocab.bos
     return Text(chunks, targets)
+
+
+CALIBRATION, SAMPLE = "calibration", "sample"
+"""The texts that come with the package: for importance matrices, and a short other one to measure on."""
+
+
+def builtin_text(name: str) -> str:
+    """A text of our own: Chinese, English and code."""
+    return (resources.files("ggufrun") / "data" / f"{name}.txt").read_text("utf-8")

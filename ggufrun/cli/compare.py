@@ -1,0 +1,179 @@
+"""``ggufrun compare``: quantizations of one model, ranked by what they lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ggufrun.cli import console, evaluating, options
+from ggufrun.errors import TargetError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ggufrun.engine.chunks import ChunkParams
+    from ggufrun.evaluate.plot import Point
+    from ggufrun.evaluate.statistics import Comparison
+
+
+COLUMNS = ("type", "size", "bits", "KLD", "±", "99%", "max", "same top", "RMS Δp", "PPL")
+ONLY_WIDE = {"type", "bits", "±", "max"}
+WIDE = 110
+"""Characters of terminal from which all columns are shown."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command()(compare)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One model of the table; ``size`` in bytes of file, ``bits`` a weight."""
+
+    path: Path
+    type: str
+    size: int
+    bits: float
+    found: Comparison
+
+
+def compare(
+    reference: Annotated[Path, typer.Argument(metavar="REFERENCE", help="GGUF in full precision.", show_default=False)],
+    sources: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Quantizations of it.")],
+    text: evaluating.TextFile = None,
+    ctx_size: evaluating.Length = 512,
+    batch_size: evaluating.Batch = 2048,
+    ubatch_size: evaluating.MicroBatch = 512,
+    chunks: evaluating.ChunkLimit = None,
+    threads: evaluating.Threads = None,
+    gpu_layers: evaluating.GpuLayers = None,
+    svg: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Draw size against divergence.")] = None,
+    force: options.Force = False,
+    as_json: options.Json = False,
+) -> None:
+    """Rank quantizations by how far their predictions are from the reference's.
+
+    The table is sorted by KL divergence, the smallest first.
+    """
+    from ggufrun.convert.writer import check_targets
+    from ggufrun.engine.chunks import ChunkParams
+    from ggufrun.evaluate.text import SAMPLE
+
+    params = ChunkParams(ctx_size, batch_size, ubatch_size, threads)
+    sources = list(dict.fromkeys(sources))
+    if svg is not None:
+        check_targets([(svg, 1 << 16)], force)
+    whole = evaluating.read_text(text, SAMPLE)
+    measured = _measure(reference, sources, whole, params, chunks, gpu_layers)
+    ranked = sorted(measured, key=lambda one: one.found.kld.value)
+    if svg is not None:
+        _write_svg(svg, ranked, f"What quantization cost, beside {reference.name}")
+    if as_json:
+        console.print_json(
+            {
+                "reference": str(reference),
+                "text": evaluating.text_name(text, SAMPLE),
+                "context": ctx_size,
+                "models": [_as_dict(one) for one in ranked],
+            }
+        )
+        return
+    _print(reference, ranked)
+    if svg is not None:
+        console.note(f"drawn in {svg}")
+
+
+def _measure(
+    reference: Path,
+    sources: Sequence[Path],
+    whole: str,
+    params: ChunkParams,
+    chunks: int | None,
+    gpu_layers: int | None,
+) -> list[Ranked]:
+    from ggufrun.cli.measuring import measure
+    from ggufrun.convert.describe import describe
+
+    described = [describe(path)[0] for path in sources]
+    for about in described:
+        if not about.architecture:
+            raise UsageError(f"{about.path} holds no model", "name GGUF files of models")
+    found = measure(reference, sources, whole, params, chunks, gpu_layers)
+    return [
+        Ranked(path, about.file_type, about.file_bytes, about.bits_per_weight, one)
+        for path, about, one in zip(sources, described, found, strict=True)
+    ]
+
+
+def _points(ranked: Sequence[Ranked]) -> list[Point]:
+    from ggufrun.evaluate.plot import Point
+
+    names = [one.type for one in ranked]
+    labels = names if len(set(names)) == len(names) else [one.path.stem for one in ranked]
+    return [Point(label, one.size, one.found.kld.value) for label, one in zip(labels, ranked, strict=True)]
+
+
+def _write_svg(path: Path, ranked: Sequence[Ranked], title: str) -> None:
+    from ggufrun.evaluate.plot import svg_plot
+
+    try:
+        path.write_text(svg_plot(_points(ranked), title), encoding="utf-8")
+    except OSError as error:
+        raise TargetError(f"cannot write {path}: {(error.strerror or '').lower()}", "draw elsewhere") from error
+
+
+def _print(reference: Path, ranked: Sequence[Ranked]) -> None:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+    from rich.text import Text
+
+    from ggufrun.cli.writing import size_text
+    from ggufrun.evaluate.plot import letter, text_plot
+
+    terminal = console.out().is_terminal
+    base = ranked[0].found.reference
+    title = f"beside {reference.name}: perplexity {base.value:.4f} ± {base.error:.4f}, {ranked[0].found.tokens} tokens"
+    table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left")
+    if terminal:
+        table.add_column("")
+    table.add_column("model", overflow="fold")
+    wide = not terminal or console.out().width >= WIDE
+    columns = [name for name in COLUMNS if wide or name not in ONLY_WIDE]
+    for name in columns:
+        table.add_column(name, justify="left" if name == "type" else "right", no_wrap=True)
+    for number, one in enumerate(ranked):
+        found = one.found
+        cells = {
+            "type": one.type,
+            "size": size_text(one.size),
+            "bits": f"{one.bits:.2f}",
+            "KLD": f"{found.kld.value:.6f}",
+            "±": f"{found.kld.error:.6f}",
+            "99%": f"{found.kld_spread.at(0.99):.4f}",
+            "max": f"{found.kld_spread.maximum:.4f}",
+            "same top": f"{100 * found.same_top.value:.2f}%",
+            "RMS Δp": f"{100 * found.rms_change.value:.3f}%",
+            "PPL": f"{found.perplexity.value:.4f}",
+        }
+        signs = [letter(number)] if terminal else []
+        table.add_row(*signs, escape(one.path.name), *(cells[name] for name in columns))
+    console.out().print(table)
+    if terminal and len(ranked) > 1:
+        for line in text_plot(_points(ranked), width=min(72, console.out().width - 10)):
+            console.out().print(line, markup=False)
+
+
+def _as_dict(one: Ranked) -> dict[str, Any]:
+    from ggufrun.cli.perplexity import as_dict
+
+    return {
+        "path": str(one.path),
+        "type": one.type,
+        "bytes": one.size,
+        "bits_per_weight": round(one.bits, 3),
+    } | as_dict(one.found)

@@ -1,0 +1,86 @@
+"""Files beside a reference: which are opened together, and the figures of each. For compare and for receipts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ggufrun.cli import evaluating
+from ggufrun.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from ggufrun.engine.chunks import ChunkParams
+    from ggufrun.evaluate.perplexity import Scores
+    from ggufrun.evaluate.statistics import Comparison
+
+
+def measure(
+    reference: Path,
+    sources: Sequence[Path],
+    whole: str,
+    params: ChunkParams,
+    chunks: int | None,
+    gpu_layers: int | None,
+) -> list[Comparison]:
+    """The figures of each of ``sources`` beside ``reference`` over the text ``whole``."""
+    from ggufrun.evaluate.perplexity import Scores, score_against
+    from ggufrun.evaluate.statistics import compare
+    from ggufrun.evaluate.text import cut
+
+    for path in (reference, *sources):
+        if not path.is_file():
+            raise NotFoundError(f"{path}: no such file", "give the path of a .gguf file")
+    results: list[Comparison] = []
+    with evaluating.open_model(reference, gpu_layers) as base:
+        pieces = cut(base, whole, params.length, chunks)
+        for group in groups(reference, sources):
+            evaluating.announce(len(pieces), params)
+            with ExitStack() as stack:
+                models = [stack.enter_context(evaluating.open_model(path, gpu_layers)) for path in group]
+                parts: list[list[Scores]] = [[] for _ in group]
+                work = score_against(base, models, params, pieces, whole)
+                names = ", ".join(path.name for path in group)
+                with evaluating.progress(work, len(pieces), names) as steps:
+                    for scores in steps:
+                        for known, new in zip(parts, scores, strict=True):
+                            known.append(new)
+                results += [compare(Scores.join(part)) for part in parts]
+    return results
+
+
+def groups(reference: Path, sources: Sequence[Path]) -> Iterator[list[Path]]:
+    """``sources`` in order, as many at once as memory holds beside the reference: each group runs the reference anew.
+
+    One at a time on a GPU, whose memory is not ours to guess.
+    """
+    from ggufrun.engine.devices import has_gpu
+
+    room = 0 if has_gpu() else _available() - reference.stat().st_size
+    group: list[Path] = []
+    taken = 0
+    for path in sources:
+        size = path.stat().st_size
+        if group and taken + size > room:
+            yield group
+            group, taken = [], 0
+        group.append(path)
+        taken += size
+    if group:
+        yield group
+
+
+def _available() -> int:
+    """Bytes of memory that are free or can be freed, less a quarter for everything that is not weights."""
+    try:
+        with Path("/proc/meminfo").open(encoding="ascii") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return int(fields["MemAvailable"].split()[0]) * 1024 * 3 // 4
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, OSError, ValueError):
+        return 0
