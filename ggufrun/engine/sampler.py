@@ -104,15 +104,18 @@ class Sampler:
             else:
                 accept(self._chain, token)
 
-    def sample(self, context: Context) -> int:
-        """The next token after what ``context`` holds. It is accepted, but not yet in the context."""
+    def sample(self, context: Context, index: int = -1) -> int:
+        """The next token after what ``context`` holds. It is accepted, but not yet in the context.
+
+        ``index`` is the place in the last batch whose logits count, where that is not the last one.
+        """
         if not context.ready:
             raise EngineError("there are no logits to sample from")
         if self._penalties is None:
-            return int(self._sample(self._chain, context.pointer, -1))
-        logits = self._logits(context.pointer, -1)
+            return int(self._sample(self._chain, context.pointer, index))
+        logits = self._logits(context.pointer, index)
         before = self._penalties.apply(logits)
-        token = int(self._sample(self._chain, context.pointer, -1))
+        token = int(self._sample(self._chain, context.pointer, index))
         # The logits belong to the context: whoever samples again from them finds them as they were.
         for changed, score in before:
             logits[changed] = score
