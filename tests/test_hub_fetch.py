@@ -74,6 +74,9 @@ def test_a_checkpoint_comes_into_the_cache_without_its_duplicates(server: HubSer
     assert {state.total for state in states} == {total}
     assert [state.done for state in states] == sorted(state.done for state in states)
     assert states[-1] == Progress("model.safetensors", total, total)
+    contents = [seen for seen in server.seen if seen.method == "GET" and "/api/" not in seen.path]
+    # a compressed answer could not go on where it stopped
+    assert {seen.headers["accept-encoding"] for seen in contents} == {"identity"}
     # the weights last: what is cut short is seen by their absence
     assert server.received()[-1] == "model.safetensors"
 
@@ -314,6 +317,8 @@ def test_a_file_that_stands_is_not_replaced(server: HubServer, tmp_path: Path) -
     assert (folder / "config.json").read_bytes() == CHECKPOINT["config.json"]
     # the weights were the hub's, and did not come again
     assert found.received == 3 and "model.safetensors" not in server.received()
+    note = folder / ".cache" / "huggingface" / "download" / "model.safetensors.metadata"
+    assert note.read_text().splitlines()[:2] == [found.commit, hashlib.sha256(BIG).hexdigest()]
 
 
 def test_a_folder_resumes_too(server: HubServer, tmp_path: Path) -> None:

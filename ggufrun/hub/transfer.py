@@ -98,9 +98,7 @@ class _Transfer:
         self.hasher = Hasher(self._file.digest.kind, self._file.size)
 
     def take_over(self, partial: Path) -> None:
-        """Count what an earlier transfer left."""
-        if _size(partial) > self._file.size:
-            self._sink.truncate(0)
+        """Count what an earlier transfer left; its digest tells whether that was anything of use."""
         for piece in pieces(partial):
             self.hasher.update(piece)
             self.done += len(piece)
