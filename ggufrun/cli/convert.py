@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ggufrun.cli import options
+from ggufrun.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -18,7 +20,8 @@ def convert(
     source: Annotated[
         str,
         typer.Argument(
-            help="Folder of a Hugging Face checkpoint, or a model on the hub: org/name[@revision].", show_default=False
+            help="Folder of a checkpoint (Hugging Face or Meta), or a model on the hub: org/name[@revision].",
+            show_default=False,
         ),
     ],
     types: Annotated[
@@ -32,6 +35,18 @@ def convert(
     ] = None,
     output: options.Output = None,
     name: Annotated[str | None, typer.Option("--name", help="The model's name in the GGUF.")] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lora",
+            metavar="DIR[=SCALE]",
+            help="Merge this PEFT adapter; again for more, in order. The vocabulary is that of the last that has one.",
+        ),
+    ] = None,
+    lora_out: Annotated[
+        Path | None,
+        typer.Option("--lora-out", metavar="FILE", help="Write the adapter of --lora as a GGUF adapter, and no model."),
+    ] = None,
     imatrix: options.ImatrixFile = None,
     tensor_type: options.TensorTypes = None,
     output_tensor_type: options.OutputType = None,
@@ -49,15 +64,27 @@ def convert(
 
     Several -t write several files from one read. No intermediate file, no torch.
     """
+    from ggufrun.checkpoint.adapter import parse_request
     from ggufrun.cli.fetching import source_folder
     from ggufrun.cli.writing import split, target_namer, write
+    from ggufrun.convert.adapter import plan_adapter
     from ggufrun.convert.imatrix import load_imatrix
     from ggufrun.convert.plan import plan_convert
     from ggufrun.quantize.plan import QuantizeOptions, parse_override
     from ggufrun.quantize.types import parse_file_type
 
     file_types = list(dict.fromkeys(parse_file_type(text) for text in types or ()))
+    adapters = [parse_request(text) for text in lora or ()]
     folder, stem = source_folder(source)
+    if lora_out is not None:
+        if len(adapters) != 1 or len(file_types) > 1 or output is not None:
+            raise UsageError("--lora-out writes one adapter in one type", "give one --lora, at most one -t, and no -o")
+        plan = plan_adapter(folder, adapters[0], lora_out, file_types, name)
+        write(plan, threads=threads, dry_run=dry_run, force=force, resume=resume, as_json=as_json)
+        return
+    if adapters:
+        stem = f"{stem}-{adapters[-1].path.resolve().name}"
+        name = name or stem
     plan = plan_convert(
         folder,
         file_types,
@@ -71,5 +98,6 @@ def convert(
         ),
         name,
         load_imatrix(imatrix) if imatrix else None,
+        adapters,
     )
     write(split(plan, split_max_size), threads=threads, dry_run=dry_run, force=force, resume=resume, as_json=as_json)
