@@ -88,6 +88,7 @@ def main(folder: Path) -> None:
         if name == "half":
             model = model.to(torch.bfloat16)
         save(model.state_dict(), case / "base.safetensors")
+        model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(case)
         if name == "grown":
             model.resize_token_embeddings(14)

@@ -80,12 +80,17 @@ class Delta:
 
 @dataclass(frozen=True)
 class Adapter:
-    """What an adapter does: ``deltas`` by the name of the module, ``whole`` tensors by that of what they replace."""
+    """What an adapter does: ``deltas`` by the name of the module, ``whole`` tensors by that of what they replace.
+
+    ``frozen`` names the whole ones below a low-rank change, which training did not touch; peft stores them with an
+    embedding because the vocabulary may have grown.
+    """
 
     path: Path
     source: Source
     deltas: Mapping[str, Delta] = field(default_factory=dict)
     whole: Mapping[str, Tensor] = field(default_factory=dict)
+    frozen: frozenset[str] = frozenset()
 
     @property
     def has_tokenizer(self) -> bool:
@@ -180,7 +185,8 @@ def open_adapter(request: AdapterRequest) -> tuple[Adapter, Settings]:
                 f"{folder} holds whole tensors such as {next(iter(whole))}, which cannot be scaled",
                 "merge it without a scale",
             )
-        return Adapter(folder, source, deltas, whole), settings
+        frozen = frozenset(name for name in whole if f"{PREFIX}{_inside(name)}" in source.tensors)
+        return Adapter(folder, source, deltas, whole, frozen), settings
     except BaseException:
         source.close()
         raise
@@ -196,6 +202,13 @@ ROLES = {
     ".lora_magnitude_vector.weight": "magnitude",
 }
 """Endings of the tensors that make up a low-rank change."""
+
+
+def _inside(name: str) -> str:
+    """Where peft keeps a weight below its own."""
+    module, _, part = name.rpartition(".")
+    return f"{module}.base_layer.{part}"
+
 
 WRAPPERS = (".base_layer", ".modules_to_save")
 """Where peft keeps a whole module inside its own."""

@@ -15,8 +15,14 @@ from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.errors import FormatError
 
 
-def add_general(folder: Path, writer: gguf.GGUFWriter, tensors: Iterable[Tensor], name: str | None) -> None:
-    """Write them, in the order of llama.cpp's converter."""
+def add_general(
+    folder: Path,
+    writer: gguf.GGUFWriter,
+    tensors: Iterable[Tensor],
+    name: str | None,
+    kind: str = gguf.GGUFType.MODEL,
+) -> None:
+    """Write them, in the order of llama.cpp's converter. ``kind`` is a model or an adapter."""
     for tensor in tensors:
         # only counted: the type and size given here end up nowhere
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), 4 * tensor.n_values)
@@ -40,7 +46,9 @@ def add_general(folder: Path, writer: gguf.GGUFWriter, tensors: Iterable[Tensor]
         found.name = hub_name or path.name
     if found.size_label is None and total > 0:
         found.size_label = gguf.size_label(total, shared, expert, n_expert)
-    writer.add_type(gguf.GGUFType.MODEL)
+    writer.add_type(kind)
+    if kind == gguf.GGUFType.ADAPTER:
+        writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     found.set_gguf_meta_model(writer)
 
 

@@ -1,0 +1,144 @@
+"""A LoRA adapter as a GGUF of its own, for ``--lora`` at run time.
+
+llama.cpp adds ``alpha / rank * B A`` to a weight, so a file holds one alpha and the matrices ``a`` and ``b`` of every
+changed weight, under the weight's GGUF name. What a family does to a weight's rows is done to the rows of B. Settings
+that this cannot tell (DoRA, whole tensors, biases) are refused; a scale that is not ``alpha / rank`` (rsLoRA, patterns)
+goes into B.
+
+Source: llama.cpp's ``convert_lora_to_gguf.py`` for names, order and types.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from ggufrun.checkpoint import gguffile
+from ggufrun.checkpoint.adapter import Adapter, AdapterRequest, Delta, Settings, open_adapter
+from ggufrun.checkpoint.open import open_checkpoint
+from ggufrun.checkpoint.quantized import as_float32
+from ggufrun.checkpoint.tensor import Rows, Tensor
+from ggufrun.convert import arch, metadata
+from ggufrun.convert.arch.family import Family, is_tied
+from ggufrun.convert.arch.layout import n_layers
+from ggufrun.convert.config import Config, read_config
+from ggufrun.convert.plan import Plan
+from ggufrun.convert.target import Model, make_target
+from ggufrun.errors import FormatError, UnsupportedError, UsageError
+from ggufrun.quantize import ggml
+from ggufrun.quantize.types import FILE_TYPES, FileType
+
+TYPES = {"F32": ggml.F32, "F16": ggml.F16, "BF16": ggml.BF16}
+MERGE = "merge it instead: leave --lora-out away"
+
+
+def plan_adapter(
+    base: Path, request: AdapterRequest, path: Path, file_types: Sequence[FileType] = (), name: str | None = None
+) -> Plan:
+    """Plan the GGUF at ``path`` of an adapter for the model in ``base``, of which only config.json is read.
+
+    ``file_types`` holds F32, F16 or BF16, or nothing, which is F32. A scale in ``request`` goes into the matrices.
+    """
+    file_type = file_types[0] if file_types else FILE_TYPES["F32"]
+    if file_type.name not in TYPES:
+        raise UsageError(f"an adapter cannot be written as {file_type.name}", f"choose {', '.join(TYPES)}")
+    config = _config(base)
+    family = arch.find(config)
+    config = family.complete(config)
+    family.check_config(config)
+    adapter, settings = open_adapter(request)
+    try:
+        tensors = {tensor.name: tensor for tensor in _tensors(config, family, adapter, settings)}
+        logging.getLogger("gguf").setLevel(logging.ERROR)
+        writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[family.arch])
+        metadata.add_general(request.path, writer, tensors.values(), name, gguf.GGUFType.ADAPTER)
+        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, settings.alpha)
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        values = {key: gguffile.encode(v.value, v.type, v.sub_type) for key, v in writer.kv_data[0].items()}
+        kinds = [
+            (key, ggml.F32 if len(tensor.shape) == 1 else TYPES[file_type.name]) for key, tensor in tensors.items()
+        ]
+        return Plan(adapter.source, (make_target(path, file_type, Model(values, tensors), kinds),))
+    except BaseException:
+        adapter.source.close()
+        raise
+
+
+def _config(base: Path) -> Config:
+    if (base / "config.json").is_file() or not (base / "params.json").is_file():
+        return read_config(base)
+    source = open_checkpoint(base)
+    try:
+        return read_config(base, source.overrides)
+    finally:
+        source.close()
+
+
+def _tensors(config: Config, family: Family, adapter: Adapter, settings: Settings) -> Iterator[Tensor]:
+    names = gguf.get_tensor_name_map(family.arch, n_layers(config))
+    expected = family.expected(config)
+
+    def gguf_name(tensor: Tensor) -> str:
+        name = names.get_name(tensor.name, try_suffixes=(".weight", ".bias"))
+        if name is None or name not in expected or (name == "output.weight" and is_tied(config)):
+            raise FormatError(f"the base has no {tensor.name}, which {adapter.path} changes", "name the base it is for")
+        return name
+
+    if settings.fan_in_fan_out or settings.dora:
+        kind = "DoRA adapter" if settings.dora else "adapter of transposed layers"
+        raise UnsupportedError(f"{adapter.path} is a {kind}, which llama.cpp cannot add", MERGE)
+    for name, tensor in adapter.whole.items():
+        if name in adapter.frozen and name.endswith(".weight") and tensor.shape[0] == config.integer("vocab_size"):
+            # the base's own embedding
+            continue
+        if "_layernorm" not in name and ".norm" not in name:
+            raise UnsupportedError(f"{adapter.path} replaces {name}, which llama.cpp cannot do at run time", MERGE)
+        for changed in family.transform(config, replace(tensor, name=name)):
+            yield replace(changed, name=gguf_name(changed))
+    for delta in adapter.deltas.values():
+        yield from _pair(config, family, adapter, settings, delta, gguf_name)
+
+
+def _pair(
+    config: Config,
+    family: Family,
+    adapter: Adapter,
+    settings: Settings,
+    delta: Delta,
+    gguf_name: Callable[[Tensor], str],
+) -> Iterator[Tensor]:
+    a, b = delta.a, delta.b
+    assert a is not None and b is not None
+    if delta.b_bias is not None:
+        raise UnsupportedError(f"{adapter.path} changes the bias of {delta.module}, which llama.cpp cannot add", MERGE)
+    rank = a.shape[0]
+    factor = delta.scale * rank / settings.alpha
+    scaled = b if abs(factor - 1) < 1e-12 else _times(b, factor)
+    for changed in family.transform(config, replace(scaled, name=f"{delta.module}.weight")):
+        name = gguf_name(changed)
+        if len(changed.shape) != 2 or changed.shape[1] != rank:
+            raise UnsupportedError(f"{name} is stored in another shape than {delta.module} has", MERGE)
+        yield replace(_transposed(a) if name == "token_embd.weight" else a, name=f"{name}.lora_a")
+        yield replace(changed, name=f"{name}.lora_b")
+
+
+def _times(tensor: Tensor, factor: float) -> Tensor:
+    def rows(start: int, stop: int) -> Rows:
+        values: Rows = as_float32(tensor.dtype, tensor.rows(start, stop)) * np.float32(factor)
+        return values
+
+    return Tensor(tensor.name, "F32", tensor.shape, rows, tensor.precision or tensor.dtype)
+
+
+def _transposed(tensor: Tensor) -> Tensor:
+    """llama.cpp looks rows of the embedding up, so its ``a`` has one row a token; few columns, read whole."""
+
+    def rows(start: int, stop: int) -> Rows:
+        return np.ascontiguousarray(tensor.rows(0, tensor.shape[0])[:, start:stop].T)
+
+    return replace(tensor, shape=(tensor.shape[1], tensor.shape[0]), rows=rows)
