@@ -40,9 +40,11 @@ FOREIGN: dict[str, set[str]] = {
     "rich": {"cli"},
     "prompt_toolkit": {"cli"},
     "huggingface_hub": {"hub"},
-    "llama_cpp": {"engine", "quantize", "evaluate"},
+    # the proof of a vocabulary asks the tokenizer of the engine to come
+    "llama_cpp": {"engine", "quantize", "evaluate", "convert"},
     "jinja2": {"chat"},
     "sentencepiece": {"convert"},
+    "tokenizers": {"convert"},
     # Heavy, and not needed: a checkpoint is read without the framework that wrote it.
     "torch": set(),
     "transformers": set(),

@@ -20,7 +20,7 @@ from ggufrun.convert import arch, metadata
 from ggufrun.convert.config import Config, read_config
 from ggufrun.convert.mapping import mapped, own_precision, plain_type
 from ggufrun.convert.target import Model, Target, make_target, quantized_target, split_target, without_layers
-from ggufrun.convert.vocab import add_vocabulary
+from ggufrun.convert.vocabulary import Original
 from ggufrun.errors import FormatError, UnsupportedError, UsageError
 from ggufrun.quantize import ggml
 from ggufrun.quantize.imatrix import Imatrix
@@ -30,10 +30,11 @@ from ggufrun.quantize.types import FileType
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything to do. ``close`` when done."""
+    """Everything to do. ``close`` when done. ``original`` is the tokenizer that the vocabulary was made from."""
 
     source: Source
     targets: tuple[Target, ...]
+    original: Original | None = None
 
     @property
     def source_bytes(self) -> int:
@@ -54,6 +55,7 @@ def plan_convert(
     name: str | None = None,
     imatrix: Imatrix | None = None,
     adapters: Sequence[AdapterRequest] = (),
+    pretokenizer: str | None = None,
 ) -> Plan:
     """Plan a conversion of the checkpoint in ``folder``, with ``adapters`` merged into it in their order.
 
@@ -68,7 +70,7 @@ def plan_convert(
         family.check_config(config)
         tensors = mapped(config, family, source)
         own = own_precision(tensors)
-        writer = _metadata(source, config, family, tensors, name)
+        writer, original = _metadata(source, config, family, tensors, name, pretokenizer)
         targets = []
         for file_type in file_types or (own,):
             model = Model(_with_file_type(writer, file_type), tensors)
@@ -80,7 +82,7 @@ def plan_convert(
                 base = [(key, plain_type(family.arch, tensor, own)) for key, tensor in tensors.items()]
                 planned = _plan_on_hole(model, base, file_type, options)
                 targets.append(quantized_target(path, file_type, model, planned, dict(base), options, imatrix))
-        return Plan(source, tuple(targets))
+        return Plan(source, tuple(targets), original)
     except BaseException:
         source.close()
         raise
@@ -125,8 +127,9 @@ def _metadata(
     family: arch.Family,
     tensors: Mapping[str, Tensor],
     name: str | None,
-) -> gguf.GGUFWriter:
-    """All metadata in the order of llama.cpp's converter; the writer only collects the keys."""
+    pretokenizer: str | None,
+) -> tuple[gguf.GGUFWriter, Original]:
+    """All metadata in the order of llama.cpp's converter, and the tokenizer; the writer only collects the keys."""
     # the package warns through logging about things that are errors or of no interest here
     logging.getLogger("gguf").setLevel(logging.ERROR)
     writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[family.arch])
@@ -134,8 +137,7 @@ def _metadata(
     metadata.add_general(source.path, writer, tensors.values(), name)
     family.metadata(config, writer)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    add_vocabulary(source.tokenizer, config, writer)
-    return writer
+    return writer, family.vocab(source.tokenizer, config, writer, pretokenizer)
 
 
 def _with_file_type(writer: gguf.GGUFWriter, file_type: FileType) -> dict[str, Value]:

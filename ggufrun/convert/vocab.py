@@ -1,139 +1,341 @@
-"""Tokenizer files become the vocabulary of a GGUF.
+"""Tokenizer files become the vocabulary of a GGUF: one function for each way in which model families ship theirs.
 
-Source of the rules: llama.cpp's ``conversion/base.py`` (``_create_vocab_sentencepiece``) and the ``gguf`` package's
-``SpecialVocab``, which reads special ids, ``add_*_token`` flags and the chat template.
+Every function writes the ``tokenizer.*`` keys in the order of llama.cpp's converter and returns the tokenizer that they
+were made from, for the proof. They raise NotFoundError without a tokenizer, FormatError for a damaged one and
+UnsupportedError for one that llama.cpp would follow wrongly.
+
+Source of the rules: ``set_vocab`` of the families in llama.cpp's ``conversion/``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import gguf
 
-from ggufrun.convert.config import Config, read_json
+from ggufrun.convert import bpe, pretokenizers, ranks, spm
+from ggufrun.convert.config import Config
+from ggufrun.convert.special import Special, add_ends, read_special, write_special
+from ggufrun.convert.splitting import pretokenizer_name
+from ggufrun.convert.tokenizerfiles import MAX_VOCABULARY, TokenizerFiles
+from ggufrun.convert.vocabulary import Kind, Original, Vocabulary, check_vocabulary
 from ggufrun.errors import FormatError, NotFoundError, UnsupportedError
 
-SPECIAL_LOOKS = ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
-"""Tokens that are special whatever their file says, as llama.cpp's converter has it."""
+VocabFunction = Callable[[Path, Config, gguf.GGUFWriter, str | None], Original]
+"""(folder of the tokenizer files, config, where to write, ``--pretokenizer`` or None) -> the original tokenizer."""
+
+CODE_LLAMA, GRANITE = 32016, 49152
+"""Sizes of vocabularies by which llama.cpp's converter knows Code Llama and the small Granite models."""
+
+CODE_LLAMA_EOT, GEMMA_EOT = 32010, 107
+
+FILL_IN = ("prefix", "suffix", "middle")
 
 
-@dataclass
-class Vocabulary:
-    """Ids in order: text as UTF-8, score, and ``gguf.TokenType``."""
+def add_vocabulary(
+    folder: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None = None, prefix: bool | None = None
+) -> Original:
+    """Whatever the folder has: SentencePiece first, then tokenizer.json, then a table of ranks.
 
-    tokens: list[bytes]
-    scores: list[float]
-    types: list[int]
+    ``prefix`` says whether a SentencePiece model puts a space in front of a text; None leaves it to the model.
+    """
+    files = TokenizerFiles.of(folder, config)
+    model = files.path("tokenizer.model")
+    if model and ranks.is_ranks(model):
+        return _llama3_ranks(files, model, config, writer, pretokenizer)
+    if model:
+        return _sentencepiece(files, model, config, writer, prefix)
+    if files.path("tokenizer.json"):
+        return _tokenizer_json(files, config, writer, pretokenizer, prefix)
+    if files.path("qwen.tiktoken"):
+        return qwen_vocabulary(folder, config, writer, pretokenizer)
+    raise NotFoundError(f"no tokenizer.model or tokenizer.json in {folder}", "copy the model's tokenizer files there")
 
-    def put(self, number: int, text: str, score: float, kind: gguf.TokenType) -> None:
-        """Give the id ``number`` a text."""
-        self.tokens[number], self.scores[number], self.types[number] = text.encode(), score, int(kind)
+
+def bpe_vocabulary(folder: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None = None) -> Original:
+    """tokenizer.json where there is one, whatever lies beside it."""
+    files = TokenizerFiles.of(folder, config)
+    if not files.path("tokenizer.json"):
+        return add_vocabulary(folder, config, writer, pretokenizer)
+    return _tokenizer_json(files, config, writer, pretokenizer)
 
 
-def add_vocabulary(folder: Path, config: Config, writer: gguf.GGUFWriter) -> None:
-    """Write the ``tokenizer.*`` keys. NotFoundError without a tokenizer, FormatError for a damaged one."""
-    model = folder / "tokenizer.model"
-    if not model.is_file():
-        if (folder / "tokenizer.json").is_file():
-            raise UnsupportedError(
-                f"{folder} has only a tokenizer.json, which this release does not read",
-                "add the tokenizer.model beside it",
-            )
-        raise NotFoundError(f"no tokenizer.model in {folder}", "copy the model's tokenizer files there")
-    settings = _tokenizer_config(folder)
-    prefix_space = settings.get("add_prefix_space")
-    if isinstance(prefix_space, bool):
-        writer.add_add_space_prefix(prefix_space)
-    vocabulary = _sentencepiece(model, config.integer("vocab_size"))
-    _add_tokens(folder, settings, vocabulary)
+def llama_vocabulary(
+    folder: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None = None
+) -> Original:
+    """Llama and what is built like it: the space in front is tokenizer_config.json's to say."""
+    files = TokenizerFiles.of(folder, config)
+    prefix = files.settings.get("add_prefix_space")
+    if isinstance(prefix, bool):
+        writer.add_add_space_prefix(prefix)
+    else:
+        prefix = None
+    original = add_vocabulary(folder, config, writer, pretokenizer, prefix)
+    size = config.values.get("vocab_size")
+    if size == CODE_LLAMA:
+        _write_again(files, writer, (*FILL_IN, "eot"), CODE_LLAMA_EOT)
+    if size == GRANITE:
+        writer.add_add_bos_token(False)
+    return original
+
+
+def gemma_vocabulary(
+    folder: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None = None
+) -> Original:
+    """Gemma 1: no space in front, and the end of a turn."""
+    original = _without_prefix(folder, config, writer, pretokenizer)
+    _write_again(TokenizerFiles.of(folder, config), writer, (*FILL_IN, "fsep", "eot"), GEMMA_EOT, template=False)
+    # in the converter's order
+    writer.kv_data[0].pop(gguf.Keys.Tokenizer.ADD_PREFIX, None)
+    writer.add_add_space_prefix(False)
+    return original
+
+
+def gemma2_vocabulary(
+    folder: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None = None
+) -> Original:
+    """Gemma 2 and 3: no space in front."""
+    return _without_prefix(folder, config, writer, pretokenizer)
+
+
+def phi3_vocabulary(folder: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None = None) -> Original:
+    """Phi-3: SentencePiece whose added tokens also stand in tokenizer.json; Phi-4: byte-level BPE."""
+    files = TokenizerFiles.of(folder, config)
+    model = files.path("tokenizer.model")
+    if files.settings.get("tokenizer_class") == "GPT2Tokenizer" or not model:
+        return bpe_vocabulary(folder, config, writer, pretokenizer)
+    source = spm.read_model(model)
+    vocabulary = spm.read_pieces(source, _size(config, source.size))
+    spm.add_tokens(files, vocabulary, looks=False)
+    return _write_sentencepiece(files, writer, source, vocabulary)
+
+
+def internlm2_vocabulary(
+    folder: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None = None
+) -> Original:
+    """InternLM 2: SentencePiece with a piece for the byte 0, and chat models that end with <|im_end|>."""
+    files = TokenizerFiles.of(folder, config)
+    model = files.path("tokenizer.model")
+    if not model:
+        return bpe_vocabulary(folder, config, writer, pretokenizer)
+    source = spm.read_model(model)
+    vocabulary = spm.read_pieces(source, _size(config, source.size))
+    for number, text in enumerate(vocabulary.tokens):
+        if text == b"\0":
+            # to C++ it would be an empty string
+            vocabulary.tokens[number] = "🐉".encode()
+        if text.startswith(b"[UNUSED"):
+            vocabulary.types[number] = int(Kind.UNUSED)
+    spm.add_tokens(files, vocabulary, looks=False)
+    original = _write_sentencepiece(files, writer, source, vocabulary, write=False)
+    writer.add_add_space_prefix(source.prefix)
+    special = read_special(files, len(vocabulary.tokens))
+    if "<|im_end|>" in files.ids:
+        special.ids["eos"] = files.ids["<|im_end|>"]
+    write_special(writer, special)
+    return original
+
+
+def qwen_vocabulary(folder: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None = None) -> Original:
+    """Qwen 1: a table of ranks, and special tokens that only its code names."""
+    files = TokenizerFiles.of(folder, config)
+    path = files.path("qwen.tiktoken")
+    if path is None:
+        return bpe_vocabulary(folder, config, writer, pretokenizer)
+    table = ranks.read_ranks(path)
+    vocabulary = ranks.read_vocabulary(path, table, ranks.QWEN_SPECIAL, _size(config, 0))
+    special = read_special(files)
+    end = len(table)
+    if not special.ids:
+        special.ids |= {"bos": end, "eos": end}
+    special.default("unk", end)
+    _write_bpe(writer, vocabulary, pretokenizer or "qwen2")
+    write_special(writer, special, ranks.qwen_merges(table))
+    return ranks.original(path, table, ranks.QWEN_SPECIAL, pretokenizers.QWEN2, whole=False, composes=True)
+
+
+def chatglm_vocabulary(
+    folder: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None = None
+) -> Original:
+    """ChatGLM 3: SentencePiece with five markers and four roles after it. GLM-4 of the same class: tokenizer.json."""
+    files = TokenizerFiles.of(folder, config)
+    model = files.path("tokenizer.model")
+    if files.path("tokenizer.json"):
+        return _glm(files, config, writer, pretokenizer, GLM4_OLD)
+    if not model or ranks.is_ranks(model):
+        raise UnsupportedError(
+            f"{folder} has GLM-4's tokenizer only as the model's own code reads it",
+            "take the tokenizer.json of the same model in transformers' own format (THUDM/glm-4-9b-chat-hf)",
+        )
+    source = spm.read_model(model)
+    size = _size(config, source.size, "padded_vocab_size" if config.has("padded_vocab_size") else "vocab_size")
+    vocabulary = spm.read_pieces(source, size)
+    for number, text in enumerate(("<unk>", "<bos>", "<eos>")):
+        vocabulary.tokens[number] = text.encode()
+    for number in range(source.size, size):
+        vocabulary.scores[number] = 0.0
+    for number, text in enumerate(CHATGLM3_SPECIAL, source.size):
+        vocabulary.put(number, text, 0.0, Kind.CONTROL)
+    return _write_sentencepiece(files, writer, source, vocabulary, name="chatglm-spm")
+
+
+def glm4_vocabulary(folder: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None = None) -> Original:
+    """GLM-4 in transformers' own format."""
+    return _glm(TokenizerFiles.of(folder, config), config, writer, pretokenizer, GLM4)
+
+
+CHATGLM3_SPECIAL = (
+    "[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>",
+)  # fmt: skip
+GLM4_OLD = (("eos", "<|endoftext|>"), ("eot", "<|user|>"), ("unk", "<|endoftext|>"))
+GLM4 = (("bos", "[gMASK]"), ("eot", "<|user|>"), ("unk", "<|endoftext|>"), ("eom", "<|observation|>"))
+"""Kinds of special tokens that only the models' code tells, and the tokens."""
+
+
+def _glm(
+    files: TokenizerFiles,
+    config: Config,
+    writer: gguf.GGUFWriter,
+    pretokenizer: str | None,
+    wanted: tuple[tuple[str, str], ...],
+) -> Original:
+    if not files.path("tokenizer.json"):
+        raise NotFoundError(f"no tokenizer.json in {files.folder}", "copy the model's tokenizer files there")
+
+    def complete(special: Special) -> None:
+        for kind, text in wanted:
+            if text not in files.ids:
+                raise FormatError(f"tokenizer.json has no token {text}", "use the model's own tokenizer files")
+            special.default(kind, files.ids[text])
+
+    return _byte_level(files, config, writer, pretokenizer, complete)
+
+
+def _size(config: Config, least: int, key: str = "vocab_size") -> int:
+    return config.integer(key, high=MAX_VOCABULARY) if config.has(key) or not least else least
+
+
+def _without_prefix(folder: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None) -> Original:
+    original = add_vocabulary(folder, config, writer, pretokenizer, prefix=False)
+    writer.add_add_space_prefix(False)
+    return original
+
+
+def _write_again(
+    files: TokenizerFiles, writer: gguf.GGUFWriter, kinds: tuple[str, ...], eot: int, template: bool = True
+) -> None:
+    """The converter's second round of special tokens, for kinds that only some models of a family have."""
+    special = read_special(files, kinds=kinds)
+    special.default("eot", eot)
+    if not template:
+        special.template = None
+    write_special(writer, special)
+
+
+def _sentencepiece(
+    files: TokenizerFiles, path: Path, config: Config, writer: gguf.GGUFWriter, prefix: bool | None
+) -> Original:
+    source = spm.read_model(path)
+    vocabulary = spm.read_pieces(source, _size(config, source.size))
+    spm.add_tokens(files, vocabulary)
+    return _write_sentencepiece(files, writer, source, vocabulary, prefix=prefix)
+
+
+def _write_sentencepiece(
+    files: TokenizerFiles,
+    writer: gguf.GGUFWriter,
+    source: spm.Model,
+    vocabulary: Vocabulary,
+    name: str = "default",
+    write: bool = True,
+    prefix: bool | None = None,
+) -> Original:
+    check_vocabulary(vocabulary.tokens, byte_fallback=True)
+    _write_scored(writer, vocabulary, name)
+    if write:
+        special = read_special(files, len(vocabulary.tokens))
+        add_ends(files, special, vocabulary.tokens)
+        write_special(writer, special)
+        if prefix is None and not source.prefix:
+            # llama.cpp would put a space in front, and its converter does not tell it otherwise
+            writer.add_add_space_prefix(False)
+    return spm.original(source, vocabulary, source.prefix if prefix is None else prefix)
+
+
+def _write_scored(writer: gguf.GGUFWriter, vocabulary: Vocabulary, name: str) -> None:
     writer.add_tokenizer_model("llama")
-    writer.add_tokenizer_pre("default")
+    writer.add_tokenizer_pre(name)
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_scores(vocabulary.scores)
     writer.add_token_types(vocabulary.types)
-    _special(folder, len(vocabulary.tokens)).add_to_gguf(writer, quiet=True)
 
 
-def _sentencepiece(path: Path, size: int) -> Vocabulary:
-    """The pieces of a SentencePiece model; ids it does not have, up to ``size``, are padding."""
-    from sentencepiece import SentencePieceProcessor
+def _write_bpe(writer: gguf.GGUFWriter, vocabulary: Vocabulary, name: str) -> None:
+    check_vocabulary(vocabulary.tokens, byte_fallback=False)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(name)
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_types(vocabulary.types)
 
-    processor = SentencePieceProcessor()
-    try:
-        data = path.read_bytes()
-        if not data or not processor.LoadFromSerializedProto(data):
-            raise RuntimeError("empty")
-        pieces = processor.GetPieceSize()
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise FormatError(f"{path} is no SentencePiece model", "download it again") from error
-    if pieces > size:
-        raise FormatError(
-            f"{path} has {pieces} tokens, config.json a vocabulary of {size}",
-            "use the tokenizer that the checkpoint was trained with",
-        )
-    kinds = gguf.TokenType
-    vocabulary = Vocabulary(
-        [f"[PAD{number}]".encode() for number in range(size)], [-10000.0] * size, [int(kinds.UNUSED)] * size
+
+def _tokenizer_json(
+    files: TokenizerFiles, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None, said: bool | None = None
+) -> Original:
+    if not bpe.is_sentencepiece(files) or pretokenizer is not None:
+        return _byte_level(files, config, writer, pretokenizer)
+    model = bpe.read_model(files)
+    prefix, repeated = bpe.space_in_front(model.splitting)
+    tokenizer = bpe.load(files)
+    highest = max({**model.ids, **files.ids}.values())
+    vocabulary = bpe.sentencepiece_like(files, model, _size(config, highest + 1))
+    check_vocabulary(vocabulary.tokens, byte_fallback=True)
+    _write_scored(writer, vocabulary, "default")
+    special = read_special(files, len(vocabulary.tokens))
+    add_ends(files, special, vocabulary.tokens)
+    write_special(writer, special)
+    if said is None and not prefix:
+        writer.add_add_space_prefix(False)
+    return bpe.original(files, model, tokenizer, repeated)
+
+
+def _byte_level(
+    files: TokenizerFiles,
+    config: Config,
+    writer: gguf.GGUFWriter,
+    pretokenizer: str | None,
+    complete: Callable[[Special], None] = lambda special: None,
+) -> Original:
+    model = bpe.read_model(files)
+    known = {**model.ids, **files.ids}
+    architectures = config.values.get("architectures")
+    name = pretokenizer_name(
+        model.splitting, architectures if isinstance(architectures, list | tuple) else (), known, pretokenizer
     )
-    for number in range(pieces):
-        kind = (
-            kinds.UNKNOWN if processor.IsUnknown(number)
-            else kinds.CONTROL if processor.IsControl(number)
-            else kinds.UNUSED if processor.IsUnused(number)
-            else kinds.BYTE if processor.IsByte(number)
-            else kinds.NORMAL
-        )  # fmt: skip
-        vocabulary.put(number, processor.IdToPiece(number), processor.GetScore(number), kind)
-    return vocabulary
+    tokenizer = bpe.load(files)
+    vocabulary = bpe.byte_level(files, model, _size(config, max(known.values()) + 1), tokenizer)
+    _write_bpe(writer, vocabulary, name)
+    special = read_special(files)
+    complete(special)
+    add_ends(files, special, vocabulary.tokens)
+    write_special(writer, special, bpe.merge_texts(model.merges))
+    return bpe.original(files, model, tokenizer, prefixed=True)
 
 
-def _add_tokens(folder: Path, settings: dict[str, Any], vocabulary: Vocabulary) -> None:
-    """Tokens added beside the SentencePiece model: added_tokens.json, then added_tokens_decoder."""
-    size = len(vocabulary.tokens)
-    added_file = folder / "added_tokens.json"
-    added = read_json(added_file) if added_file.is_file() else {}
-    decoder = settings.get("added_tokens_decoder", {})
-    try:
-        for text, number in added.items():
-            _check_id(folder, text, number, size)
-            vocabulary.put(number, text, -1000.0, gguf.TokenType.USER_DEFINED)
-        for key, entry in decoder.items():
-            number, text = int(key), entry["content"]
-            _check_id(folder, text, number, size)
-            if entry.get("special") or _looks_special(text):
-                vocabulary.put(number, text, -1000.0, gguf.TokenType.CONTROL)
-            else:
-                vocabulary.put(number, text.replace("\u2581", " "), -1000.0, gguf.TokenType.USER_DEFINED)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"the added tokens in {folder} make no sense: {error}", "download the tokenizer") from error
-
-
-def _check_id(folder: Path, text: str, number: int, size: int) -> None:
-    if not 0 <= number < size:
-        raise FormatError(
-            f"{folder} adds the token {text!r} as {number}, the vocabulary ends at {size - 1}",
-            "use the tokenizer that the checkpoint was trained with",
-        )
-
-
-def _looks_special(text: str) -> bool:
-    marked = (text.startswith("<|") and text.endswith("|>")) or (text.startswith("<｜") and text.endswith("｜>"))
-    unused = text.startswith("<unused") and text.endswith(">")
-    return text in SPECIAL_LOOKS or marked or unused
-
-
-def _tokenizer_config(folder: Path) -> dict[str, Any]:
-    path = folder / "tokenizer_config.json"
-    settings = read_json(path) if path.is_file() else {}
-    if not isinstance(settings, dict):
-        raise FormatError(f"{path} is no JSON object", "download it again")
-    return settings
-
-
-def _special(folder: Path, size: int) -> gguf.SpecialVocab:
-    try:
-        return gguf.SpecialVocab(folder, n_vocab=size)
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise FormatError(f"the tokenizer files in {folder} make no sense: {error}", "download them again") from error
+def _llama3_ranks(
+    files: TokenizerFiles, path: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None
+) -> Original:
+    """Llama 3 as Meta ships it; from 3.1 on, where positions are scaled, some reserved tokens have got a use."""
+    table = ranks.read_ranks(path)
+    # transformers' rope_parameters say "default" for positions that are not scaled
+    scaling = config.values.get("rope_scaling")
+    names = ranks.LLAMA3_SPECIAL if scaling else ranks.LLAMA3_0_SPECIAL
+    vocabulary = ranks.read_vocabulary(path, table, names, _size(config, len(table) + len(names)))
+    numbers = {text: number for number, text in enumerate(names, len(table))}
+    special = read_special(files, len(vocabulary.tokens))
+    special.ids = {"bos": numbers["<|begin_of_text|>"]} | special.ids
+    special.default("eos", numbers["<|end_of_text|>"])
+    special.add.setdefault("bos", True)
+    _write_bpe(writer, vocabulary, pretokenizer or "llama-bpe")
+    write_special(writer, special, ranks.llama3_merges(table))
+    return ranks.original(path, table, names, pretokenizers.LLAMA3, whole=True)
