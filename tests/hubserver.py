@@ -217,12 +217,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.broken -= 1
             self._error(503, "")
             return
-        asked, start, status = self.headers.get("Range"), 0, 200
+        asked, start, stop, status = self.headers.get("Range"), 0, len(data), 200
         headers = {"Accept-Ranges": "bytes"}
         if asked and self.hub.ranges:
-            start, status = int(asked.removeprefix("bytes=").removesuffix("-")), 206
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        body = data[start:]
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            start, stop, status = int(first), min(int(last or len(data)), len(data) - 1) + 1, 206
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
+        body = data[start:stop]
         headers["Content-Length"] = str(len(body))
         if self.hub.cuts:
             self._send(status, headers, body[: self.hub.cuts.pop(0)])

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from ggufrun import hub
-from ggufrun.errors import FormatError, GgufrunError, NotFoundError, TargetError, UsageError
-from ggufrun.hub import Progress, client, places, transfer
+from ggufrun.errors import FormatError, GgufrunError, NotFoundError, TargetError, UnsupportedError, UsageError
+from ggufrun.hub import Progress, client, outline, places, transfer
+from tests.checkpoints import DEMO
 from tests.hubserver import TOKEN, HubServer, Repo, git_sha1, running
 
 
@@ -400,3 +401,29 @@ def test_a_server_that_is_no_hub(server: HubServer, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(_Handler, "_info", lambda self, path: self._send(200, {}, b"[]"))
     with pytest.raises(FormatError, match="not as a hub"):
         hub.fetch("org/model")
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_an_outline_has_headers_and_holes(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranges: bool
+) -> None:
+    weights = (DEMO / "model.safetensors").read_bytes()
+    header = 8 + int.from_bytes(weights[:8], "little")
+    files = {path.name: path.read_bytes() for path in DEMO.iterdir() if path.is_file()}
+    server.repos["org/poet"] = Repo(files)
+    server.ranges = ranges
+    # as if it were a long header: the first request does not reach its end
+    monkeypatch.setattr(outline, "FIRST", 100)
+    folder = hub.fetch_outline(hub.parse("org/poet"), tmp_path)
+    assert folder.name == "poet"
+    path = folder / "model.safetensors"
+    assert path.stat().st_size == len(weights)
+    assert path.read_bytes() == weights[:header] + bytes(len(weights) - header)
+    assert (folder / "tokenizer.model").read_bytes() == files["tokenizer.model"]
+    assert [asked for asked in server.asked() if asked] == ["bytes=0-99", f"bytes=0-{header - 1}"]
+    server.repos["org/old"] = Repo({"config.json": b"{}", "pytorch_model.bin": BIG})
+    with pytest.raises(UnsupportedError, match="no safetensors"):
+        hub.fetch_outline(hub.parse("org/old"), tmp_path / "old")
+    server.repos["org/lie"] = Repo({"config.json": b"{}", "model.safetensors": BIG})
+    with pytest.raises(FormatError, match="header claims"):
+        hub.fetch_outline(hub.parse("org/lie"), tmp_path / "lie")

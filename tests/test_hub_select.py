@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ggufrun.errors import NotFoundError, UsageError
-from ggufrun.hub import HubId, checkpoint_files, gguf_files, parse, path_or_id
+from ggufrun.hub import HubId, checkpoint_files, gguf_files, parse, path_or_id, upstream_files
 from ggufrun.hub.select import gguf_or_checkpoint, gguf_sets, type_label
 
 
@@ -178,3 +178,9 @@ def test_gguf_before_checkpoint() -> None:
 def test_shards_of_two_models_are_told_apart() -> None:
     sets = gguf_sets(["a-00001-of-00002.gguf", "a-00002-of-00002.gguf", "a-00001-of-00003.gguf", "a.gguf"])
     assert [(item.stem, item.count, len(item.names)) for item in sets] == [("a", 1, 1), ("a", 2, 2), ("a", 3, 1)]
+
+
+def test_llama_cpps_converter_gets_the_code_and_the_settings_too() -> None:
+    extra = ["modeling_x.py", "preprocessor_config.json", "1_Pooling/config.json"]
+    names = [*SHARDS, *TORCH, *SETTINGS, *OTHERS, *extra]
+    assert upstream_files(names) == sorted([*SHARDS, *SETTINGS, *extra])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,18 +13,39 @@ from typing import TYPE_CHECKING
 from ggufrun.cli import console
 
 if TYPE_CHECKING:
-    from ggufrun.hub import Progress
+    from ggufrun.hub import HubId, Progress
+    from ggufrun.hub.select import Selector
 
 
-def source_folder(text: str) -> tuple[Path, str]:
-    """The folder that SOURCE means, fetched if it is a hub id, and the name of the model."""
+def source_folder(text: str, outline: bool = False, wanted: Selector | None = None) -> tuple[Path, str]:
+    """The folder that SOURCE means, fetched if it is a hub id, and the name of the model.
+
+    With ``outline`` the weights of a hub id are not fetched where their headers can be had alone: the folder serves to
+    plan, and goes when the program ends. ``wanted`` picks other files than a conversion by ggufrun needs.
+    """
     from ggufrun import hub
 
     source = hub.path_or_id(text)
     if isinstance(source, Path):
         return source, source.resolve().name
+    if outline and (planned := _outline(source)):
+        return planned, source.name
     with fetch_bar() as on_progress:
-        return hub.fetch(source, on_progress=on_progress, on_note=console.warn), source.name
+        return hub.fetch(source, wanted or hub.checkpoint_files, on_progress, console.warn), source.name
+
+
+def _outline(source: HubId) -> Path | None:
+    """None where all has to be fetched: other formats than safetensors, or no network and perhaps a copy."""
+    from ggufrun import hub
+    from ggufrun.errors import UnsupportedError
+    from ggufrun.hub.client import ConnectionLostError
+
+    folder = Path(tempfile.mkdtemp(prefix="ggufrun-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    try:
+        return hub.fetch_outline(source, folder)
+    except (UnsupportedError, ConnectionLostError):
+        return None
 
 
 @contextmanager

@@ -6,8 +6,9 @@ nothing here imports ``huggingface_hub`` before a request is to be made.
 
 from ggufrun.hub.ids import HubId, parse, path_or_id
 from ggufrun.hub.models import resolve_model
+from ggufrun.hub.outline import fetch_outline
 from ggufrun.hub.repository import Fetched, Progress, fetch, obtain
-from ggufrun.hub.select import checkpoint_files, gguf_files, gguf_or_checkpoint
+from ggufrun.hub.select import checkpoint_files, gguf_files, gguf_or_checkpoint, upstream_files
 
 __all__ = [
     "Fetched",
@@ -15,10 +16,12 @@ __all__ = [
     "Progress",
     "checkpoint_files",
     "fetch",
+    "fetch_outline",
     "gguf_files",
     "gguf_or_checkpoint",
     "obtain",
     "parse",
     "path_or_id",
     "resolve_model",
+    "upstream_files",
 ]

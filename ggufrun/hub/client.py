@@ -140,12 +140,12 @@ def url(repo: str, commit: str, name: str) -> str:
 
 
 @contextmanager
-def get(address: str, start: int) -> Iterator[tuple[Any, Iterator[bytes]]]:
-    """A GET from byte ``start`` on: the response, and its content as it comes in."""
+def get(address: str, start: int, stop: int | None = None) -> Iterator[tuple[Any, Iterator[bytes]]]:
+    """A GET from byte ``start`` on, or to byte ``stop``: the response, and its content as it comes in."""
     # compressed on the way, a range would count other bytes than the file's
     headers = hub().utils.build_hf_headers() | {"Accept-Encoding": "identity"}
-    if start:
-        headers["Range"] = f"bytes={start}-"
+    if start or stop:
+        headers["Range"] = f"bytes={start}-{stop - 1 if stop else ''}"
     session, timeout = hub().utils.get_session(), hub().constants.HF_HUB_DOWNLOAD_TIMEOUT
     # a method of httpx, a setting of requests
     if callable(session.stream):

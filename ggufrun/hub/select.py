@@ -26,6 +26,7 @@ COMPANIONS = (
     "spiece.model",
     "*.tiktoken",
     "tiktoken.model",
+    "tekken.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
@@ -80,6 +81,13 @@ def checkpoint_files(names: Sequence[str]) -> list[str]:
         "it holds no weights that can be converted (safetensors, pytorch_model*.bin, consolidated.*.pth)",
         "look for the original checkpoint of this model",
     )
+
+
+def upstream_files(names: Sequence[str]) -> list[str]:
+    """The files that llama.cpp's own converter may ask for: also the code and the settings that came with a model."""
+    extra = [name for name in names if (name.count("/") <= 1 and fnmatch(name, "*.json")) or fnmatch(name, "*.py")]
+    others = {"pytorch_model.bin.index.json", "model.safetensors.index.json"}
+    return sorted({*checkpoint_files(names), *(name for name in extra if name not in others)})
 
 
 def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
