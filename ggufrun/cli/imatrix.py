@@ -37,7 +37,7 @@ def imatrix(
     ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Add up importance matrices of one model.")] = False,
     ctx_size: evaluating.Length = 512,
-    batch_size: evaluating.Batch = 512,
+    batch_size: evaluating.Batch = 2048,
     ubatch_size: evaluating.MicroBatch = 512,
     chunks: evaluating.ChunkLimit = None,
     from_chunk: Annotated[int, typer.Option("--from-chunk", min=0, help="Leave out the first N chunks.")] = 0,

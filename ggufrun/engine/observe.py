@@ -103,6 +103,8 @@ class Observer:
     ``wants`` is asked with the weight's name; ``sees`` gets each product. Products of the same activations follow one
     another (queries, keys and values; gate and up); only the first is shown to ``sees``, the others are named to
     ``repeats``, so that nobody computes the same twice. What they raise is kept in ``failure`` and stops the run.
+
+    The logits of an observed run mean nothing: what comes after the last product of a graph is left out.
     """
 
     MIN_TOKENS = 16
@@ -113,6 +115,8 @@ class Observer:
     ) -> None:
         self._wants, self._sees, self._repeats = wants, sees, repeats
         self.failure: BaseException | None = None
+        self._seen: set[str] = set()
+        self._previous = self._final = ""
         self._plain = operations()["MUL_MAT"]
         self._mixture = operations()["MUL_MAT_ID"]
         self._checked = False
@@ -134,10 +138,19 @@ class Observer:
             product = Product(node)
             self._sees(product)
             self._last, self._served = self._key(node), {product.weight}
-            return True
+            # Once a second graph has begun it is known what the last product is, and what follows, mostly the large
+            # output matrix, need not be computed: False ends the graph.
+            return self._note(product.weight) != self._final
         except BaseException as failure:
             self.failure = failure
             return False
+
+    def _note(self, weight: str) -> str:
+        if not self._final and weight in self._seen:
+            self._final = self._previous
+        self._seen.add(weight)
+        self._previous = weight
+        return weight
 
     def _key(self, node: Node) -> tuple[Any, ...]:
         # The name tells the layer, and so tells graphs apart that happen to lie at the same address.
@@ -155,6 +168,7 @@ class Observer:
         if not alone or self._key(node) != self._last or name in self._served:
             return True
         self._served.add(name)
+        self._note(name)
         self._repeats(name)
         return False
 

@@ -20,7 +20,7 @@ from ggufrun.engine.model import Model
 from ggufrun.errors import EngineError, UsageError
 from ggufrun.evaluate.text import Text
 
-ROWS = 16
+ROWS = 8
 """Rows of logits that one thread handles at once: a few megabytes."""
 
 Doubles = npt.NDArray[np.float64]
@@ -144,12 +144,15 @@ def score_rows(logits: Floats, base: Floats | None, targets: Tokens) -> Scores:
         terms *= weights_base
     # a token that the reference rules out adds nothing, whatever the model thinks of it
     terms[weights_base == 0] = 0
-    kld = terms.sum(axis=1, dtype=np.float64) / np.exp(log_sum_base) + (log_sum - log_sum_base)
+    kld = terms.sum(axis=1) / np.exp(log_sum_base) + (log_sum - log_sum_base)
     return Scores(nll, nll_base, kld, logits.argmax(axis=1) == base.argmax(axis=1))
 
 
-def _softmax(logits: Floats) -> tuple[Floats, Floats, Doubles]:
-    """Logits below their maximum, their exponentials, and the logarithm of the sum of these."""
-    below = logits - logits.max(axis=1, keepdims=True)
+def _softmax(logits: Floats) -> tuple[Doubles, Doubles, Doubles]:
+    """Logits below their maximum, their exponentials, and the logarithm of the sum of these.
+
+    The difference is rounded to float32 as llama.cpp has it; numpy's float32 exp would be off by more than one unit.
+    """
+    below = (logits - logits.max(axis=1, keepdims=True)).astype(np.float64)
     weights = np.exp(below)
-    return below, weights, np.log(weights.sum(axis=1, dtype=np.float64))
+    return below, weights, np.log(weights.sum(axis=1))
