@@ -154,8 +154,13 @@ def complete(args: list[str]) -> list[str]:
     return full
 
 
-def command_from(record: type, run: Callable[[Any], None], doc: str) -> Callable[..., None]:
-    """A function for Typer with a parameter for every field of the dataclass ``record``; it calls ``run`` with one."""
+def command_from(
+    record: type, run: Callable[[Any], None], doc: str, without: frozenset[str] = frozenset()
+) -> Callable[..., None]:
+    """A function for Typer with a parameter for every field of the dataclass ``record``; it calls ``run`` with one.
+
+    Fields in ``without`` are no flags of this command: they keep their defaults.
+    """
     hints = get_type_hints(record, include_extras=True)
 
     def command(**values: Any) -> None:
@@ -164,6 +169,7 @@ def command_from(record: type, run: Callable[[Any], None], doc: str) -> Callable
     parameters = [
         inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=item.default, annotation=hints[item.name])
         for item in fields(record)
+        if item.name not in without
     ]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = hints
