@@ -16,6 +16,7 @@ from ggufrun.cli import (
     bench,
     chat,
     compare,
+    complete,
     convert,
     doctor,
     imatrix,
@@ -41,7 +42,23 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for room in (convert, quantize, chat, imatrix, perplexity, compare, bench, inspect, pull, local, verify, doctor):
+ROOMS = (
+    convert,
+    quantize,
+    chat,
+    complete,
+    imatrix,
+    perplexity,
+    compare,
+    bench,
+    inspect,
+    pull,
+    local,
+    verify,
+    doctor,
+)
+
+for room in ROOMS:
     room.register(app)
 
 

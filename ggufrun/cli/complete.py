@@ -1,0 +1,111 @@
+"""``ggufrun complete``: the model goes on where a text ends, for base models and pipes."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ggufrun.cli import chat
+from ggufrun.cli.chat_flags import ChatFlags, FlagCommand, command_from
+from ggufrun.errors import UsageError
+
+if TYPE_CHECKING:
+    from ggufrun.engine.context import Context
+    from ggufrun.engine.sampler import SamplingParams
+
+DOC = """Let a model continue a text.
+
+The text is that of -p or -f, else all of stdin. stdout gets the continuation and nothing else; --echo puts the text
+before it. Without -n it goes on until the model ends it or the context is full.
+"""
+
+WITHOUT = frozenset(
+    {
+        "second",
+        "system",
+        "system_file",
+        "style",
+        "chat_template",
+        "chat_template_file",
+        "in_prefix",
+        "in_suffix",
+        "in_prefix_bos",
+        "conversation",
+        "interactive",
+        "interactive_first",
+        "single_turn",
+        "once",
+        "color",
+        "plain",
+        "keep",
+        "context_shift",
+        "multiline",
+        "session",
+        "batch_file",
+        "batch_output",
+        "parallel",
+        "markdown",
+    }
+)
+"""Flags of a conversation, which mean nothing here."""
+
+FILLED = -2
+"""Of ``-n``: until the context is full. Base models often know no end, and a pipe must have one."""
+
+
+@dataclass(frozen=True)
+class CompleteFlags(ChatFlags):
+    """What stands on the command line, unchecked."""
+
+    echo: Annotated[bool, typer.Option("--echo", help="Print the text before its continuation.")] = False
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("complete", cls=FlagCommand)(command_from(CompleteFlags, run, DOC, WITHOUT))
+
+
+def run(flags: CompleteFlags) -> None:
+    """Open the model and continue the text."""
+    if flags.model is not None and flags.first is not None:
+        raise UsageError("the model is given twice, by -m and by itself", "give it once; -p takes the text")
+    path, _ = chat.model_and_instruction(flags)
+    chat.check_file(path)
+    text = prompt_text(flags)
+    from ggufrun.chat.choose import _recommended
+    from ggufrun.engine.context import Context
+
+    # What is wrong with the flags is said before a model is loaded.
+    context_params, limit, _ = chat._context_params(flags), chat._n_predict(flags), chat._sampling(flags, {})
+    with chat._load(path, flags) as model, Context(model, context_params) as context:
+        sampling = chat._sampling(flags, _recommended(model))
+        _continue(flags, context, sampling, FILLED if limit is None or limit < 0 else limit, text)
+
+
+def _continue(flags: CompleteFlags, context: Context, sampling: SamplingParams, limit: int, text: str) -> None:
+    from ggufrun.chat.plain import PlainPrompt
+    from ggufrun.chat.session import Session
+    from ggufrun.cli.chat_screen import Screen
+    from ggufrun.cli.chat_talk import Talk
+
+    reverse = [chat._expanded(flags, stop) for stop in flags.reverse or ()]
+    session = Session(context, PlainPrompt(context.model.vocab, reverse=reverse), sampling, limit=limit)
+    screen = Screen(color="off", plain=True, show_tokens=flags.show_tokens, verbose_prompt=flags.verbose_prompt)
+    if flags.echo:
+        screen.answer(text)
+    Talk(session, screen, str).single(None, text)
+
+
+def prompt_text(flags: CompleteFlags) -> str:
+    """The text of ``-p`` or ``-f``, or stdin as it stands but for its last newline."""
+    text = chat.opening_text(flags)
+    if text is None and flags.prompt is None and flags.prompt_file is None:
+        if sys.stdin.isatty():
+            raise UsageError("there is no text to continue", "give one with -p, or pipe it in")
+        text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
+    if not text:
+        raise UsageError("the text to continue is empty", "give one with -p, or pipe it in")
+    return text
