@@ -1,0 +1,38 @@
+"""What transformers computes for the tiny checkpoints. Only with the oracle's Python:
+
+    $ORACLE_PYTHON tests/family_logits.py FOLDER... > LOGITS
+
+One JSON object: checkpoint -> the logits after the last of ``IDS``. Families that transformers does not know are left
+out.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+IDS = (1, 5, 17, 200, 33, 90, 7, 8, 9, 10, 11, 300)
+
+
+def main(folders: list[str]) -> None:
+    """Print the logits."""
+    torch, transformers = importlib.import_module("torch"), importlib.import_module("transformers")
+    found = {}
+    for folder in folders:
+        try:
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, attn_implementation="eager"
+            ).eval()
+            with torch.no_grad():
+                logits = model(torch.tensor([IDS])).logits[0, -1]
+        except (ValueError, KeyError, RuntimeError, AssertionError) as error:
+            sys.stderr.write(f"{folder}: {error}\n")
+            continue
+        found[Path(folder).name] = [round(value, 6) for value in logits.tolist()]
+    sys.stdout.write(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

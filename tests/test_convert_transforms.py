@@ -1,0 +1,126 @@
+"""Lazy changes to tensors, against numpy on the whole array: any rows, in any order, and no more read than needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ggufrun.checkpoint.tensor import Rows, Tensor
+from ggufrun.convert import transforms
+from ggufrun.errors import FormatError, UnsupportedError
+
+DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}
+
+
+class Stored:
+    """A tensor in memory that counts the rows read of it."""
+
+    def __init__(self, *shape: int, dtype: str = "F32", name: str = "x.weight") -> None:
+        values = np.random.default_rng(7).integers(0, 1 << 14, shape)
+        self.array = values.astype(DTYPES[dtype])
+        self.read = 0
+        table = self.array.reshape(-1, shape[-1])
+
+        def rows(start: int, stop: int) -> Rows:
+            assert 0 <= start <= stop <= len(table)
+            self.read += stop - start
+            return table[start:stop]
+
+        self.tensor = Tensor(name, dtype, shape, rows)
+
+
+def check(changed: Tensor, expected: Any) -> None:
+    """The shape, the whole, every single row, and uneven pieces."""
+    assert changed.shape == expected.shape
+    table = expected.reshape(-1, expected.shape[-1])
+    np.testing.assert_array_equal(changed.rows(0, changed.n_rows), table)
+    for start in range(changed.n_rows):
+        np.testing.assert_array_equal(changed.rows(start, start + 1), table[start : start + 1])
+    for start, stop in ((0, 0), (0, 3), (1, changed.n_rows), (changed.n_rows // 2, changed.n_rows)):
+        found = changed.rows(start, min(stop, changed.n_rows))
+        np.testing.assert_array_equal(found, table[start : min(stop, changed.n_rows)])
+        assert found.dtype == expected.dtype
+
+
+@pytest.mark.parametrize("heads", [1, 3, 6])
+def test_rotary_permutation(heads: int) -> None:
+    stored = Stored(36, 5)
+    expected = stored.array.reshape(heads, 2, 18 // heads, 5).swapaxes(1, 2).reshape(36, 5)
+    check(transforms.rotary_permutation(stored.tensor, heads), expected)
+    bias = Stored(36)
+    changed = transforms.rotary_permutation(bias.tensor, heads)
+    np.testing.assert_array_equal(
+        changed.rows(0, 1).reshape(-1), bias.array.reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
+    )
+
+
+def test_a_piece_reads_no_more_rows_than_it_has() -> None:
+    stored = Stored(48, 5)
+    transforms.rotary_permutation(stored.tensor, 4).rows(7, 20)
+    assert stored.read == 13
+
+
+def test_chosen_rows_in_three_dimensions() -> None:
+    stored = Stored(24, 5)
+    rows = transforms.row_numbers(stored.tensor, 4, 6)
+    check(transforms.take_rows(stored.tensor, rows[:, 2:], (4, 4, 5)), stored.array.reshape(4, 6, 5)[:, 2:])
+
+
+def test_split() -> None:
+    stored = Stored(10, 5)
+    first, second = transforms.split_rows(stored.tensor, ("a", 4), ("b", 6))
+    assert (first.name, second.name) == ("a", "b")
+    check(first, stored.array[:4])
+    check(second, stored.array[4:])
+    with pytest.raises(FormatError, match=r"x\.weight has 10 rows, 11 were expected"):
+        transforms.split_rows(stored.tensor, ("a", 4), ("b", 7))
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (5,), (2, 3, 4)])
+def test_stack(shape: tuple[int, ...]) -> None:
+    parts = [Stored(*shape, name=str(number)) for number in range(4)]
+    check(transforms.stacked("all", [part.tensor for part in parts]), np.stack([part.array for part in parts]))
+
+
+def test_a_stack_of_different_things() -> None:
+    first = Stored(6, 5).tensor
+    with pytest.raises(FormatError, match="shape"):
+        transforms.stacked("all", [first, Stored(5, 6).tensor])
+    with pytest.raises(UnsupportedError, match="F16"):
+        transforms.stacked("all", [first, Stored(6, 5, dtype="F16").tensor])
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (3, 6, 5)])
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+def test_transpose(shape: tuple[int, ...], dtype: str) -> None:
+    stored = Stored(*shape, dtype=dtype)
+    check(transforms.transposed(stored.tensor), stored.array.swapaxes(-1, -2))
+
+
+def test_a_transposed_matrix_is_read_once_in_passing_and_not_kept() -> None:
+    stored = Stored(3, 60, 50)
+    changed = transforms.transposed(stored.tensor)
+    for start in range(0, changed.n_rows, 7):
+        changed.rows(start, min(start + 7, changed.n_rows))
+    assert stored.read == 180
+    assert not transforms._recent._kept
+
+
+@pytest.mark.parametrize(
+    ("dtype", "widened"),
+    [
+        ("F32", lambda x: x),
+        ("F16", lambda x: x),
+        ("F64", np.float32),
+        ("BF16", lambda x: (x.astype(np.uint32) << 16).view("f4")),
+    ],
+)
+def test_plus_one(dtype: str, widened: Callable[[Any], Any]) -> None:
+    stored = Stored(4, 5, dtype=dtype)
+    expected = widened(stored.array)
+    changed = transforms.plus_one(stored.tensor)
+    assert changed.dtype == ("F16" if dtype == "F16" else "F32")
+    check(changed, expected + expected.dtype.type(1))

@@ -1,0 +1,26 @@
+"""The page about adding an architecture shows the code that is in the tree, and names what is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ggufrun.convert.arch import families
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "adding-an-architecture.md").read_text()
+
+SHOWN = re.findall(r"<!-- from: (\S+) -->\n```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+def test_shown_code_is_the_codes() -> None:
+    assert len(SHOWN) == PAGE.count("```python")
+    for path, code in SHOWN:
+        assert code in (ROOT / path).read_text(), f"{path} has changed: {code.splitlines()[0]}"
+
+
+def test_named_files_and_options_exist() -> None:
+    for name in re.findall(r"`(tests/[\w*/.]+|ggufrun/[\w/.]+)`", PAGE):
+        assert list(ROOT.glob(name.rstrip("/"))), name
+    assert "InternLM2ForCausalLM" in families()
+    assert '"--converter"' in (ROOT / "ggufrun" / "cli" / "convert.py").read_text()
