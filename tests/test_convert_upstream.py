@@ -12,14 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from ggufrun.checkpoint.gguffile import read_header
 from ggufrun.cli import upstream as command
+from ggufrun.cli.app import app
 from ggufrun.convert import pipeline, upstream
 from ggufrun.convert.plan import plan_quantize
-from ggufrun.errors import FormatError, NotFoundError, TargetError, UnsupportedError
+from ggufrun.errors import FormatError, NotFoundError, TargetError, UnsupportedError, UsageError
 from ggufrun.quantize.plan import AS_LLAMA_CPP
 from ggufrun.quantize.types import FILE_TYPES
+from tests.checkpoints import write_llama
 
 ROOT = Path(__file__).parent.parent
 
@@ -199,3 +202,16 @@ def test_the_error_for_an_unknown_architecture_offers_it(tmp_path: Path) -> None
     names = error.value.todo.partition("converts ")[2].split(", ")
     assert names[0] in ("Qwen3ForCausalLM", "Qwen2ForCausalLM", "Qwen3MoeForCausalLM")
     assert set(names) == set(arch.families())
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--resume", "--split-max-size=1G"])
+def test_options_that_it_goes_without(tmp_path: Path, option: str) -> None:
+    write_llama(tmp_path / "model")
+    result = CliRunner().invoke(app, ["convert", str(tmp_path / "model"), "--converter", "upstream", option])
+    assert isinstance(result.exception, UsageError)
+    assert "goes without" in result.exception.what
+
+
+def test_a_converter_that_does_not_exist(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["convert", str(tmp_path), "--converter", "sideways"])
+    assert isinstance(result.exception, UsageError)

@@ -54,6 +54,21 @@ def convert(
     pure: options.Pure = False,
     leave_output_tensor: options.LeaveOutput = False,
     split_max_size: options.SplitSize = None,
+    pretokenizer: Annotated[
+        str | None,
+        typer.Option("--pretokenizer", metavar="NAME", help="How llama.cpp is to split text, if it is not recognized."),
+    ] = None,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Do not compare the vocabulary with the original tokenizer.")
+    ] = False,
+    converter: Annotated[
+        str,
+        typer.Option(
+            "--converter",
+            metavar="ggufrun|upstream",
+            help="upstream: llama.cpp's own, for other architectures; needs ggufrun[upstream], may run a model's code.",
+        ),
+    ] = "ggufrun",
     threads: options.Threads = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
@@ -65,7 +80,9 @@ def convert(
     Several -t write several files from one read. No intermediate file, no torch.
     """
     from ggufrun.checkpoint.adapter import parse_request
+    from ggufrun.cli import upstream
     from ggufrun.cli.fetching import source_folder
+    from ggufrun.cli.proving import print_proof, prove_vocabulary
     from ggufrun.cli.writing import split, target_namer, write
     from ggufrun.convert.adapter import plan_adapter
     from ggufrun.convert.imatrix import load_imatrix
@@ -73,6 +90,8 @@ def convert(
     from ggufrun.quantize.plan import QuantizeOptions, parse_override
     from ggufrun.quantize.types import parse_file_type
 
+    if converter not in ("ggufrun", "upstream"):
+        raise UsageError(f"no converter {converter!r}", "choose ggufrun or upstream")
     file_types = list(dict.fromkeys(parse_file_type(text) for text in types or ()))
     adapters = [parse_request(text) for text in lora or ()]
     folder, stem = source_folder(source)
@@ -85,19 +104,43 @@ def convert(
     if adapters:
         stem = f"{stem}-{adapters[-1].path.resolve().name}"
         name = name or stem
+    path_of = target_namer(output, name or stem, len(file_types))
+    quantize_options = QuantizeOptions(
+        pure=pure,
+        leave_output=leave_output_tensor,
+        tensor_types=tuple(map(parse_override, tensor_type or ())),
+        output_type=output_tensor_type,
+        embedding_type=token_embedding_type,
+    )
+    importance = load_imatrix(imatrix) if imatrix else None
+    if converter == "upstream":
+        if adapters or dry_run or resume or split_max_size or pretokenizer:
+            raise UsageError(
+                "--converter upstream goes without --lora, --dry-run, --resume, --split-max-size and --pretokenizer",
+                "convert first, then use `ggufrun quantize`",
+            )
+        upstream.convert(
+            folder,
+            file_types,
+            path_of,
+            quantize_options,
+            name,
+            importance,
+            threads=threads,
+            force=force,
+            as_json=as_json,
+        )
+        return
     plan = plan_convert(
         folder,
         file_types,
-        target_namer(output, name or stem, len(file_types)),
-        QuantizeOptions(
-            pure=pure,
-            leave_output=leave_output_tensor,
-            tensor_types=tuple(map(parse_override, tensor_type or ())),
-            output_type=output_tensor_type,
-            embedding_type=token_embedding_type,
-        ),
+        path_of,
+        quantize_options,
         name,
-        load_imatrix(imatrix) if imatrix else None,
+        importance,
         adapters,
+        pretokenizer,
     )
+    proof = None if dry_run or no_verify else prove_vocabulary(plan)
     write(split(plan, split_max_size), threads=threads, dry_run=dry_run, force=force, resume=resume, as_json=as_json)
+    print_proof(proof)
