@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -88,6 +89,15 @@ def test_convert_from_the_hub_equals_convert_from_a_folder(shell: Shell, demo_gg
     assert offline.returncode == 0 and json.loads(offline.stdout)[0]["type"] == "Q4_K_M"
     assert "using the copy of org/tang-poet in the cache" in offline.stderr
     assert (shell.home / "tang-poet-Q4_K_M.gguf").read_bytes() == demo_gguf("q4_k_m").read_bytes()
+
+
+def test_a_dry_run_fetches_headers_only(shell: Shell) -> None:
+    from_hub = json.loads(shell.does("convert", "org/tang-poet", "-t", "q4_k_m", "--dry-run", "--json"))
+    weights = hashlib.sha256((DEMO / "model.safetensors").read_bytes()).hexdigest()
+    asked = [seen.headers.get("range") for seen in shell.server.seen if seen.path.endswith(weights)]
+    assert asked == ["bytes=0-262143"]
+    assert not list(shell.home.rglob("*.safetensors")) and not list(shell.home.glob("*.gguf"))
+    assert from_hub == json.loads(shell.does("convert", DEMO, "-t", "q4_k_m", "--dry-run", "--json"))
 
 
 def test_pull_by_type_list_and_use_by_name(shell: Shell, demo_gguf: Callable[[str], Path]) -> None:

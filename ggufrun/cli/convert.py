@@ -87,6 +87,7 @@ def convert(
     from ggufrun.convert.adapter import plan_adapter
     from ggufrun.convert.imatrix import load_imatrix
     from ggufrun.convert.plan import plan_convert
+    from ggufrun.hub import upstream_files
     from ggufrun.quantize.plan import QuantizeOptions, parse_override
     from ggufrun.quantize.types import parse_file_type
 
@@ -94,7 +95,8 @@ def convert(
         raise UsageError(f"no converter {converter!r}", "choose ggufrun or upstream")
     file_types = list(dict.fromkeys(parse_file_type(text) for text in types or ()))
     adapters = [parse_request(text) for text in lora or ()]
-    folder, stem = source_folder(source)
+    wanted = upstream_files if converter == "upstream" else None
+    folder, stem = source_folder(source, outline=dry_run, wanted=wanted)
     if lora_out is not None:
         if len(adapters) != 1 or len(file_types) > 1 or output is not None:
             raise UsageError("--lora-out writes one adapter in one type", "give one --lora, at most one -t, and no -o")
