@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ggufrun.chat.prompt import AffixPrompt, Exchange, Format, Prompt
 from ggufrun.chat.stream import AnswerStream
-from ggufrun.engine.context import Context, ContextFull
+from ggufrun.engine.context import Context, ContextFull, common_prefix
 from ggufrun.engine.generate import GenerationStats, StopReason, generate
 from ggufrun.engine.sampler import RANDOM_SEED, Sampler, SamplingParams
 from ggufrun.errors import EngineError
@@ -48,7 +48,9 @@ Event = Start | Text | Done
 class Session:
     """One conversation with one model. The context is borrowed, not owned.
 
-    ``once`` forgets everything between questions but the system prompt. ``limit`` bounds the tokens of an answer.
+    ``once`` forgets everything between questions but the system prompt. ``limit`` bounds the tokens of an answer. With
+    ``shift``, a full context loses its older half but for the beginning: what the system prompt takes, or ``keep``
+    tokens as llama.cpp counts them (BOS not included, negative or too many: all of the first turn).
     """
 
     def __init__(
@@ -60,6 +62,8 @@ class Session:
         system: str = "",
         limit: int = -1,
         once: bool = False,
+        shift: bool = False,
+        keep: int | None = None,
     ) -> None:
         self.context = context
         self.format = format
@@ -67,10 +71,13 @@ class Session:
         self.system = system
         self.limit = limit
         self.once = once
+        self.shift = shift
+        self.keep = keep
         self.past: list[Exchange] = []
         self.ids: list[int] = []
         self.last: Done | None = None
         self._attempt = 0
+        self._placed: tuple[int, ...] = ()
 
     def open(self, text: str) -> Iterator[Event]:
         """Let the model continue ``text``, taken as it stands: llama.cpp's ``-p`` beside affixes."""
@@ -83,6 +90,7 @@ class Session:
     def place(self, text: str) -> None:
         """Take ``text`` as the beginning of the context without an answer."""
         self.ids = self._opening(text).ids
+        self._placed = tuple(self.ids)
 
     def ask(self, text: str) -> Iterator[Event]:
         """Ask, and stream the answer: a `Start`, `Text` pieces, then one `Done`.
@@ -94,7 +102,7 @@ class Session:
         self._attempt = 0
         if self.once:
             self.clear()
-        yield from self._answer(text, self.format.turn(self.past, self.ids, self.system, text))
+        yield from self._answer(text, self._turn(text))
 
     def again(self) -> Iterator[Event]:
         """Answer the last question anew. With a fixed seed, the next seed is taken, or nothing would change."""
@@ -105,7 +113,7 @@ class Session:
         if last.opened:
             yield from self._answer(last.user, self._opening(last.user), opened=True)
         else:
-            yield from self._answer(last.user, self.format.turn(self.past, self.ids, self.system, last.user))
+            yield from self._answer(last.user, self._turn(last.user))
 
     def undo(self) -> Exchange | None:
         """Take back the last question and its answer; None when there is none."""
@@ -120,6 +128,7 @@ class Session:
         self.past.clear()
         self.ids = []
         self.last = None
+        self._placed = ()
 
     def use(self, format: Format) -> None:
         """Talk in another format. The conversation starts anew, for its ids are in the old one."""
@@ -131,16 +140,46 @@ class Session:
             raise EngineError(f"the format {self.format.name} opens with a question, not with a text as it stands")
         return self.format.opening(text)
 
+    def _turn(self, user: str) -> Prompt:
+        prompt = self.format.turn(self.past, self.ids, self.system, user)
+        if self.shift and prompt.ids[: len(self.ids)] != self.ids:
+            # A template that writes the past anew: what does not fit is left out, the oldest first.
+            for first in range(1, len(self.past) + 1):
+                if len(prompt.ids) < self.context.n_ctx:
+                    break
+                prompt = self.format.turn(self.past[first:], [], self.system, user)
+        return prompt
+
+    def _pinned(self, user: str, ids: list[int], opened: bool) -> int:
+        """How many of the first of ``ids``, the conversation with its newest turn, stay when the context is shifted."""
+        vocab = self.context.model.vocab
+        first, opened = (self.past[0].user, self.past[0].opened) if self.past else (user, opened)
+        if self.keep is not None or isinstance(self.format, AffixPrompt):
+            if self._placed:
+                opening = list(self._placed)
+            else:
+                prompt = self._opening(first) if opened else self.format.turn([], [], self.system, first)
+                opening = prompt.ids
+            if self.keep is not None:
+                return len(opening) if not 0 <= self.keep <= len(opening) else self.keep + vocab.add_bos
+            if self._placed or opened:
+                # As much of -p as leaves half of the context to talk in.
+                return min(len(opening), self.context.n_ctx // 2)
+            return int(vocab.add_bos)
+        # What does not depend on the question.
+        one, other = (self.format.turn([], [], self.system, text).ids for text in ("A", "一"))
+        return min(common_prefix(ids, one), common_prefix(ids, other), self.context.n_ctx // 2)
+
     def _answer(self, user: str, prompt: Prompt, opened: bool = False) -> Iterator[Event]:
         context, vocab = self.context, self.context.model.vocab
-        if len(prompt.ids) >= context.n_ctx:
+        seen = len(self.ids) if prompt.ids[: len(self.ids)] == self.ids else 0
+        if len(prompt.ids) - (seen if self.shift else 0) >= context.n_ctx:
             raise ContextFull(
                 f"the conversation takes {len(prompt.ids)} tokens, and the context has {context.n_ctx}",
                 "shorten the text, give a longer context with -c, or start a new conversation",
             )
         before = tuple(self.ids)
-        continued = prompt.ids[: len(before)] == self.ids
-        new_ids = tuple(prompt.ids[len(before) :] if continued else prompt.ids)
+        new_ids = tuple(prompt.ids[seen:])
         stats = GenerationStats()
         stream = AnswerStream(self.format.stops, strip_space=self.format.strip_space)
         shown: list[str] = []
@@ -150,7 +189,9 @@ class Session:
         sampler = Sampler(context.model, self._sampling(), context.n_ctx)
         try:
             sampler.accept(new_ids)
-            for token in generate(context, sampler, prompt.ids, limit=self.limit, stats=stats):
+            keep = self._pinned(user, prompt.ids, opened) if self.shift else None
+            answer = generate(context, sampler, prompt.ids, limit=self.limit, stats=stats, seen=seen, keep=keep)
+            for token in answer:
                 generated.append(token)
                 text = stream.feed(b"" if vocab.is_eog(token) else vocab.piece(token))
                 if text:
@@ -168,6 +209,8 @@ class Session:
             kept = generated if self.format.keep_stop else generated[: stream.tokens_before_stop]
             if kept or stats.reason not in (StopReason.INTERRUPTED, StopReason.CLOSED):
                 self.ids = [*prompt.ids, *kept]
+                for shift in stats.shifts:
+                    shift.apply(self.ids)
                 self.past.append(Exchange(user, "".join(shown), before, tuple(self.ids), prompt.rendered, opened))
         self.last = Done(stats, new_ids, tuple(generated), len(self.ids))
         yield self.last

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ggufrun.cli import batch
 from ggufrun.cli.chat_flags import SWITCH_VALUES, ChatFlags, FlagCommand, command_from
 from ggufrun.cli.console import err, warn
 from ggufrun.errors import NotFoundError, UsageError
@@ -33,6 +34,9 @@ def register(app: typer.Typer) -> None:
 
 def run(flags: ChatFlags) -> None:
     """Open the model and talk, as ``flags`` say."""
+    if flags.batch_file is not None or flags.batch_output is not None:
+        batch.run(flags)
+        return
     path, instruction = model_and_instruction(flags)
     opening = opening_text(flags)
     if opening is not None and instruction is not None:
@@ -54,7 +58,7 @@ def _talk(
     context: Context,
     choice: Choice,
     sampling: SamplingParams,
-    n_predict: int,
+    n_predict: int | None,
     instruction: str | None,
     opening: str | None,
 ) -> None:
@@ -75,8 +79,11 @@ def _talk(
         choice.format,
         sampling,
         system=choice.system if system is None else system,
-        limit=n_predict,
+        # A model that never ends, in a context that never fills, would write for ever.
+        limit=context.n_ctx if n_predict is None else n_predict,
         once=flags.once,
+        shift=flags.context_shift,
+        keep=flags.keep,
     )
     screen = Screen(
         color=SWITCH_VALUES.get((flags.color or "auto").lower(), "auto"),
@@ -188,11 +195,11 @@ def _choose(model: Model, flags: ChatFlags) -> Choice:
     return choose(model, options)
 
 
-def _n_predict(flags: ChatFlags) -> int:
-    count = -1 if flags.n_predict is None else flags.n_predict
-    if count < -2:
-        raise UsageError(f"-n is {count}", "give a count of tokens, or -1 for no limit")
-    return max(count, -1)
+def _n_predict(flags: ChatFlags) -> int | None:
+    """The flag; None when it was left out: then an answer is no longer than the context."""
+    if flags.n_predict is not None and flags.n_predict < -2:
+        raise UsageError(f"-n is {flags.n_predict}", "give a count of tokens, -1 for no end, -2 for a full context")
+    return flags.n_predict
 
 
 def _context_params(flags: ChatFlags) -> Any:

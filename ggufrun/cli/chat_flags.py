@@ -81,15 +81,32 @@ class ChatFlags:
     interactive_first: Annotated[bool, _option("-if", "--interactive-first", help="Wait for a message first.")] = False
     single_turn: Annotated[bool, _option("-st", "--single-turn", help="Leave after the first answer.")] = False
     once: Annotated[bool, _option("--once", help="Every question starts a fresh conversation.")] = False
+    batch_file: Annotated[
+        Path | None, _option("--file", help="Answer a list: one instruction a line, or JSON.", metavar="LIST")
+    ] = None
+    batch_output: Annotated[
+        Path | None, _option("-o", "--output", help="The answers to --file: .jsonl or .json.", metavar="PATH")
+    ] = None
+    parallel: Annotated[
+        int | None, _option("-np", "--parallel", help="Answers of --file decoded together (8).", metavar="N")
+    ] = None
     color: Annotated[str | None, _option("-co", "--color", help="Colours.", metavar="[on|off|auto]")] = None
     plain: Annotated[bool, _option("--plain", "--simple-io", help="No line editing, colour or status line.")] = False
     show_tokens: Annotated[bool, _option("--show-tokens", help="Print the token ids of every turn on stderr.")] = False
     verbose_prompt: Annotated[bool, _option("--verbose-prompt", help="Print each token fed, with its text.")] = False
 
     n_predict: Annotated[
-        int | None, _option("-n", "--predict", "--n-predict", help="Most tokens of an answer (-1: no limit).")
+        int | None,
+        _option("-n", "--predict", "--n-predict", help="Most tokens of an answer (-1: no end, -2: what fits)."),
     ] = None
-    keep: Annotated[int | None, _option("--keep", help="Tokens to keep when the context is shifted.")] = None
+    keep: Annotated[
+        int | None,
+        _option("--keep", help="Tokens kept when the context is shifted (default: the system prompt; -1: all of -p)."),
+    ] = None
+    context_shift: Annotated[
+        bool,
+        _option("--context-shift/--no-context-shift", help="Forget the older half of a full context, or stop there."),
+    ] = True
     ctx_size: Annotated[
         int | None, _option("-c", "--ctx-size", help="Context in tokens (4096; 0: the model's own).")
     ] = None

@@ -49,7 +49,8 @@ class ContextParams:
     threads None chooses.
 
     ``outputs`` is how many tokens of one batch may have logits: 1 for plain generation. llama.cpp reserves a row of the
-    vocabulary's width for each, so the usual n_batch rows would cost hundreds of megabytes for nothing.
+    vocabulary's width for each, so the usual n_batch rows would cost hundreds of megabytes for nothing. ``sequences``
+    is how many texts share the memory, for `ggufrun.engine.batch`; the context itself knows the first.
     """
 
     n_ctx: int | None = None
@@ -61,6 +62,7 @@ class ContextParams:
     type_k: str = "f16"
     type_v: str = "f16"
     outputs: int = 1
+    sequences: int = 1
 
     def __post_init__(self) -> None:
         for flag, value, lowest, highest in (
@@ -110,6 +112,8 @@ class Context:
         native.n_batch = params.n_batch
         native.n_ubatch = params.n_ubatch
         native.n_outputs_max = params.outputs
+        native.n_seq_max = params.sequences
+        native.kv_unified = params.sequences > 1
         native.n_threads = threads
         native.n_threads_batch = params.threads_batch or threads
         native.flash_attn_type = FLASH_ATTENTION[params.flash_attention]
@@ -161,6 +165,11 @@ class Context:
         if not self._context:
             raise EngineError("the context is closed")
         return self._context
+
+    def adopt(self, ids: Sequence[int]) -> None:
+        """The memory has been filled with ``ids`` by somebody else, or with something unknown (none)."""
+        self._held = list(ids)
+        self.ready = False
 
     def interrupt(self) -> None:
         """Stop decoding soon; safe to call from a signal handler. Stays asked for until `resume`."""
@@ -236,6 +245,25 @@ class Context:
         del self._held[keep:]
         return keep
 
+    def discard(self, start: int, count: int) -> None:
+        """Remove ``count`` tokens from position ``start`` on and move those after them up.
+
+        Where the memory cannot do that, what is left is decoded anew. The logits are gone: decode something next.
+        Raises Interrupted or EngineError.
+        """
+        api = llama()
+        left = [*self._held[:start], *self._held[start + count :]]
+        self.ready = False
+        complete = api.llama_memory_seq_pos_min(self._memory, SEQUENCE) <= 0
+        movable = complete and api.llama_memory_can_shift(self._memory)
+        if movable and api.llama_memory_seq_rm(self._memory, SEQUENCE, start, start + count):
+            api.llama_memory_seq_add(self._memory, SEQUENCE, start + count, len(self._held), -count)
+            self._held = left
+        else:
+            self.clear()
+            if left:
+                self._prefill(left, 0)
+
     def _prefill(self, ids: Sequence[int], start: int) -> None:
         api = llama()
         # Called some hundred times a batch: nothing beside a prompt's work, too much beside a single token's.
@@ -267,8 +295,9 @@ class Context:
         raise EngineError(f"the model could not be run: {why}", "try a shorter context (-c) or a smaller batch (-b)")
 
     def clear(self) -> None:
-        """Forget everything."""
-        llama().llama_memory_clear(self._memory, False)
+        """Forget everything. A closed context has nothing to forget."""
+        if self._context:
+            llama().llama_memory_clear(self._memory, False)
         self._held.clear()
         self.ready = False
 

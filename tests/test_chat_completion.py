@@ -1,0 +1,48 @@
+"""The same flags, the same ids, the same words as ``llama-completion``: shifted contexts, samplers, grammars."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ggufrun.cli import app, console
+from tests import chat_oracle, completion_oracle
+from tests.conftest import Oracle
+
+
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], model: Path, name: str) -> dict[str, Any]:
+    """``ggufrun chat`` with the flags of a case, in this process."""
+    flags, typed = completion_oracle.CASES[name]
+    console.err.cache_clear()
+    console.out.cache_clear()
+    arguments = ["-m", str(model), *flags, "-t", "1", "--show-tokens", "-no-cnv", "--no-escape"]
+    monkeypatch.setattr(sys, "argv", ["ggufrun", "chat", *arguments])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join([*typed, ""]).encode())))
+    with pytest.raises(SystemExit) as exit:
+        app.main()
+    out, err = capfd.readouterr()
+    assert exit.value.code == 0, err
+    fed = [[int(token) for token in line.split()] for line in re.findall(r"^fed: (.*)$", err, re.MULTILINE)]
+    # The oracle does not print the BOS before a later turn.
+    return {"fed": [fed[0], *(ids[1:] for ids in fed[1:])], "text": out.strip()}
+
+
+@pytest.mark.parametrize("name", completion_oracle.CASES)
+def test_as_llama_completion_wrote(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], demo_gguf: Callable[[str], Path], name: str
+) -> None:
+    golden = chat_oracle.read("completion.json")[name]
+    assert run(monkeypatch, capfd, demo_gguf("q8_0"), name) == golden
+
+
+def test_as_llama_completion_writes_today(oracle: Oracle, demo_gguf: Callable[[str], Path]) -> None:
+    golden = chat_oracle.read("completion.json")
+    tool = oracle.binaries / "llama-completion"
+    for name in ("shift, turns, keep all",):
+        assert completion_oracle.record(tool, demo_gguf("q8_0"), *completion_oracle.CASES[name]) == golden[name]
