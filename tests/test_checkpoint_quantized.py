@@ -24,6 +24,8 @@ from ggufrun.quantize.types import FILE_TYPES
 from tests.checkpoints import DEMO, bf16, llama_config, llama_tensors, safetensors_bytes
 from tests.conftest import Oracle
 
+Stored = dict[str, tuple[str, npt.NDArray[Any]]]
+
 GOLDEN = Path(__file__).parent / "golden" / "fp8.json"
 
 BLOCKS = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
@@ -60,12 +62,12 @@ def scales(settings: dict[str, Any], shape: tuple[int, int], chance: np.random.G
     return np.asarray(chance.uniform(1e-4, 3e-4, size), np.float32)
 
 
-def write_fp8(folder: Path, kind: str = "deepseek", **changes: Any) -> dict[str, tuple[str, npt.NDArray[Any]]]:
+def write_fp8(folder: Path, kind: str = "deepseek", changes: Stored | None = None) -> None:
     """A Llama whose linear layers are FP8, of all bit patterns that are numbers."""
     settings, dtype = KINDS[kind]
     config = llama_config(quantization_config=settings, **SHAPE)
     chance = np.random.default_rng(8)
-    stored: dict[str, tuple[str, npt.NDArray[Any]]] = {}
+    stored: Stored = {}
     for name, values in llama_tensors(config).items():
         if "proj" not in name:
             stored[name] = ("BF16", bf16(values))
@@ -76,12 +78,11 @@ def write_fp8(folder: Path, kind: str = "deepseek", **changes: Any) -> dict[str,
         stored[f"{name}_scale_inv" if settings is BLOCKS else f"{name}_scale"] = ("F32", scale)
         if settings is TENSORS:
             stored[name.replace(".weight", ".input_scale")] = ("F32", np.float32(1.5).reshape(()))
-    stored |= changes
+    stored |= changes or {}
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     shutil.copy(DEMO / "tokenizer.model", folder)
     (folder / "model.safetensors").write_bytes(safetensors_bytes(stored))
-    return stored
 
 
 def ours(folder: Path, out: Path, kind: str) -> bytes:
@@ -166,7 +167,7 @@ NAME = "model.layers.0.mlp.down_proj.weight"
     ],
 )
 def test_scales_that_do_not_fit(tmp_path: Path, changes: dict[str, Any], error: type[GgufrunError], words: str) -> None:
-    write_fp8(tmp_path / "m", **changes)
+    write_fp8(tmp_path / "m", changes=changes)
     with pytest.raises(error, match=words):
         open_checkpoint(tmp_path / "m")
 
@@ -202,7 +203,8 @@ def test_other_methods_are_refused_by_name(tmp_path: Path, method: str, words: s
     ("name", "words"), [(".qzeros", "gptq or awq"), (".SCB", "bitsandbytes"), (".weight.absmax", "bitsandbytes")]
 )
 def test_quantized_checkpoints_that_do_not_say_so(tmp_path: Path, name: str, words: str) -> None:
-    write_fp8(tmp_path / "m", **{NAME.removesuffix(".weight") + name: ("I32", np.zeros((2, 2), np.int32))})
+    stray = {NAME.removesuffix(".weight") + name: ("I32", np.zeros((2, 2), np.int32))}
+    write_fp8(tmp_path / "m", changes=stray)
     with pytest.raises(UnsupportedError, match=words):
         open_checkpoint(tmp_path / "m")
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from ggufrun.checkpoint.adapter import FLOATS, Adapter, AdapterRequest, Delta, check_names, open_adapter
 from ggufrun.checkpoint.quantized import Floats, as_float32
@@ -67,9 +68,13 @@ class MergedSource:
             )
         self.tensors: Mapping[str, Tensor] = tensors
         self.overrides: Mapping[str, Any] = {**base.overrides, **_vocabulary(base.tensors, tensors)}
+        # rows are computed in the caller's threads: BLAS threads below each of them would only wait for one another,
+        # and do so busily (six times the processor time, measured on two cores)
+        self._one_thread = threadpool_limits(limits=1, user_api="blas")
 
     def close(self) -> None:
         """Close the files of the base and of the adapters."""
+        self._one_thread.restore_original_limits()
         for source in self._sources:
             source.close()
 
