@@ -44,6 +44,25 @@ def demo_gguf(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
     return path
 
 
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The small random models of tests/measured.py: ``measured("dense-f16")``, also dense-q8_0, dense-q4_0, moe-f16."""
+    from gguf import GGMLQuantizationType as Kind
+
+    from tests.measured import weights, write_model
+
+    folder = tmp_path_factory.mktemp("measured")
+
+    def path(name: str) -> Path:
+        file = folder / f"{name}.gguf"
+        if not file.exists():
+            model, _, kind = name.partition("-")
+            write_model(file, weights(model == "moe"), Kind[kind.upper()])
+        return file
+
+    return path
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record", action="store_true", help="Write the oracle's fresh answers to tests/golden.")
 

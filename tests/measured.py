@@ -25,7 +25,10 @@ def weights(experts: bool = False, seed: int = 1) -> dict[str, npt.NDArray[np.fl
     random = np.random.default_rng(seed)
 
     def matrix(*shape: int, scale: float = 1.0) -> npt.NDArray[np.float32]:
-        return (random.standard_normal(shape) * scale / np.sqrt(shape[-1])).astype(np.float32)
+        values: npt.NDArray[np.float32] = (random.standard_normal(shape) * scale / np.sqrt(shape[-1])).astype(
+            np.float32
+        )
+        return values
 
     vocabulary, keys = _vocabulary_size(), WIDTH // HEADS * KV_HEADS
     found = {"token_embd.weight": matrix(vocabulary, WIDTH, scale=8)}
