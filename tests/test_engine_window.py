@@ -131,6 +131,6 @@ def test_a_template_that_rewrites_history_leaves_out_the_oldest(small: Context) 
 def test_nothing_left_to_forget(small: Context) -> None:
     sampler = Sampler(small.model, ENDLESS, small.n_ctx)
     stats = GenerationStats()
-    list(generate(small, sampler, [1] + [5] * 200, stats=stats, keep=250))
+    list(generate(small, sampler, [1] + [5] * 200, stats=stats, limit=100, keep=254))
     sampler.close()
     assert stats.reason is StopReason.FULL and stats.tokens > 50
