@@ -1,0 +1,177 @@
+"""A list of questions answered together: items in, results out in the order in which they are finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ggufrun.chat.prompt import Format
+from ggufrun.chat.replay import replay
+from ggufrun.chat.stream import AnswerStream
+from ggufrun.engine.batch import Batch, Task
+from ggufrun.engine.context import Context
+from ggufrun.engine.sampler import SamplingParams
+from ggufrun.errors import FormatError, GgufrunError
+
+QUESTION_KEYS = ("instruction", "prompt", "question", "text")
+"""Where data sets keep the question of a JSON object; ``input`` beside it goes on the lines after."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question. ``given`` is what the list says, ``turns`` what was said before, ``error`` why it is no question.
+
+    ``system`` None means the same as for all.
+    """
+
+    index: int
+    given: Any
+    user: str = ""
+    turns: tuple[tuple[str, str], ...] = ()
+    system: str | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """An answer, or the reason why there is none (``error``). ``reason`` says why the answer ended."""
+
+    item: Item
+    answer: str = ""
+    tokens: int = 0
+    reason: str = ""
+    error: str = ""
+
+
+def read_items(text: str, *, document: bool = False) -> list[Item]:
+    """One item a line: plain text, or a JSON object. With ``document`` the whole text is one JSON list of them.
+
+    Empty lines do not count. Raises FormatError for a document that is no list.
+    """
+    if document:
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise FormatError(
+                f"the list is no JSON: {error}", "write one instruction a line, or a JSON list"
+            ) from error
+        if not isinstance(values, list):
+            raise FormatError("the list is no JSON list", "write one instruction a line, or a JSON list")
+        return [_item(index, value) for index, value in enumerate(values)]
+    lines = [line.strip("\r\n") for line in text.split("\n")]
+    return [_item(index, _value(line)) for index, line in enumerate(line for line in lines if line.strip())]
+
+
+def _value(line: str) -> Any:
+    if line.lstrip().startswith("{"):
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            return line
+        return value if isinstance(value, dict) else line
+    return line
+
+
+def _item(index: int, given: Any) -> Item:
+    if isinstance(given, str):
+        return Item(index, given, given)
+    if not isinstance(given, dict):
+        return Item(index, given, error="is neither text nor an object")
+    if "messages" in given:
+        return _conversation(index, given)
+    found = [given[key] for key in QUESTION_KEYS if isinstance(given.get(key), str)]
+    more = given.get("input")
+    parts = [*found[:1], *([more] if isinstance(more, str) else [])]
+    text = "\n".join(part for part in parts if part)
+    if not text:
+        return Item(index, given, error=f"has none of {', '.join((*QUESTION_KEYS, 'input', 'messages'))}")
+    system = given.get("system")
+    return Item(index, given, text, system=system if isinstance(system, str) else None)
+
+
+def _conversation(index: int, given: dict[str, Any]) -> Item:
+    """Roles in the order that formats know: perhaps a system prompt, then question and answer by turns, a question."""
+    messages = given["messages"]
+    pairs = [
+        (message.get("role"), message.get("content"))
+        for message in (messages if isinstance(messages, list) else [])
+        if isinstance(message, dict)
+    ]
+    if not pairs or len(pairs) != len(messages) or not all(isinstance(content, str) for _, content in pairs):
+        return Item(index, given, error="its messages are no list of objects with role and content")
+    system = None
+    if pairs[0][0] == "system":
+        system = str(pairs.pop(0)[1])
+    roles = [role for role, _ in pairs]
+    if roles != ["user" if place % 2 == 0 else "assistant" for place in range(len(pairs))] or len(pairs) % 2 == 0:
+        return Item(index, given, error="its messages are not user and assistant by turns, with a user's at the end")
+    said = [str(content) for _, content in pairs]
+    return Item(index, given, said[-1], tuple(zip(said[:-1:2], said[1::2], strict=True)), system)
+
+
+class _Work:
+    """An item on its way: its task, and the text that has come so far."""
+
+    def __init__(self, item: Item, format: Format, context: Context) -> None:
+        self.item = item
+        self._vocab = context.model.vocab
+        self._stream = AnswerStream(format.stops, strip_space=format.strip_space)
+        self._shown: list[str] = []
+
+    def take(self, token: int) -> bool:
+        """One more token; True when a stop text has appeared."""
+        vocab = self._vocab
+        self._shown.append(self._stream.feed(b"" if vocab.is_eog(token) else vocab.piece(token)))
+        return self._stream.stop is not None
+
+    def answer(self) -> str:
+        """The whole text, now that no more comes."""
+        return "".join([*self._shown, self._stream.flush()])
+
+
+def answer_all(
+    context: Context,
+    format: Format,
+    sampling: SamplingParams,
+    items: Sequence[Item],
+    *,
+    system: str = "",
+    limit: int = -1,
+    longest: int,
+) -> Generator[Result, None, None]:
+    """Answer every item as a conversation of its own of at most ``longest`` tokens; results as they are finished.
+
+    What is wrong with one item becomes its result's error. Raises EngineError when the model cannot be run at all, and
+    KeyboardInterrupt.
+    """
+    works: dict[int, _Work] = {}
+    failed: list[Result] = []
+
+    def tasks() -> Iterable[Task]:
+        for item in items:
+            try:
+                ids = _prompt(item, format, context, system)
+                if len(ids) >= longest:
+                    raise FormatError(f"takes {len(ids)} tokens, and the context has {longest}")
+            except GgufrunError as error:
+                failed.append(Result(item, error=str(error)))
+                continue
+            work = works[item.index] = _Work(item, format, context)
+            yield Task(item.index, ids, sampling, work.take, limit, longest)
+
+    for task in Batch(context).run(tasks()):
+        yield from failed
+        failed.clear()
+        work = works.pop(task.key)
+        yield Result(work.item, work.answer(), len(task.generated), task.reason.value)
+    yield from failed
+
+
+def _prompt(item: Item, format: Format, context: Context, system: str) -> list[int]:
+    if item.error:
+        raise FormatError(item.error)
+    system = system if item.system is None else item.system
+    past, ids = replay(format, context.model.vocab, system, item.turns)
+    return format.turn(past, ids, system, item.user).ids

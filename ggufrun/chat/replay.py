@@ -1,0 +1,26 @@
+"""A conversation from words alone: what the ids would be had the model said those answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ggufrun.chat.prompt import Exchange, Format
+from ggufrun.engine.vocab import NULL, Vocab
+
+
+def replay(
+    format: Format, vocab: Vocab, system: str, turns: Sequence[tuple[str, str]]
+) -> tuple[list[Exchange], list[int]]:
+    """Past and ids after ``turns``, pairs of question and answer, each answer closed by the model's end of text.
+
+    Raises FormatError when a template does not accept the messages.
+    """
+    past: list[Exchange] = []
+    ids: list[int] = []
+    for user, answer in turns:
+        before = tuple(ids)
+        prompt = format.turn(past, ids, system, user)
+        end = next((token for token in (vocab.eot, vocab.eos) if token != NULL), None)
+        ids = [*prompt.ids, *vocab.tokenize(answer, special=False), *([] if end is None else [end])]
+        past.append(Exchange(user, answer, before, tuple(ids), prompt.rendered))
+    return past, ids

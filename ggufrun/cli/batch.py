@@ -1,0 +1,239 @@
+"""``ggufrun chat --file LIST --output PATH``: answers to a list, written as they come, in order at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from ggufrun.cli.console import err, note, warn
+from ggufrun.errors import EngineError, FormatError, GgufrunError, NotFoundError, TargetError, UsageError
+
+if TYPE_CHECKING:
+    from ggufrun.chat.batch import Item, Result
+    from ggufrun.cli.chat_flags import ChatFlags
+    from ggufrun.engine.context import Context, ContextParams
+    from ggufrun.engine.model import Model
+
+SEQUENCES = 8
+"""Decoded together unless ``-np`` says otherwise: by then a pass over the weights costs about twice that of one."""
+
+MAX_SEQUENCES = 256
+"""``LLAMA_MAX_SEQ``."""
+
+Record = dict[str, Any]
+
+
+def paths(list_file: Path | None, output: Path | None) -> tuple[Path, Path]:
+    """Both of ``--file`` and ``--output``, checked."""
+    if list_file is None or output is None:
+        raise UsageError("--file and --output belong together", "give the list and where the answers go")
+    if not list_file.is_file():
+        raise NotFoundError(f"--file {list_file}: no such file", "check the path")
+    if output.suffix not in (".json", ".jsonl"):
+        raise UsageError(f"--output {output}", "give a name that ends in .jsonl or .json")
+    if output.is_dir() or not output.parent.is_dir():
+        raise TargetError(f"{output} cannot be written", "give a file in a folder that exists")
+    return list_file, output
+
+
+def read_list(path: Path) -> list[Item]:
+    """The questions of ``--file``."""
+    from ggufrun.chat.batch import read_items
+
+    text = path.read_bytes().decode("utf-8-sig", "replace")
+    items = read_items(text, document=path.suffix == ".json")
+    if not items:
+        raise FormatError(f"{path.name} holds no instruction", "write one a line")
+    return items
+
+
+class Answers:
+    """The file of answers. While the work lasts its records lie in the order in which they came, one a line; a .json
+    file has them in a file beside it, which becomes the whole at the end.
+    """
+
+    def __init__(self, path: Path, model: str) -> None:
+        self.path = path
+        self.model = model
+        self.journal = path if path.suffix == ".jsonl" else path.with_name(path.name + ".partial")
+        self.records: dict[int, Record] = {}
+
+    def restore(self, items: Sequence[Item]) -> list[Item]:
+        """Take over the answers that are there; returns the items that have none.
+
+        Raises FormatError when they are answers to other questions, or another model's.
+        """
+        for record in self._read():
+            index = record["index"]
+            if not 0 <= index < len(items) or record.get("input") != items[index].given:
+                raise FormatError(f"{self.path.name} answers another list", "remove it, or choose another --output")
+            if record.get("model") != self.model:
+                raise FormatError(
+                    f"{self.path.name} holds answers of {record.get('model')}", "remove it, or choose another --output"
+                )
+            if "output" in record:
+                self.records[index] = record
+        return [item for item in items if item.index not in self.records]
+
+    def _read(self) -> list[Record]:
+        lines: list[Any] = []
+        try:
+            if self.path != self.journal and self.path.exists():
+                lines += json.loads(self.path.read_bytes())
+            if self.journal.exists():
+                for line in self.journal.read_bytes().split(b"\n"):
+                    # The last line may have been cut by whatever ended the program.
+                    with contextlib.suppress(ValueError):
+                        lines += [json.loads(line)] if line.strip() else []
+        except (ValueError, TypeError, RecursionError) as error:
+            raise FormatError(f"{self.path.name} is no file of answers", "choose another --output") from error
+        fine = [line for line in lines if isinstance(line, dict) and type(line.get("index")) is int]
+        if (lines and not fine) or (not lines and self.journal.exists() and self.journal.read_bytes().strip()):
+            raise FormatError(f"{self.path.name} is no file of answers", "choose another --output")
+        return fine
+
+    @contextmanager
+    def writing(self) -> Iterator[Answers]:
+        """Append while this lasts; at the end, also an early one, the records are put in order."""
+        self._write_whole(self.journal, self._lines())
+        try:
+            with self.journal.open("ab") as self._file:
+                yield self
+        finally:
+            self._write_whole(self.journal, self._lines())
+
+    def add(self, result: Result) -> None:
+        """One more record, on the disk when this returns."""
+        record: Record = {"index": result.item.index, "input": result.item.given}
+        if result.error:
+            record["error"] = result.error
+        else:
+            record |= {"output": result.answer, "reason": result.reason, "tokens": result.tokens}
+        record["model"] = self.model
+        self.records[result.item.index] = record
+        self._file.write(_line(record))
+        self._file.flush()
+
+    def finish(self) -> None:
+        """All is answered: a .json file appears whole."""
+        if self.path != self.journal:
+            ordered = [self.records[index] for index in sorted(self.records)]
+            self._write_whole(self.path, (json.dumps(ordered, ensure_ascii=False, indent=2) + "\n").encode())
+            self.journal.unlink()
+
+    def _lines(self) -> bytes:
+        return b"".join(_line(self.records[index]) for index in sorted(self.records))
+
+    @staticmethod
+    def _write_whole(path: Path, data: bytes) -> None:
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_bytes(data)
+        temporary.replace(path)
+
+
+def _line(record: Record) -> bytes:
+    # Lone surrogates, which a list may hold, have no place in UTF-8.
+    return (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+
+
+@contextmanager
+def pool(model: Model, params: ContextParams, sequences: int) -> Iterator[tuple[Context, int]]:
+    """A context shared by ``sequences``, and how long each may become: as large as all at their longest together, or as
+    a quarter of the memory allows.
+    """
+    from ggufrun.engine.context import DEFAULT_CONTEXT, Context
+
+    trained = model.train_context
+    longest = params.n_ctx or (trained if params.n_ctx == 0 else min(trained, DEFAULT_CONTEXT))
+    total = longest * sequences
+    if hasattr(os, "sysconf"):
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        each = max(1, model.cache_bytes(1, 16, 16))
+        total = max(longest, min(total, physical // 4 // each))
+    params = replace(params, sequences=sequences, outputs=max(sequences, params.outputs))
+    try:
+        context = Context(model, replace(params, n_ctx=total))
+    except EngineError:
+        if total == longest:
+            raise
+        context = Context(model, replace(params, n_ctx=longest))
+    with context:
+        yield context, min(longest, context.n_ctx)
+
+
+def check_sequences(count: int | None) -> int:
+    """``-np``."""
+    if count is not None and not 1 <= count <= MAX_SEQUENCES:
+        raise UsageError(f"-np is {count}", f"give a number from 1 to {MAX_SEQUENCES}")
+    return count or SEQUENCES
+
+
+def work(answers: Answers, items: Sequence[Item], results: Generator[Result, None, None]) -> None:
+    """Write the results as they come, and say how far it is. Raises GgufrunError when some items have no answer."""
+    started, tokens, failed = perf_counter(), 0, 0
+    done = len(answers.records)
+    if done:
+        note(f"{done} of {len(items)} are answered already")
+    shown = err().status("") if err().is_terminal else contextlib.nullcontext()
+    with contextlib.closing(results), answers.writing(), shown as status:
+        for result in results:
+            answers.add(result)
+            tokens += result.tokens
+            done += 1
+            if result.error:
+                failed += 1
+                warn(f"item {result.item.index} {result.error}")
+            if status is not None:
+                speed = tokens / (perf_counter() - started)
+                status.update(f"{done} of {len(items)} · {speed:.1f} tokens/s")
+    answers.finish()
+    seconds = perf_counter() - started
+    note(
+        f"{answers.path}: {done - failed} answers, {tokens} tokens in {seconds:.1f} s, {tokens / seconds:.1f} tokens/s"
+    )
+    if failed:
+        raise GgufrunError(f"{failed} of {len(items)} items have no answer", "see `error` in the file; run it again")
+
+
+def run(flags: ChatFlags) -> None:
+    """Answer the list, as ``flags`` say."""
+    from ggufrun.chat.batch import answer_all
+    from ggufrun.cli import chat
+
+    list_file, output = paths(flags.batch_file, flags.batch_output)
+    model_path, instruction = chat.model_and_instruction(flags)
+    if instruction is not None or flags.prompt is not None or flags.prompt_file is not None:
+        raise UsageError("--file holds the messages", "leave INSTRUCTION, -p and -f out; -sys gives a system prompt")
+    sequences, limit, params = check_sequences(flags.parallel), chat._n_predict(flags), chat._context_params(flags)
+    chat._sampling(flags, {})
+    items = read_list(list_file)
+    chat.check_file(model_path)
+    answers = Answers(output, model_path.name)
+    left = answers.restore(items)
+    if not left:
+        note(f"{output}: all {len(items)} items are answered already")
+        return
+    with chat._load(model_path, flags) as model:
+        choice = chat._choose(model, flags)
+        if choice.warning:
+            warn(choice.warning)
+        sampling = chat._sampling(flags, choice.sampling)
+        system = chat.system_prompt(flags)
+        with pool(model, params, min(sequences, len(left))) as (context, longest):
+            results = answer_all(
+                context,
+                choice.format,
+                sampling,
+                left,
+                system=choice.system if system is None else system,
+                limit=-1 if limit is None or limit < 0 else limit,
+                longest=longest,
+            )
+            work(answers, items, results)
