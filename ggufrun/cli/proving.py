@@ -28,6 +28,9 @@ def print_proof(proof: Proof | None) -> None:
     """Say what was compared."""
     if proof is None:
         return
-    console.note(f"  vocabulary: {proof.strings} strings are cut up as by {proof.name}")
+    alike = proof.strings - proof.differing
+    console.note(f"  vocabulary: {alike} of {proof.strings} strings are cut up as by {proof.name}")
+    if proof.differing:
+        console.warn(f"llama.cpp cuts {proof.differing} strings up differently, for {proof.approximate}")
     if proof.loss:
         console.warn(f"{proof.name} {proof.loss} before it cuts it up, and llama.cpp does not")

@@ -90,11 +90,13 @@ def byte_level(files: TokenizerFiles, model: Model, size: int, tokenizer: Any) -
         text = token.text
         if not token.normalized:
             # llama.cpp takes these as they come out of the tokenizer again
-            text = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids, skip_special_tokens=False)
+            decoded = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids, skip_special_tokens=False)
+            # a token of letters that are bytes in disguise is no text once it is decoded
+            text = text if "\ufffd" in decoded else decoded
         if token.special or looks_special(text):
             vocabulary.put(token.id, text, 0.0, Kind.CONTROL)
         else:
-            vocabulary.put(token.id, text.replace(SPACE, " "), 0.0, Kind.USER_DEFINED)
+            vocabulary.put(token.id, text, 0.0, Kind.USER_DEFINED)
     return vocabulary
 
 

@@ -171,6 +171,7 @@ def original(
 
     split = Split(Regex(rule.removeprefix("Split ")), "isolated")
     ids = {text: number for number, text in enumerate(special, len(ranks))}
+    normalize = NFC().normalize_str if composes else None
     any_special = re.compile(f"({'|'.join(map(re.escape, sorted(ids, key=len, reverse=True)))})")
     known: dict[str, list[int]] = {}
 
@@ -191,8 +192,7 @@ def original(
         return found
 
     def encode(texts: Sequence[str], parse: bool) -> list[list[int]]:
-        return [(parsed if parse else plain)(text) for text in texts]
+        return [(parsed if parse else plain)(normalize(text) if normalize else text) for text in texts]
 
-    normalize = NFC().normalize_str if composes else None
     loss = "brings text to Unicode's composed form (NFC)" if composes else ""
     return Original(path.name, encode, tuple(ids.items()), True, normalize, loss)

@@ -10,6 +10,7 @@ Source of the rules: ``set_vocab`` of the families in llama.cpp's ``conversion/`
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -189,7 +190,7 @@ CHATGLM3_SPECIAL = (
     "[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>",
 )  # fmt: skip
 GLM4_OLD = (("eos", "<|endoftext|>"), ("eot", "<|user|>"), ("unk", "<|endoftext|>"))
-GLM4 = (("bos", "[gMASK]"), ("eot", "<|user|>"), ("unk", "<|endoftext|>"), ("eom", "<|observation|>"))
+GLM4 = (*GLM4_OLD, ("bos", "<|endoftext|>"))
 """Kinds of special tokens that only the models' code tells, and the tokens."""
 
 
@@ -304,7 +305,7 @@ def _byte_level(
     config: Config,
     writer: gguf.GGUFWriter,
     pretokenizer: str | None,
-    complete: Callable[[Special], None] = lambda special: None,
+    complete: Callable[[Special], None] | None = None,
 ) -> Original:
     model = bpe.read_model(files)
     known = {**model.ids, **files.ids}
@@ -316,10 +317,14 @@ def _byte_level(
     vocabulary = bpe.byte_level(files, model, _size(config, max(known.values()) + 1), tokenizer)
     _write_bpe(writer, vocabulary, name)
     special = read_special(files)
-    complete(special)
-    add_ends(files, special, vocabulary.tokens)
+    if complete:
+        complete(special)
+    else:
+        add_ends(files, special, vocabulary.tokens)
     write_special(writer, special, bpe.merge_texts(model.merges))
-    return bpe.original(files, model, tokenizer, prefixed=True)
+    return replace(
+        bpe.original(files, model, tokenizer, prefixed=True), approximate=pretokenizers.APPROXIMATE.get(name, "")
+    )
 
 
 def _llama3_ranks(

@@ -53,7 +53,8 @@ class Original:
     tokens. ``added`` are the tokens that are cut out of a text first, ``known`` those that ``encode`` itself cuts out.
     ``normalize`` is what the original does to a text beforehand and llama.cpp does not, if anything; ``loss`` says it
     in words. ``prefixed`` says whether a text starts anew after a special token, as it does to llama.cpp. ``ignored``
-    are texts of tokens around which the two differ by design: strings that hold one are not compared.
+    are texts of tokens around which the two differ by design: strings that hold one are not compared. ``approximate``
+    says in which characters llama.cpp is known to follow the original's rule only roughly, if in any.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Original:
     loss: str = ""
     prefixed: bool = True
     ignored: tuple[str, ...] = ()
+    approximate: str = ""
 
 
 def looks_special(text: str) -> bool:
