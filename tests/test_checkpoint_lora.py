@@ -245,6 +245,17 @@ def test_a_larger_vocabulary_needs_its_tokenizer(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "base", [request])
 
 
+def test_the_tokenizer_of_before_is_not_padded(tmp_path: Path) -> None:
+    """A last adapter that brings the base's tokenizer, as many do, to a vocabulary that an earlier one enlarged."""
+    write_llama(tmp_path / "base", vocab_size=2048)
+    first = write_adapter(tmp_path / "first", whole(2100), tokenizer=True)
+    with pytest.raises(FormatError, match=r"beyond 2048.*has 2048 tokens"):
+        plan_convert(tmp_path / "base", [], lambda kind: tmp_path / "out.gguf", adapters=[first])
+    added = {f"<new{number}>": 2048 + number for number in range(50)}
+    (first.path / "added_tokens.json").write_text(json.dumps(added))
+    plan_convert(tmp_path / "base", [], lambda kind: tmp_path / "out.gguf", adapters=[first]).close()
+
+
 def test_only_one_of_two_tensors_grows(tmp_path: Path) -> None:
     write_llama(tmp_path / "base", vocab_size=2000)
     tensors = {"lm_head.weight": whole(3000)["lm_head.weight"]}

@@ -67,7 +67,11 @@ class MergedSource:
                 "copy the tokenizer.model that it was trained with there",
             )
         self.tensors: Mapping[str, Tensor] = tensors
-        self.overrides: Mapping[str, Any] = {**base.overrides, **_vocabulary(base.tensors, tensors)}
+        change = _vocabulary(base.tensors, tensors)
+        self.overrides: Mapping[str, Any] = {**base.overrides, **change}
+        self.least_tokens = base.least_tokens
+        if change:
+            self.least_tokens = 1 + max(base.tensors[name].shape[0] for name in VOCABULARY_ROWS if name in base.tensors)
         # rows are computed in the caller's threads: BLAS threads below each of them would only wait for one another,
         # and do so busily (six times the processor time, measured on two cores)
         self._one_thread = threadpool_limits(limits=1, user_api="blas")

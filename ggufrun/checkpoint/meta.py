@@ -65,6 +65,8 @@ LLAMA_3_2_WIDTHS = (2048, 3072)
 class MetaSource:
     """A Meta folder as the Hugging Face checkpoint it would become."""
 
+    least_tokens = 0
+
     def __init__(self, path: Path, files: Sequence[Path]) -> None:
         self.path = path
         self.files = (*files, path / "params.json")
@@ -303,8 +305,6 @@ def _rotary_halves(tensor: Tensor, n_heads: int) -> Tensor:
     def rows(start: int, stop: int) -> Rows:
         first, last = start // head, -(-stop // head)
         heads = tensor.rows(first * head, last * head).reshape(last - first, head, tensor.n_per_row)[:, order]
-        return np.ascontiguousarray(
-            heads.reshape(-1, tensor.n_per_row)[start - first * head : stop - first * head]
-        )
+        return np.ascontiguousarray(heads.reshape(-1, tensor.n_per_row)[start - first * head : stop - first * head])
 
     return replace(tensor, rows=rows)

@@ -97,6 +97,8 @@ def _short(error: Exception) -> str:
 class SafetensorsSource:
     """One or several safetensors files as a Source."""
 
+    least_tokens = 0
+
     def __init__(self, path: Path, files: list[Path]) -> None:
         self.path = self.tokenizer = path
         self.overrides: Mapping[str, Any] = {}

@@ -94,3 +94,7 @@ class Checkpoint(Source, Protocol):
     @property
     def tokenizer(self) -> Path:
         """The folder of the tokenizer files."""
+
+    @property
+    def least_tokens(self) -> int:
+        """Tokens that the tokenizer has at least: more than there were before an adapter enlarged the vocabulary."""

@@ -327,6 +327,8 @@ def read_torch_file(path: Path) -> TorchFile:
 class TorchSource:
     """One or several files of ``torch.save`` as a Source."""
 
+    least_tokens = 0
+
     def __init__(self, path: Path, files: list[Path]) -> None:
         self.path = self.tokenizer = path
         self.files = tuple(files)

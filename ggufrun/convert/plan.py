@@ -11,9 +11,9 @@ from pathlib import Path
 import gguf
 
 from ggufrun.checkpoint import gguffile
+from ggufrun.checkpoint.adapter import AdapterRequest
 from ggufrun.checkpoint.gguffile import Kind, Value
 from ggufrun.checkpoint.ggufsource import GGUFSource
-from ggufrun.checkpoint.adapter import AdapterRequest
 from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.tensor import Checkpoint, Source, Tensor
 from ggufrun.convert import arch, metadata
@@ -21,7 +21,7 @@ from ggufrun.convert.config import Config, read_config
 from ggufrun.convert.mapping import mapped, own_precision, plain_type
 from ggufrun.convert.target import Model, Target, make_target, quantized_target, split_target, without_layers
 from ggufrun.convert.vocabulary import Original
-from ggufrun.errors import FormatError, UnsupportedError, UsageError
+from ggufrun.errors import FormatError, UsageError
 from ggufrun.quantize import ggml
 from ggufrun.quantize.imatrix import Imatrix
 from ggufrun.quantize.plan import AS_LLAMA_CPP, QuantizeOptions, TypePlan, plan_types
@@ -137,7 +137,20 @@ def _metadata(
     metadata.add_general(source.path, writer, tensors.values(), name)
     family.metadata(config, writer)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    return writer, family.vocab(source.tokenizer, config, writer, pretokenizer)
+    original = family.vocab(source.tokenizer, config, writer, pretokenizer)
+    _check_tokens(source, writer)
+    return writer, original
+
+
+def _check_tokens(source: Checkpoint, writer: gguf.GGUFWriter) -> None:
+    """Refuse a vocabulary that an adapter enlarged with the tokenizer from before: the new tokens would be padding."""
+    kinds = writer.kv_data[0].get("tokenizer.ggml.token_type")
+    tokens = 0 if kinds is None else sum(kind != gguf.TokenType.UNUSED for kind in kinds.value)
+    if tokens < source.least_tokens:
+        raise FormatError(
+            f"the vocabulary grows beyond {source.least_tokens - 1}, the tokenizer in {source.tokenizer} has {tokens} tokens",
+            "put the tokenizer that the last adapter was trained with into its folder",
+        )
 
 
 def _with_file_type(writer: gguf.GGUFWriter, file_type: FileType) -> dict[str, Value]:
