@@ -188,6 +188,48 @@ REFUSED: dict[str, tuple[str, dict[str, Any], type[GgufrunError], str]] = {
         GgufrunError,
         "expert",
     ),
+    "a base of rotation that is none": (
+        "llama3-rope-freqs",
+        {"rope_theta": -1.0},
+        FormatError,
+        "rope_theta",
+    ),
+    "a scaling by nothing": (
+        "llama-tied-linear",
+        {"rope_scaling": {"type": "linear", "factor": 0}},
+        FormatError,
+        "factor",
+    ),
+    "layers beyond number": (
+        "qwen3",
+        {"num_hidden_layers": 1 << 20},
+        FormatError,
+        "1024",
+    ),
+    "experts without a size": (
+        "qwen2-moe",
+        {"shared_expert_intermediate_size": None},
+        FormatError,
+        "lacks shared",
+    ),
+    "a gate that is a list": (
+        "deepseek-moe",
+        {"scoring_func": ["x"]},
+        UnsupportedError,
+        "chooses experts",
+    ),
+    "positions that are a number": (
+        "gemma3",
+        {"rope_scaling": 3},
+        FormatError,
+        "rope_scaling",
+    ),
+    "a scale of nothing": (
+        "minicpm",
+        {"dim_model_base": 0},
+        FormatError,
+        "dim_model_base",
+    ),
     "another width": (
         "chatglm3",
         {"ffn_hidden_size": 96},

@@ -81,15 +81,16 @@ NOT_TEXT = ("vision_tower.", "multi_modal_projector.")
 
 def gemma3_rope(config: Config) -> dict[str, Any]:
     """Layers with the window rotate with another base; only full attention is scaled."""
-    section = config.section("rope_parameters")
-    found: dict[str, Any] = {key: dict(value or {}) for key, value in (section.values if section else {}).items()}
-    full, local = found.setdefault("full_attention", {}), found.setdefault("sliding_attention", {})
+    section = config.section("rope_parameters") or Config(config.path, {})
+    full, local = (
+        dict(part.values) if (part := section.section(key)) else {} for key in ("full_attention", "sliding_attention")
+    )
     if scaling := config.section("rope_scaling"):
         full |= scaling.values
     full.setdefault("rope_theta", config.values.get("rope_theta", 1e6))
     full.setdefault("rope_type", full.get("type", "default"))
     local.setdefault("rope_theta", config.values.get("rope_local_base_freq", 1e4))
-    return found
+    return {"full_attention": full, "sliding_attention": local}
 
 
 def check(config: Config) -> None:

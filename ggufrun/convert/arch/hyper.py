@@ -63,11 +63,10 @@ def _experts(config: Config, writer: gguf.GGUFWriter) -> None:
         if key := config.first(*keys):
             add(config.integer(key, low=0))
     if key := config.first(*GATING):
-        if config.values[key] not in GATES:
-            raise UnsupportedError(
-                f"{config.path} chooses experts by {config.values[key]!r}", f"known are {', '.join(GATES)}"
-            )
-        writer.add_expert_gating_func(GATES[config.values[key]])
+        gate = str(config.values[key])
+        if gate not in GATES:
+            raise UnsupportedError(f"{config.path} chooses experts by {gate!r}", f"known are {', '.join(GATES)}")
+        writer.add_expert_gating_func(GATES[gate])
 
 
 def file_type(writer: gguf.GGUFWriter) -> None:

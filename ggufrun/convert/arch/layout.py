@@ -95,9 +95,9 @@ def expected(table: str, sizes: Mapping[str, int], prefix: str = "") -> dict[str
 
 
 def n_layers(config: Config) -> int:
-    """How many layers the model has."""
+    """How many layers the model has: at most 1024, which no model comes near, so that tables of names stay small."""
     key = config.first("n_layers", "num_hidden_layers", "n_layer", "num_layers")
-    return config.integer(key or "num_hidden_layers", high=65536)
+    return config.integer(key or "num_hidden_layers", high=1024)
 
 
 def decoder_sizes(config: Config) -> Sizes:

@@ -22,6 +22,8 @@ from ggufrun.errors import FormatError
 def check(config: Config) -> None:
     config.require("hidden_act", ("silu",))
     config.require("num_experts", (0,))
+    if config.number("dim_model_base") <= 0:
+        raise FormatError(f"{config.path} says dim_model_base = {config.values['dim_model_base']}", "correct the file")
     if kind(config) == "longrope" and not extra(config):
         raise FormatError(f"{config.path} names LongRoPE and no factors", "correct rope_scaling")
 

@@ -128,10 +128,11 @@ def qwen1_sizes(config: Config) -> Sizes:
 
 def moe_sizes(config: Config) -> Sizes:
     sizes = decoder_sizes(config)
-    sizes |= {"experts": n_experts(config), "expert": config.integer("moe_intermediate_size")}
-    if config.has("shared_expert_intermediate_size"):
-        sizes["shared"] = config.integer("shared_expert_intermediate_size")
-    return sizes
+    return sizes | {"experts": n_experts(config), "expert": config.integer("moe_intermediate_size")}
+
+
+def qwen2_moe_sizes(config: Config) -> Sizes:
+    return moe_sizes(config) | {"shared": config.integer("shared_expert_intermediate_size")}
 
 
 def n_experts(config: Config) -> int:
@@ -200,7 +201,7 @@ FAMILIES = (
         rope_parameters=standard(),
         check=check_qwen2_moe,
         metadata=moe_metadata,
-        sizes=moe_sizes,
+        sizes=qwen2_moe_sizes,
         layer=NORMS + ATTENTION + EXPERTS + SHARED_EXPERT + "ffn_gate_inp_shexp  1 width\n",
         tied=False,
         transform=split_experts,

@@ -97,8 +97,9 @@ def check_rope(config: Config, kinds: Collection[str]) -> None:
     parameters = rope(config)
     if "mrope_section" in parameters.values:
         raise UnsupportedError(f"{config.path} rotates in sections", "this release converts text models only")
-    if kind(config) in ("linear", "yarn"):
-        parameters.number("factor")
+    for key in ("rope_theta", *(["factor"] if kind(config) in ("linear", "yarn") else [])):
+        if (key == "factor" or parameters.has(key)) and not parameters.number(key) > 0:
+            raise FormatError(f"{config.path} says {key} = {parameters.values[key]} of its positions", "correct it")
 
 
 def rope_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
