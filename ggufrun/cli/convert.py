@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ggufrun.cli import options
 from ggufrun.errors import UsageError
+
+if TYPE_CHECKING:
+    from ggufrun.convert.plan import Plan
 
 
 def register(app: typer.Typer) -> None:
@@ -69,6 +72,7 @@ def convert(
             help="upstream: llama.cpp's own, for other architectures; needs ggufrun[upstream], may run a model's code.",
         ),
     ] = "ggufrun",
+    receipt: options.Receipt = False,
     threads: options.Threads = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
@@ -83,14 +87,20 @@ def convert(
     from ggufrun.cli import upstream
     from ggufrun.cli.fetching import source_folder
     from ggufrun.cli.proving import print_proof, prove_vocabulary
+    from ggufrun.cli.receipt import beside, measurer
     from ggufrun.cli.writing import split, target_namer, write
     from ggufrun.convert.adapter import plan_adapter
     from ggufrun.convert.imatrix import load_imatrix
     from ggufrun.convert.plan import plan_convert
     from ggufrun.hub import upstream_files
-    from ggufrun.quantize.plan import QuantizeOptions, parse_override
+    from ggufrun.quantize.plan import AS_LLAMA_CPP, QuantizeOptions, parse_override
     from ggufrun.quantize.types import parse_file_type
 
+    if receipt and (split_max_size or lora_out or converter != "ggufrun"):
+        raise UsageError(
+            "--receipt goes without --split-max-size, --lora-out and --converter upstream",
+            "it measures whole models that ggufrun has written itself",
+        )
     if converter not in ("ggufrun", "upstream"):
         raise UsageError(f"no converter {converter!r}", "choose ggufrun or upstream")
     file_types = list(dict.fromkeys(parse_file_type(text) for text in types or ()))
@@ -144,5 +154,20 @@ def convert(
         pretokenizer,
     )
     proof = None if dry_run or no_verify else prove_vocabulary(plan)
-    write(split(plan, split_max_size), threads=threads, dry_run=dry_run, force=force, resume=resume, as_json=as_json)
+    measure = None
+    if receipt and not dry_run:
+
+        def own_precision(path: Path) -> Plan:
+            return plan_convert(folder, (), lambda kind: path, AS_LLAMA_CPP, name, None, adapters, pretokenizer)
+
+        measure = measurer(plan, lambda: beside(plan, own_precision, threads), threads)
+    write(
+        split(plan, split_max_size),
+        threads=threads,
+        dry_run=dry_run,
+        force=force,
+        resume=resume,
+        as_json=as_json,
+        receipt=measure,
+    )
     print_proof(proof)

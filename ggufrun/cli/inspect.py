@@ -36,6 +36,7 @@ def inspect(
     as_json: options.Json = False,
 ) -> None:
     """Show a model's architecture, sizes, types, vocabulary, template and memory."""
+    from ggufrun.cli.receipt import read
     from ggufrun.convert.describe import describe
     from ggufrun.hub import resolve_model
 
@@ -47,7 +48,7 @@ def inspect(
     if template:
         console.out().print(found.template or "", markup=False, soft_wrap=True)
         return
-    console.out().print(_overview(found, asked))
+    console.out().print(_overview(found, asked, read(header)))
     console.out().print(_types(found))
     if tensors:
         console.out().print(_tensors(header))
@@ -63,7 +64,7 @@ def _table(*columns: tuple[str, bool]) -> Table:
     return table
 
 
-def _overview(found: Description, context: int) -> Table:
+def _overview(found: Description, context: int, receipt: str | None) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -89,6 +90,7 @@ def _overview(found: Description, context: int) -> Table:
         ("adds BOS", {True: "yes", False: "no", None: None}[vocabulary.add_bos]),
         ("chat template", f"{len(template)} characters (--template shows it)" if template else "none"),
         ("memory", _memory(found, context)),
+        ("receipt", receipt),
     ]
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim" if console.out().is_terminal else "")

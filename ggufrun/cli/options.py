@@ -23,6 +23,9 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be writ
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on where a killed job stopped; if interrupted, keep what is done.")
 ]
+Receipt = Annotated[
+    bool, typer.Option("--receipt", help="Measure what it cost, and write the figures into the file's metadata.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 ImatrixFile = Annotated[
     Path | None, typer.Option("--imatrix", metavar="FILE", help="Weigh errors by an importance matrix.")

@@ -173,6 +173,7 @@ def _lines(spread: Spread) -> Sequence[tuple[str, float]]:
 def as_dict(found: Comparison) -> dict[str, Any]:
     """Everything, for JSON."""
     value = dataclasses.asdict(found)
+    value["perplexity_reference"] = value.pop("reference")
     value["ratio"] = dataclasses.asdict(found.ratio)
     for name in ("kld_spread", "change_spread"):
         spread = getattr(found, name)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ggufrun.cli import options
 from ggufrun.errors import UsageError
+
+if TYPE_CHECKING:
+    from ggufrun.cli.receipt import Receipts
+    from ggufrun.convert.plan import Plan
 
 
 def register(app: typer.Typer) -> None:
@@ -35,6 +41,7 @@ def quantize(
         str | None, typer.Option("--prune-layers", metavar="N,N...", help="Leave these layers out.")
     ] = None,
     split_max_size: options.SplitSize = None,
+    receipt: options.Receipt = False,
     threads: options.Threads = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
@@ -52,6 +59,8 @@ def quantize(
     from ggufrun.quantize.plan import QuantizeOptions, parse_override
     from ggufrun.quantize.types import parse_file_type
 
+    if receipt and split_max_size:
+        raise UsageError("--receipt measures whole files", "leave --split-max-size out, and split afterwards")
     source = resolve_model(model, gguf_only=True)
     file_types = list(dict.fromkeys(parse_file_type(text) for text in types))
     plan = plan_quantize(
@@ -69,7 +78,25 @@ def quantize(
         ),
         load_imatrix(imatrix) if imatrix else None,
     )
-    write(split(plan, split_max_size), threads=threads, dry_run=dry_run, force=force, resume=resume, as_json=as_json)
+    measure = _receipt(source, plan, threads) if receipt and not dry_run else None
+    write(
+        split(plan, split_max_size),
+        threads=threads,
+        dry_run=dry_run,
+        force=force,
+        resume=resume,
+        as_json=as_json,
+        receipt=measure,
+    )
+
+
+def _receipt(source: Path, plan: Plan, threads: int | None) -> Callable[[], Receipts]:
+    from ggufrun.cli.receipt import check_reference, measurer, standing
+    from ggufrun.convert.describe import describe
+
+    check_reference(source)
+    kind = describe(source)[0].file_type
+    return measurer(plan, lambda: standing(source, kind), threads)
 
 
 def _layers(text: str | None) -> tuple[int, ...]:

@@ -15,8 +15,10 @@ from ggufrun.quantize import ggml
 from ggufrun.quantize.types import FILE_TYPES, FileType
 
 if TYPE_CHECKING:
+    from ggufrun.cli.receipt import Receipts
     from ggufrun.convert.plan import Plan
     from ggufrun.convert.target import Target
+    from ggufrun.evaluate.statistics import Comparison
 
 
 def target_namer(output: Path | None, stem: str, n_types: int) -> Callable[[FileType], Path]:
@@ -59,8 +61,17 @@ def base_name(path: Path) -> str:
     return stem
 
 
-def write(plan: Plan, *, threads: int | None, dry_run: bool, force: bool, resume: bool, as_json: bool) -> None:
-    """Carry out ``plan``, or show it."""
+def write(
+    plan: Plan,
+    *,
+    threads: int | None,
+    dry_run: bool,
+    force: bool,
+    resume: bool,
+    as_json: bool,
+    receipt: Callable[[], Receipts] | None = None,
+) -> None:
+    """Carry out ``plan``, or show it. ``receipt`` measures what was written."""
     from ggufrun.convert import pipeline
 
     try:
@@ -71,12 +82,34 @@ def write(plan: Plan, *, threads: int | None, dry_run: bool, force: bool, resume
         with progress_bar(plan.source_bytes, "converting") as advance:
             pipeline.run(plan, threads, force, advance, resume)
         seconds = time.perf_counter() - start
-        if as_json:
-            console.print_json([_summary(target) | {"seconds": round(seconds, 3)} for target in plan.targets])
-        else:
+        if not as_json:
             _print_results(plan, seconds)
+        receipts = receipt() if receipt else {}
+        if as_json:
+            console.print_json(
+                [
+                    _summary(target) | {"seconds": round(seconds, 3)} | _receipt(receipts, target.path)
+                    for target in plan.targets
+                ]
+            )
+        for path, found in receipts.items():
+            console.note(f"  {path.name}: {cost(found)}")
     finally:
         plan.close()
+
+
+def cost(found: Comparison) -> str:
+    """What a receipt says, in short."""
+    return (
+        f"KL divergence {found.kld.value:.6f} ± {found.kld.error:.6f}, same top token "
+        f"{100 * found.same_top.value:.2f}%, RMS Δp {100 * found.rms_change.value:.3f}%"
+    )
+
+
+def _receipt(receipts: Receipts, path: Path) -> dict[str, Any]:
+    from ggufrun.cli.perplexity import as_dict
+
+    return {"bytes": path.stat().st_size, "receipt": as_dict(receipts[path])} if path in receipts else {}
 
 
 class progress_bar:

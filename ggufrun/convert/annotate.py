@@ -1,0 +1,47 @@
+"""Add metadata to a GGUF that stands: the file is written anew, the tensors as they are, and takes its place whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ggufrun.checkpoint import gguffile
+from ggufrun.checkpoint.gguffile import Value, read_header
+from ggufrun.convert.writer import TargetFile, check_targets
+from ggufrun.errors import FormatError
+
+STEP = 16 << 20
+"""Bytes copied at once."""
+
+
+def annotate(path: Path, prefix: str, values: Mapping[str, Value]) -> None:
+    """Put ``values`` at the end of the metadata of ``path``, in place of all keys that start with ``prefix``.
+
+    Killed at any moment, it leaves the old file or the new one. Raises TargetError, FormatError or OSError.
+    """
+    header = read_header(path)
+    kept = {key: value for key, value in header.metadata.items() if not key.startswith(prefix)}
+    head = gguffile.serialize(replace(header, metadata=kept | dict(values)))
+    size = len(head) + header.file_size - header.data_start
+    check_targets([(path, size)], force=True)
+    target = TargetFile(path, size, force=True)
+    try:
+        target.write(0, np.frombuffer(head, np.uint8))
+        with path.open("rb") as source:
+            source.seek(header.data_start)
+            position = len(head)
+            while data := source.read(STEP):
+                target.write(position, np.frombuffer(data, np.uint8))
+                position += len(data)
+            # what was read need not stay in memory
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(source.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if position != size:
+            raise FormatError(f"{path} changed while it was read", "leave it alone until the job is done")
+        target.commit()
+    finally:
+        target.abort()
