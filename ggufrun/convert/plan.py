@@ -148,7 +148,7 @@ def _check_tokens(source: Checkpoint, writer: gguf.GGUFWriter) -> None:
     tokens = 0 if kinds is None else sum(kind != gguf.TokenType.UNUSED for kind in kinds.value)
     if tokens < source.least_tokens:
         raise FormatError(
-            f"the vocabulary grows beyond {source.least_tokens - 1}, the tokenizer in {source.tokenizer} has {tokens} tokens",
+            f"the vocabulary grows beyond {source.least_tokens - 1}, but {source.tokenizer} has {tokens} tokens",
             "put the tokenizer that the last adapter was trained with into its folder",
         )
 
