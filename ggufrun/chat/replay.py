@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ggufrun.chat.prompt import Exchange, Format
+from ggufrun.chat.prompt import AffixPrompt, Exchange, Format
 from ggufrun.engine.vocab import NULL, Vocab
 
 
 def replay(
-    format: Format, vocab: Vocab, system: str, turns: Sequence[tuple[str, str]]
+    format: Format, vocab: Vocab, system: str, turns: Sequence[tuple[str, str]], *, opened: bool = False
 ) -> tuple[list[Exchange], list[int]]:
     """Past and ids after ``turns``, pairs of question and answer, each answer closed by the model's end of text.
+
+    ``opened`` says that the first was no question but a text as it stands.
 
     Raises FormatError when a template does not accept the messages.
     """
@@ -19,8 +21,12 @@ def replay(
     ids: list[int] = []
     for user, answer in turns:
         before = tuple(ids)
-        prompt = format.turn(past, ids, system, user)
+        raw = False
+        if opened and not past and isinstance(format, AffixPrompt):
+            raw, prompt = True, format.opening(user)
+        else:
+            prompt = format.turn(past, ids, system, user)
         end = next((token for token in (vocab.eot, vocab.eos) if token != NULL), None)
         ids = [*prompt.ids, *vocab.tokenize(answer, special=False), *([] if end is None else [end])]
-        past.append(Exchange(user, answer, before, tuple(ids), prompt.rendered))
+        past.append(Exchange(user, answer, before, tuple(ids), prompt.rendered, raw))
     return past, ids

@@ -1,0 +1,224 @@
+"""Conversations in files: a session that can be gone on with, and an export to be read.
+
+A session is two files: ``FILE`` is JSON with the words and the token ids, ``FILE.state`` what the model has computed of
+them. The words are written first, and each file appears whole; whatever the second one is worth, the conversation can
+be had again from the first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ggufrun.chat.prompt import AffixPrompt, Exchange, Format, TemplatePrompt
+from ggufrun.chat.replay import replay
+from ggufrun.chat.session import Session
+from ggufrun.engine.state import identity, load_state, save_state, state_size
+from ggufrun.errors import EngineError, FormatError, NotFoundError, TargetError, UsageError
+
+VERSION = 1
+
+CHEAP = 64 << 20
+"""Bytes of a state that are written after every turn; a larger one is written when the conversation ends."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What became of a session: ``turns`` of conversation, ``tokens`` that need not be computed again, and why not all
+    of them (``note``).
+    """
+
+    turns: int
+    tokens: int
+    note: str = ""
+
+
+def state_path(path: Path) -> Path:
+    """Where the state of the session ``path`` lies."""
+    return path.with_name(path.name + ".state")
+
+
+def save(session: Session, path: Path, *, always: bool = True) -> None:
+    """Write the session; its state only when it is cheap, or ``always``. Raises TargetError."""
+    value = {
+        "ggufrun session": VERSION,
+        "model": session.context.model.name,
+        "identity": identity(session.context),
+        "format": format_key(session.format),
+        "system": session.system,
+        "turns": [_turn(exchange, session.ids) for exchange in session.past],
+        "placed": list(session._placed),
+        "ids": session.ids,
+    }
+    try:
+        write_whole(path, json.dumps(value, ensure_ascii=False, separators=(",", ":"), indent=None))
+        if session.context.held and (always or state_size(session.context) <= CHEAP):
+            save_state(session.context, state_path(path))
+    except (OSError, EngineError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise TargetError(f"the session cannot be saved in {path}: {why}", "save it elsewhere") from error
+
+
+def load(session: Session, path: Path, system: str | None = None) -> Loaded:
+    """Put the conversation of ``path`` in the place of the session's, and what was computed of it into the context.
+
+    With another model, format or ``system`` the words are tokenized anew. Raises NotFoundError, FormatError.
+    """
+    value = _read(path)
+    turns = [_exchange(turn, value["ids"], path) for turn in _list(value, "turns", path)]
+    vocab = session.context.model.vocab
+    said = _text(value, "system", path)
+    session.clear()
+    session.system = said if system is None else system
+    same = (
+        value.get("identity") == identity(session.context)
+        and value.get("format") == format_key(session.format)
+        and session.system == said
+    )
+    if not same:
+        opened = bool(turns) and turns[0].opened
+        session.past, session.ids = replay(
+            session.format, vocab, session.system, [(turn.user, turn.answer) for turn in turns], opened=opened
+        )
+        session.context.clear()
+        note = "it was held with another model or format: its words are read anew"
+        return Loaded(len(turns), 0, note if turns else "")
+    session.past, session.ids = turns, list(value["ids"])
+    session._placed = tuple(_ids(value, "placed", path))
+    if session.ids and not 0 <= min(session.ids) <= max(session.ids) < vocab.size:
+        session.clear()
+        raise _damaged(path)
+    if not session.ids:
+        return Loaded(0, 0)
+    try:
+        return Loaded(len(turns), load_state(session.context, state_path(path)))
+    except (FormatError, OSError) as error:
+        session.context.clear()
+        why = error.what if isinstance(error, FormatError) else f"{state_path(path).name} is missing"
+        return Loaded(len(turns), 0, f"{why}: the conversation is computed anew")
+
+
+def format_key(format: Format) -> Any:
+    """What tells a format from others that would make other ids of the same words."""
+    if isinstance(format, TemplatePrompt):
+        return ["template", format.template.source]
+    if isinstance(format, AffixPrompt):
+        return ["affixes", format._bos, format._prefix, format._suffix]
+    return ["style", format.name]
+
+
+def export(session: Session, path: Path) -> None:
+    """Write the conversation to be read: Markdown, or JSON messages where the name ends in .json.
+
+    Raises UsageError, TargetError.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".md", ".markdown", ".txt", ".json"):
+        raise UsageError(f"{path.name} says no format", "give a name that ends in .md or .json")
+    text = as_json(session) if suffix == ".json" else as_markdown(session)
+    try:
+        write_whole(path, text)
+    except OSError as error:
+        raise TargetError(f"{path} cannot be written: {error.strerror}", "choose another name") from error
+
+
+def as_json(session: Session) -> str:
+    """``{"model": ..., "messages": [...]}``, as training data and other programs have it."""
+    messages = [{"role": "system", "content": session.system}] if session.system else []
+    for exchange in session.past:
+        messages.append({"role": "user", "content": exchange.user})
+        messages.append({"role": "assistant", "content": exchange.answer})
+    whole = {"model": session.context.model.name, "messages": messages}
+    return json.dumps(whole, ensure_ascii=False, indent=2) + "\n"
+
+
+def as_markdown(session: Session) -> str:
+    """Questions as quotations, answers as they stand."""
+    parts = [f"# {session.context.model.name}"]
+    if session.system:
+        parts.append("\n".join(f"> *{line}*" if line.strip() else ">" for line in session.system.splitlines()))
+    for exchange in session.past:
+        parts.append("\n".join(f"> {line}".rstrip() for line in exchange.user.split("\n")))
+        parts.append(exchange.answer.strip("\n"))
+    return "\n\n".join(parts) + "\n"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all, readable by its owner only: what people say is theirs."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.touch(mode=0o600)
+        temporary.write_bytes(text.encode("utf-8", "replace"))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _turn(exchange: Exchange, ids: list[int]) -> dict[str, Any]:
+    return {
+        "user": exchange.user,
+        "answer": exchange.answer,
+        "before": _shorter(exchange.before, ids),
+        "after": _shorter(exchange.after, ids),
+        "rendered": exchange.rendered,
+        "opened": exchange.opened,
+    }
+
+
+def _shorter(part: Sequence[int], ids: list[int]) -> int | list[int]:
+    """The length of ``part`` where it is the beginning of ``ids``, as it mostly is."""
+    return len(part) if ids[: len(part)] == list(part) else list(part)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path}: no such session", "check the path") from error
+    except OSError as error:
+        raise NotFoundError(f"{path} cannot be read: {error.strerror}", "check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path) from error
+    if not isinstance(value, dict) or value.get("ggufrun session") != VERSION:
+        raise _damaged(path)
+    _ids(value, "ids", path)
+    return value
+
+
+def _exchange(turn: Any, ids: list[int], path: Path) -> Exchange:
+    if not isinstance(turn, dict):
+        raise _damaged(path)
+    before, after = (
+        tuple(ids[: turn[name]]) if type(turn.get(name)) is int else tuple(_ids(turn, name, path))
+        for name in ("before", "after")
+    )
+    user, answer, rendered = (_text(turn, name, path) for name in ("user", "answer", "rendered"))
+    return Exchange(user, answer, before, after, rendered, turn.get("opened") is True)
+
+
+def _list(value: dict[str, Any], name: str, path: Path) -> list[Any]:
+    found = value.get(name)
+    if not isinstance(found, list):
+        raise _damaged(path)
+    return found
+
+
+def _ids(value: dict[str, Any], name: str, path: Path) -> list[int]:
+    found = _list(value, name, path)
+    if not all(type(token) is int for token in found):
+        raise _damaged(path)
+    return found
+
+
+def _text(value: dict[str, Any], name: str, path: Path) -> str:
+    found = value.get(name)
+    if not isinstance(found, str):
+        raise _damaged(path)
+    return found
+
+
+def _damaged(path: Path) -> FormatError:
+    return FormatError(f"{path} is no session, or damaged", "choose another file, or remove it to start anew")
