@@ -100,8 +100,9 @@ def test_merging_from_the_shell(tmp_path: Path) -> None:
     assert header.get("llama.vocab_size") == 3000
     assert header.get("general.name") == "base-second"
     # the precision of the base, whatever merging computes in
-    done = shell("convert", "base", "--lora", "second", "--dry-run", folder=tmp_path)
-    assert "base-second-BF16.gguf" in done.stdout
+    write_llama(tmp_path / "other")
+    done = shell("convert", "other", "--lora", "second", "--dry-run", folder=tmp_path)
+    assert "other-second-BF16.gguf" in done.stdout
 
 
 def test_an_adapter_of_its_own_from_the_shell(tmp_path: Path) -> None:
