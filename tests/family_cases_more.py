@@ -208,6 +208,15 @@ def other_cases() -> dict[str, Case]:
         if name.endswith("layernorm.weight") or name == "model.norm.weight"
     }
     stablelm_shapes = dense(stablelm, bias="q k v") | layer_norms
+    epoch = config(
+        "StableLMEpochForCausalLM",
+        "stablelm_epoch",
+        num_key_value_heads=6,
+        norm_eps=1e-5,
+        rope_pct=0.25,
+        rope_theta=10000,
+        use_qkv_bias=False,
+    )
     zephyr = stablelm | {"qk_layernorm": True, "use_parallel_residual": True, "use_qkv_bias": False}
     head_norms = {f"self_attn.q_layernorm.norms.{head}.weight": (8,) for head in range(6)}
     head_norms |= {f"self_attn.k_layernorm.norms.{head}.weight": (8,) for head in range(2)}
@@ -329,6 +338,7 @@ def other_cases() -> dict[str, Case]:
     plus_norms = {"self_attn.q_norm.weight": (2, 8), "self_attn.k_norm.weight": (1, 8)}
     return {
         "stablelm-2": Case(stablelm, stablelm_shapes),
+        "stablelm-epoch": Case(epoch, dense(epoch) | layer_norms),
         "stablelm-12b": Case(zephyr, zephyr_shapes | per_layer(2, "model.layers.", head_norms), "F16", "f32"),
         "falcon-7b": Case(falcon7, falcon(1, ("input_layernorm",))),
         "falcon-40b": Case(falcon40, falcon(2, ("ln_attn", "ln_mlp")), "F16", "bf16"),

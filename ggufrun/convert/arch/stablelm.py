@@ -1,16 +1,18 @@
-"""StableLM 2 and StableLM Zephyr.
+"""StableLM 2 and StableLM Zephyr, and the first ones under the name of their remote code.
 
 Source of names and order: llama.cpp's ``conversion/stablelm.py``; of defaults: transformers' ``StableLmConfig``.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import gguf
 
 from ggufrun.convert.arch.family import Family, Stack
 from ggufrun.convert.arch.hyper import file_type
 from ggufrun.convert.arch.layout import ATTENTION, GATED, WHOLE, decoder_sizes, n_layers
-from ggufrun.convert.arch.rope import PLAIN, base_if_unusual, partial_factor, standard
+from ggufrun.convert.arch.rope import PLAIN, as_written, base_if_unusual, partial_factor, standard
 from ggufrun.convert.config import Config
 from ggufrun.convert.vocab import bpe_vocabulary
 
@@ -26,6 +28,13 @@ DEFAULTS = {
     "tie_word_embeddings": False,
     "use_parallel_residual": False,
     "qk_layernorm": False,
+}
+
+EPOCH = {
+    "layer_norm_eps": lambda config: config.values.get("norm_eps"),
+    # what llama.cpp's converter assumes; the loader goes by the norms that are there
+    "use_parallel_residual": True,
+    "tie_word_embeddings": False,
 }
 
 LAYER = "attn_norm  width\nattn_norm.bias  width\n" + ATTENTION + GATED
@@ -72,19 +81,29 @@ def _norms(part: str, heads: str) -> Stack:
     )
 
 
+STABLELM = Family(
+    names=("StableLmForCausalLM",),
+    arch=gguf.MODEL_ARCH.STABLELM,
+    vocab=bpe_vocabulary,
+    defaults=DEFAULTS,
+    rope_parameters=standard(partial=0.25),
+    scalings=PLAIN,
+    check=check,
+    metadata=metadata,
+    whole=WHOLE + "output_norm.bias  width\n",
+    layer=layer,
+    tied=False,
+    stacks=(_norms("q_layernorm", "heads"), _norms("k_layernorm", "kv_heads")),
+)
+
 FAMILIES = (
-    Family(
-        names=("StableLmForCausalLM", "StableLMEpochForCausalLM"),
-        arch=gguf.MODEL_ARCH.STABLELM,
-        vocab=bpe_vocabulary,
-        defaults=DEFAULTS,
-        rope_parameters=standard(partial=0.25),
-        scalings=PLAIN,
-        check=check,
-        metadata=metadata,
-        whole=WHOLE + "output_norm.bias  width\n",
-        layer=layer,
-        tied=False,
-        stacks=(_norms("q_layernorm", "heads"), _norms("k_layernorm", "kv_heads")),
+    STABLELM,
+    replace(
+        STABLELM,
+        names=("StableLMEpochForCausalLM",),
+        defaults=EPOCH,
+        rope_parameters=as_written,
+        layer=LAYER + FFN_NORM,
+        stacks=(),
     ),
 )
