@@ -144,6 +144,26 @@ def test_the_batch_hardly_matters(measured: Callable[[str], Path], n_batch: int)
         np.testing.assert_allclose(parts.entries[name].sums, entry.sums, rtol=1e-2)
 
 
+@pytest.mark.parametrize("name", ["dense-f16", "moe-f16"])
+def test_activations_that_lie_elsewhere_are_copied(
+    measured: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    here = collect(measured(name), limit=2)
+    asked = []
+
+    def elsewhere(buffer: int) -> bool:
+        asked.append(buffer)
+        return False
+
+    # the way from a GPU's memory, taken here from the processor's own
+    monkeypatch.setattr(ggml(), "ggml_backend_buffer_is_host", elsewhere)
+    copied = collect(measured(name), limit=2)
+    assert asked
+    for key, entry in here.entries.items():
+        assert (copied.entries[key].sums == entry.sums).all()
+        assert (copied.entries[key].counts == entry.counts).all()
+
+
 def test_the_mirror_of_a_tensor_has_its_size() -> None:
     lib = ggml()
     lib.ggml_tensor_overhead.restype = ctypes.c_size_t
@@ -213,8 +233,9 @@ def test_a_disk_that_fills_up_leaves_the_older_file(tmp_path: Path, monkeypatch:
     assert (tmp_path / "a.gguf").read_bytes() == before
 
 
-def test_merging_adds_up(oracle: Oracle, tmp_path: Path) -> None:
-    files = [GOLDEN / "imatrix-moe.bin", GOLDEN / "imatrix-moe.bin", GOLDEN / "imatrix-moe.dat"]
+@pytest.mark.parametrize("kinds", [("bin", "bin", "dat"), ("dat", "bin")])
+def test_merging_adds_up(oracle: Oracle, tmp_path: Path, kinds: tuple[str, ...]) -> None:
+    files = [GOLDEN / f"imatrix-moe.{kind}" for kind in kinds]
     inputs = [part for path in files for part in ("--in-file", str(path))]
     tool, out = oracle.binaries / "llama-imatrix", tmp_path / "theirs.gguf"
     oracle.run(tool, *inputs, "-c", "128", "-m", "none", "-o", out)

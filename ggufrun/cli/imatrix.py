@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -83,15 +84,14 @@ def imatrix(
         pieces = cut(model, whole, ctx_size, chunks, parse_special, from_chunk)
         collector = Collector(process_output)
         digest = _digest(pieces, process_output)
-        done = 0
         if resume and target.exists():
             known = load_imatrix(target)
             if (known.chunk_count, known.chunk_size, known.datasets) == (len(pieces), ctx_size, (name,)):
                 _report(target, known)
                 return
-            done = _resumed(collector, known, target, source, digest, len(pieces))
-        evaluating.announce(len(pieces) - done, params)
-        saved = start = done
+            _resume(collector, known, target, source, digest, len(pieces))
+        start = saved = collector.chunks
+        evaluating.announce(len(pieces) - start, params)
         work = collector.run(model, params, pieces, start)
         batches = -(-(len(pieces) - start) // params.at_once)
         try:
@@ -101,6 +101,7 @@ def imatrix(
                         _save(target, collector, name, ctx_size, f"{digest} {done}")
                         saved = done
         except KeyboardInterrupt:
+            done = collector.chunks
             if done > start:
                 _save(target, collector, name, ctx_size, f"{digest} {done}")
                 console.note(f"{target}: saved after {done} of {len(pieces)} chunks; --resume goes on from there")
@@ -115,8 +116,8 @@ def _digest(text: Text, process_output: bool) -> str:
     return digest.hexdigest()
 
 
-def _resumed(collector: Collector, known: Imatrix, target: Path, model: Path, digest: str, total: int) -> int:
-    """Fill ``collector`` with what ``target`` holds; returns how many chunks that is."""
+def _resume(collector: Collector, known: Imatrix, target: Path, model: Path, digest: str, total: int) -> None:
+    """Fill ``collector`` with what ``target`` holds."""
     from ggufrun.checkpoint.gguffile import read_header
 
     state = str(read_header(target).get(RESUME_KEY, ""))
@@ -126,8 +127,7 @@ def _resumed(collector: Collector, known: Imatrix, target: Path, model: Path, di
     before, _, done = state.partition(" ")
     if before != digest or not done.isdecimal() or int(done) > total:
         raise UsageError(f"{target} was measured on another text or with other settings", "pass --force to start again")
-    collector.take(known)
-    return int(done)
+    collector.take(replace(known, chunk_count=int(done)))
 
 
 def belongs(known: Imatrix, header: Header, model: Path) -> None:

@@ -6,7 +6,6 @@ several matrices share (queries, keys and values) are squared once.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -45,9 +44,8 @@ class Collector:
     """What is known so far. `run` goes on; `result` may be asked for at any time."""
 
     process_output: bool = False
-    chunks: int = 0
-    seconds: float = 0.0
-    _totals: dict[str, _Totals] = field(default_factory=dict)
+    # totals and chunks in one: an interrupt finds both before a batch, or both after it
+    _known: tuple[dict[str, _Totals], int] = field(default_factory=lambda: ({}, 0))
     _batch: dict[str, _Totals] = field(default_factory=dict)
     _last: _Totals | None = None
 
@@ -63,40 +61,38 @@ class Collector:
             for first in range(start, len(text), params.at_once):
                 batch = text.chunks[first : first + params.at_once]
                 self._batch, self._last = {}, None
-                begun = time.perf_counter()
                 for _ in context.decode(batch, 0):
                     pass
-                self.seconds += time.perf_counter() - begun
-                for name, totals in self._batch.items():
-                    self._add(name, totals)
-                self.chunks += len(batch)
+                self._add(self._batch, len(batch))
                 yield first + len(batch)
 
+    @property
+    def chunks(self) -> int:
+        """Chunks behind the sums, those of `take` included."""
+        return self._known[1]
+
     def take(self, known: Imatrix) -> None:
-        """Go on from ``known``."""
-        for name, entry in known.entries.items():
-            self._add(name, _Totals(entry.sums.astype(np.float64), entry.counts.copy()))
-        self.chunks += known.chunk_count
+        """Go on from ``known``. FormatError when it is another model's."""
+        totals = {
+            name: _Totals(entry.sums.astype(np.float64), entry.counts.copy()) for name, entry in known.entries.items()
+        }
+        self._add(totals, known.chunk_count)
 
     def result(self, datasets: Sequence[str], chunk_size: int) -> Imatrix:
         """What was collected so far, by name."""
         entries = {
             name: ImatrixEntry(totals.sums.astype(np.float32), totals.counts)
-            for name, totals in sorted(self._totals.items())
+            for name, totals in sorted(self._known[0].items())
         }
         return Imatrix(entries, tuple(datasets), _chunk_count(entries, chunk_size), chunk_size)
 
-    def _add(self, name: str, totals: _Totals) -> None:
-        known = self._totals.get(name)
-        if known is None:
-            self._totals[name] = totals
-            return
-        if known.sums.size != totals.sums.size:
-            raise FormatError(
-                f"{name} has {totals.sums.size} columns in this model, {known.sums.size} in the importance matrix",
-                "it was measured on another model; start again without it",
-            )
-        known.add(_Totals(totals.sums.reshape(known.sums.shape), totals.counts))
+    def _add(self, new: Mapping[str, _Totals], chunks: int) -> None:
+        known, before = self._known
+        both = dict(known)
+        for name, totals in new.items():
+            old = known.get(name)
+            both[name] = totals if old is None else _sum(name, old, totals)
+        self._known = both, before + chunks
 
     def _wants(self, weight: str) -> bool:
         return weight.startswith("blk.") or (self.process_output and weight == OUTPUT)
@@ -119,6 +115,17 @@ class Collector:
             self._batch[weight] = replace(self._last, sums=self._last.sums.copy(), counts=self._last.counts.copy())
         else:
             known.add(self._last)
+
+
+def _sum(name: str, known: _Totals, new: _Totals) -> _Totals:
+    if known.sums.size != new.sums.size:
+        raise FormatError(
+            f"{name} has {new.sums.size} columns in this model, {known.sums.size} in the importance matrix",
+            "it was measured on another model; start again without it",
+        )
+    # the older format has one count for all experts
+    counts = known.counts + new.counts
+    return _Totals((known.sums.reshape(-1) + new.sums.reshape(-1)).reshape(len(counts), -1), counts)
 
 
 def _plain(inputs: npt.NDArray[np.float32], matrices: tuple[int, int]) -> _Totals:
