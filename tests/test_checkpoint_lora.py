@@ -216,6 +216,15 @@ def whole(rows: int, seed: int = 3) -> Arrays:
     }
 
 
+def test_a_table_that_old_adapters_carry(tmp_path: Path) -> None:
+    write_llama(tmp_path / "base")
+    table = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(16, np.float32)}
+    request = write_adapter(tmp_path / "adapter", low_rank(QUERY) | table)
+    source = open_checkpoint(tmp_path / "base", [request])
+    assert not [name for name in source.tensors if "inv_freq" in name]
+    source.close()
+
+
 def test_a_vocabulary_that_grows_twice(tmp_path: Path) -> None:
     """As LLaMA, then Chinese-LLaMA (17,953 tokens more), then Chinese-Alpaca (one more)."""
     write_llama(tmp_path / "base", vocab_size=2000, tokenizer=False)

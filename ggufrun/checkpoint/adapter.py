@@ -223,6 +223,9 @@ def _sorted(settings: Settings, tensors: Mapping[str, Tensor]) -> tuple[dict[str
             raise UnsupportedError(
                 f"{folder} holds {name[:80]}, which is no tensor of an adapter", "merge it with peft"
             )
+        if name.endswith(".rotary_emb.inv_freq"):
+            # a table that adapters of 2023 carry
+            continue
         inner = name.removeprefix(PREFIX)
         ending = next((ending for ending in ROLES if inner.endswith(ending)), None)
         if ending is not None:

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ggufrun.errors import FormatError, NotFoundError, UnsupportedError
-
-MAX_BYTES = 16 << 20
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file of reasonable size. NotFoundError, FormatError."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise FormatError(f"{path} is larger than any {path.name} should be", "download it again")
-        return json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise NotFoundError(f"no {path.name} in {path.parent}", "name the folder that holds the checkpoint") from error
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path} is no JSON: {str(error)[:100]}", "download it again") from error
+from ggufrun.checkpoint.jsonfile import read_json as read_json
+from ggufrun.checkpoint.jsonfile import read_object
+from ggufrun.errors import FormatError, UnsupportedError
 
 
 @dataclass(frozen=True)
@@ -127,7 +114,4 @@ def read_config(folder: Path, overrides: Mapping[str, Any] | None = None) -> Con
     path = folder / "config.json"
     if overrides and "architectures" in overrides:
         return Config(path, overrides)
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise FormatError(f"{path} is no JSON object", "download it again")
-    return Config(path, {**values, **(overrides or {})})
+    return Config(path, {**read_object(path), **(overrides or {})})
