@@ -8,7 +8,7 @@ scores follow the merges, and added tokens are marked as such wherever their ids
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,9 @@ REPLACE = f"Replace the text ' ' by {SPACE!r}"
 METASPACE = f"Metaspace {SPACE} "
 SPLIT_AT_SPACES = ((), ("Split MergedWithPrevious the text ' '",), ("Split MergedWithNext the text ' '",))
 """Steps of SentencePiece-like files; the split finds nothing, because the spaces have been replaced by then."""
+
+NEVER = f"{METASPACE}never"
+FRONT = "puts no space in front of text that starts with one"
 
 COMPOSED = {"NFC": "brings text to Unicode's composed form (NFC)"}
 
@@ -181,11 +184,24 @@ def original(files: TokenizerFiles, model: Model, tokenizer: Any, prefixed: bool
             raise _broken(files, error) from error
 
     lost = [COMPOSED[step] for step in model.splitting.normalizer if step in COMPOSED]
-    normalize = (lambda text: str(tokenizer.normalizer.normalize_str(text))) if lost else None
+    normalize: Callable[[str], str] | None = None
+    if lost:
+        normalize = tokenizer.normalizer.normalize_str
+    elif any(step.startswith(METASPACE) and not step.startswith(NEVER) for step in model.splitting.steps):
+        # to the SentencePiece model that this was made from, as to llama.cpp, the space in front is one more
+        lost, normalize = [FRONT], _without_space
     added = tuple((token.text, token.id) for token in files.added)
     # to llama.cpp these are special, to the file they are not
-    ignored = [token.text for token in files.added if not token.special and (looks_special(token.text) or not prefixed)]
+    ignored = [
+        token.text
+        for token in files.added
+        if not token.marked and (token.special or looks_special(token.text) or not prefixed)
+    ]
     return Original("tokenizer.json", encode, added, True, normalize, " and ".join(lost), prefixed, tuple(ignored))
+
+
+def _without_space(text: str) -> str:
+    return text.removeprefix(" ")
 
 
 def _pair(merge: Any) -> tuple[str, str]:

@@ -82,7 +82,9 @@ def _plain(original: Original) -> Iterator[tuple[str, list[int]]]:
     texts = [text for text in probe() if not any(ignored in text for ignored in original.ignored)]
     normalize = original.normalize or (lambda text: text)
     for text, theirs in zip(texts, original.encode(texts, False), strict=True):
-        yield normalize(text), theirs
+        given = normalize(text)
+        if given or not text:
+            yield given, theirs
 
 
 def _special(original: Original) -> Iterator[tuple[str, list[int]]]:

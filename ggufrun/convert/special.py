@@ -123,8 +123,7 @@ def add_ends(files: TokenizerFiles, special: Special, tokens: Sequence[bytes | s
     lists = [files.object("generation_config.json").get("eos_token_id"), files.config.get("eos_token_id")]
     free = [kind for kind in ("eot", "eom") if kind not in special.ids]
     for listed in lists:
-        numbers = listed if isinstance(listed, list) else [listed]
-        for number in numbers:
+        for number in listed if isinstance(listed, list) else ():
             if type(number) is not int or not 0 <= number < len(tokens) or number in special.ids.values():
                 continue
             if "eos" not in special.ids:

@@ -22,17 +22,23 @@ MAX_VALUES = 6 << 20
 MAX_VOCABULARY = 1 << 22
 """Tokens; no vocabulary in use has a quarter of that."""
 
+ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+
 AGAIN = "download the tokenizer files again"
 
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token that is cut out of the text before the vocabulary proper sees it."""
+    """A token that is cut out of the text before the vocabulary proper sees it.
+
+    ``marked`` says whether its own entry calls it special; it is so too if tokenizer_config.json gives it a role.
+    """
 
     id: int
     text: str
     special: bool
     normalized: bool
+    marked: bool
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,22 @@ class TokenizerFiles:
         for text, number in self.object("added_tokens.json").items():
             if number not in found and text not in texts:
                 found[number] = self._token({"content": text}, number)
+        vocabulary = self.tokenizer.get("model", {}).get("vocab")
+        for text in self.named:
+            number = vocabulary.get(text) if isinstance(vocabulary, dict) else None
+            if text not in texts and type(number) is int and number not in found:
+                found[number] = self._token({"content": text, "special": True}, number)
         return tuple(found.values())
+
+    @cached_property
+    def named(self) -> tuple[str, ...]:
+        """The texts of tokens that tokenizer_config.json gives a role."""
+        entries = [self.settings.get(f"{kind}_token") for kind in ROLES]
+        for key in ("additional_special_tokens", "extra_special_tokens"):
+            more = self.settings.get(key)
+            entries += more if isinstance(more, list) else more.values() if isinstance(more, dict) else ()
+        texts = (entry.get("content") if isinstance(entry, dict) else entry for entry in entries)
+        return tuple(dict.fromkeys(text for text in texts if isinstance(text, str) and text))
 
     @cached_property
     def ids(self) -> dict[str, int]:
@@ -132,6 +153,6 @@ class TokenizerFiles:
         text = entry.get("content") if isinstance(entry, dict) else None
         if not isinstance(text, str) or not text or type(number) is not int or not 0 <= number < MAX_VOCABULARY:
             raise FormatError(f"the added tokens in {self.folder} make no sense: {str(entry)[:80]}", AGAIN)
-        special = entry.get("special") is True
-        normalized = entry.get("normalized", not special) is not False
-        return AddedToken(number, text, special, normalized)
+        marked = entry.get("special") is True
+        normalized = entry.get("normalized", not marked) is not False
+        return AddedToken(number, text, marked or text in self.named, normalized, marked)
