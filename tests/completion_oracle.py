@@ -20,6 +20,35 @@ QUESTIONS = ["背一下春晓", "作者是谁？", "背一下登鹳雀楼", "他
 LONG = ["-p", POEM, "--ignore-eos", "-c", "256", "--context-shift", "-n", "700", "--temp", "0"]
 LONG += ["--repeat-penalty", "1.3"]
 
+HOT = ["-p", POEM, "--ignore-eos", "-n", "120", "-s", "7", "--temp", "1.5"]
+"""Hot enough for the samplers to make a difference, and without an end."""
+
+SAMPLERS: dict[str, list[str]] = {
+    "defaults": [],
+    "mirostat 1": ["--mirostat", "1", "--mirostat-lr", "0.2", "--mirostat-ent", "3"],
+    "mirostat 2": ["--mirostat", "2", "--mirostat-lr", "0.3", "--mirostat-ent", "4"],
+    "mirostat, greedy": ["--mirostat", "2", "--temp", "0"],
+    "dry": ["--dry-multiplier", "0.8", "--dry-base", "1.5", "--dry-allowed-length", "1", "--temp", "0.3"],
+    "dry, breakers": ["--dry-multiplier", "2", "--dry-sequence-breaker", "月", "--dry-penalty-last-n", "200"],
+    "xtc": ["--xtc-probability", "0.6", "--xtc-threshold", "0.05"],
+    "xtc, greedy": ["--xtc-probability", "0.6", "--xtc-threshold", "0.05", "--temp", "0"],
+    "dynatemp": ["--dynatemp-range", "1.0", "--dynatemp-exp", "1.7"],
+    "dynatemp, cold": ["--dynatemp-range", "2.0", "--temp", "0"],
+    "top n sigma": ["--top-nsigma", "1.2", "--temp", "2.5"],
+    "typical": ["--typical", "0.4", "--temp", "2"],
+    "penalties": ["--repeat-penalty", "1.2", "--presence-penalty", "0.5", "--frequency-penalty", "0.2"],
+    "order": ["--samplers", "temperature;top_p;top-k;min_p", "--temp", "3", "--top-p", "0.7"],
+    "order by letters": ["--sampling-seq", "tpe", "--repeat-penalty", "1.4", "--top-p", "0.8"],
+    "no temperature": ["--samplers", "top_k;top_p", "--temp", "0"],
+    "penalties last, greedy": ["--samplers", "top_k;penalties;temp", "--temp", "0", "--repeat-penalty", "3"],
+    "temperature first, greedy": ["--samplers", "temp;penalties", "--temp", "0", "--repeat-penalty", "3"],
+    "adaptive": ["--samplers", "top_k;temperature;adaptive_p", "--adaptive-target", "0.3"],
+    "bias": ["-l", "938+5", "--logit-bias", "1784-inf", "--logit-bias", "977-2", "--presence-penalty", "0.3"],
+    "grammar": ["--grammar", 'root ::= [一-龥]{5} "，" [一-龥]{5} ("。" | "\\n"){3} root', "--temp", "2"],
+}
+
+GRAMMAR_TALK = ["-p", POEM, "-n", "60", "-s", "3", "--temp", "1.2"]
+
 CASES: dict[str, tuple[list[str], list[str]]] = {
     # name: flags, and what is typed
     "shift": ([*LONG, "--keep", "0"], []),
@@ -31,6 +60,9 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
         [*QUESTIONS, "床前明月光" * 8, "好", *QUESTIONS],
     ),
     "until full": ([*LONG, "-n", "-2"], []),
+    **{name: ([*HOT, *flags], []) for name, flags in SAMPLERS.items()},
+    "grammar with an end": ([*GRAMMAR_TALK, "--grammar", 'root ::= " "? ("yes" | "no" | [a-z]+) "!"'], []),
+    "grammar, greedy": ([*GRAMMAR_TALK, "--temp", "0", "--grammar", "root ::= [0-9]+ [.] [^a-z]*"], []),
 }
 
 

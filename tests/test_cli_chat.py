@@ -165,6 +165,11 @@ USAGE: list[tuple[list[str], str]] = [
     (["-ctk", "q9"], "type of cache"),
     (["-ngl", "many"], "-ngl many"),
     (["--style", "nothing"], "there is no style"),
+    (["--samplers", "top_q"], "no sampler"),
+    (["--samplers", "top_k", "--sampler-seq", "k"], "give one of them"),
+    (["--grammar", "x", "-j", "{}"], "give one of them"),
+    (["-l", "x"], "--logit-bias x"),
+    (["-l", "99999+1"], "not in the vocabulary"),
     (["--style", "chatml", "--in-prefix", "x"], "give one of them"),
     (["-p", "x"], "give one of them"),
     (["--chat-template", "{{x}}", "--chat-template-file", "x"], "give one of them"),
@@ -193,6 +198,8 @@ FAILURES: list[tuple[list[str], str]] = [
     (["hi", "--chat-template", "nothing-like-it"], "no style of this name"),
     (["春" * 600, "-c", "256"], "the context has 256"),
     (["hi", "-c", "99999999"], "GiB"),
+    (["hi", "--grammar", "root ::= x"], "line 1: Undefined rule"),
+    (["hi", "-j", '{"pattern": "x"}'], "'pattern' cannot be kept to"),
     (["hi", "-ctv", "q8_0", "-fa", "off"], "requires flash_attn"),
 ]
 

@@ -11,6 +11,7 @@ from ggufrun.engine.context import Context
 from ggufrun.engine.generate import generate
 from ggufrun.engine.native import llama
 from ggufrun.engine.sampler import RANDOM_SEED, Sampler, SamplingParams
+from ggufrun.engine.sampling import logit_bias, sampler_letters, sampler_names
 from ggufrun.errors import EngineError, UsageError
 
 PROMPT = "[INST] 背一下静夜思 [/INST] 床前明月光"
@@ -120,6 +121,12 @@ def test_no_logits_yet(demo_context: Context) -> None:
         {"top_k": 2**40},
         {"seed": 2**32},
         {"seed": -2},
+        {"mirostat": 3},
+        {"dry_base": 0.5},
+        {"dry_penalty_last_n": 1 << 30},
+        {"xtc_probability": 1.1},
+        {"samplers": ("top_k", "nothing")},
+        {"logit_bias": ((1, float("inf")),)},
     ],
 )
 def test_settings_that_make_no_sense(wrong: dict[str, Any]) -> None:
@@ -159,3 +166,21 @@ def test_sampling_leaves_the_logits_as_they_were(demo_context: Context, monkeypa
     before = logits(demo_context)
     draw(demo_context, SamplingParams(repeat_penalty=2.0, presence_penalty=3.0), ids)
     assert (logits(demo_context) == before).all()
+
+
+def test_orders_of_samplers() -> None:
+    assert sampler_names("Top-K;nucleus; TEMP ;topnsigma") == ("top_k", "top_p", "temperature", "top_n_sigma")
+    assert sampler_letters("edskypmxt") == SamplingParams().samplers
+    with pytest.raises(UsageError, match="no sampler 'infill'"):
+        sampler_names("top_k;infill")
+    with pytest.raises(UsageError, match="no sampler 'q'"):
+        sampler_letters("kq")
+
+
+def test_logit_biases(demo_context: Context) -> None:
+    assert [logit_bias(text) for text in ("15+1.5", "3-2", "7-inf")] == [(15, 1.5), (3, -2.0), (7, -np.inf)]
+    for text in ("15", "+1", "a+1", "1+x"):
+        with pytest.raises(UsageError):
+            logit_bias(text)
+    with pytest.raises(UsageError, match="not in the vocabulary"):
+        draw(demo_context, SamplingParams(logit_bias=((99_999, 1.0),)))

@@ -90,7 +90,7 @@ def choose(model: Model, options: FormatOptions) -> Choice:
             prefix_bos=options.prefix_bos,
             reverse=options.reverse,
         )
-        return Choice(affixes, "the flags say so")
+        return Choice(affixes, "the flags say so", sampling=_recommended(model))
     if options.style is not None:
         return _style(model, styles.find(options.style), options, "--style says so")
     if options.template is not None:

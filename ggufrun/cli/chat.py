@@ -10,11 +10,12 @@ import typer
 
 from ggufrun.cli import batch
 from ggufrun.cli.chat_flags import SWITCH_VALUES, ChatFlags, FlagCommand, command_from
-from ggufrun.cli.console import err, warn
-from ggufrun.errors import NotFoundError, UsageError
+from ggufrun.cli.console import err, note, warn
+from ggufrun.errors import NotFoundError, TargetError, UsageError
 
 if TYPE_CHECKING:
     from ggufrun.chat.choose import Choice
+    from ggufrun.chat.session import Session
     from ggufrun.engine.context import Context
     from ggufrun.engine.model import Model
     from ggufrun.engine.sampler import SamplingParams
@@ -90,9 +91,12 @@ def _talk(
         plain=flags.plain,
         show_tokens=flags.show_tokens,
         verbose_prompt=flags.verbose_prompt,
+        markdown=flags.markdown,
     )
     typed = expand if flags.escape else str
-    talk = Talk(session, screen, typed)
+    talk = Talk(session, screen, typed, file=flags.session, multiline=flags.multiline)
+    if flags.session is not None and _resumed(session, flags.session, system):
+        opening = None if affixes else opening
     if affixes:
         # Beside affixes -p is no message but the beginning of the text itself.
         first, raw = (typed(instruction) if instruction is not None else None), opening
@@ -107,6 +111,20 @@ def _talk(
     else:
         piped = "" if terminal else read_piped()
         talk.single(*joined(first, raw, typed(piped)))
+
+
+def _resumed(session: Session, path: Path, system: str | None) -> bool:
+    """Take the session up that lies in ``path``, if there is one with something in it."""
+    from ggufrun.chat import store
+    from ggufrun.chat.commands import told
+
+    if path.is_dir() or not path.parent.is_dir():
+        raise TargetError(f"--session {path} cannot be written", "give a file in a folder that exists")
+    if not path.exists():
+        return False
+    loaded = store.load(session, path, system)
+    note(*told(path, loaded))
+    return bool(session.past or session.ids)
 
 
 def joined(first: str | None, raw: str | None, piped: str) -> tuple[str | None, str | None]:
@@ -233,16 +251,46 @@ def _sampling(flags: ChatFlags, usual: Any) -> SamplingParams:
 
     from ggufrun.engine.sampler import SamplingParams
 
-    whole = {"top_k", "repeat_last_n", "seed"}
-    values = {}
+    values: dict[str, Any] = {}
     for item in fields(SamplingParams):
         value = getattr(flags, item.name)
         if value is None:
             value = usual.get(item.name)
-        if value is not None:
             # Metadata brings every number as a float.
-            values[item.name] = int(value) if item.name in whole else value
-    return SamplingParams(**values)  # type: ignore[arg-type]
+            value = int(value) if value is not None and item.type == "int" else value
+        if value is not None:
+            values[item.name] = value
+    return SamplingParams(**{**values, **_told(flags)})
+
+
+def _told(flags: ChatFlags) -> dict[str, Any]:
+    """The settings that are no numbers, read from their flags."""
+    from ggufrun.engine.sampling import logit_bias, sampler_letters, sampler_names
+
+    told: dict[str, Any] = {}
+    if flags.samplers is not None and flags.sampler_seq is not None:
+        raise UsageError("--samplers and --sampler-seq both give an order", "give one of them")
+    if flags.samplers is not None:
+        told["samplers"] = sampler_names(flags.samplers)
+    if flags.sampler_seq is not None:
+        told["samplers"] = sampler_letters(flags.sampler_seq)
+    if flags.dry_breakers:
+        told["dry_breakers"] = tuple(_expanded(flags, text) for text in flags.dry_breakers if text != "none")
+    if flags.logit_bias:
+        told["logit_bias"] = tuple(logit_bias(text) for text in flags.logit_bias)
+    given = [name for name in ("grammar", "grammar_file", "json_schema", "json_schema_file") if getattr(flags, name)]
+    if len(given) > 1:
+        raise UsageError("a grammar or JSON schema is given twice", "give one of them")
+    if flags.grammar_file is not None:
+        told["grammar"] = _read(flags.grammar_file, "--grammar-file")
+    schema = flags.json_schema
+    if flags.json_schema_file is not None:
+        schema = _read(flags.json_schema_file, "--json-schema-file")
+    if schema is not None:
+        from ggufrun.engine.schema import to_grammar
+
+        told["grammar"] = to_grammar(schema)
+    return told
 
 
 def _gpu_layers(flags: ChatFlags) -> int | None:

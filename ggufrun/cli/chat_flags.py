@@ -81,6 +81,15 @@ class ChatFlags:
     interactive_first: Annotated[bool, _option("-if", "--interactive-first", help="Wait for a message first.")] = False
     single_turn: Annotated[bool, _option("-st", "--single-turn", help="Leave after the first answer.")] = False
     once: Annotated[bool, _option("--once", help="Every question starts a fresh conversation.")] = False
+    multiline: Annotated[
+        bool, _option("-mli", "--multiline-input", help="A message goes on until a line ends in \\ or /.")
+    ] = False
+    session: Annotated[
+        Path | None, _option("--session", help="Keep the conversation in a file, and go on with it.", metavar="FILE")
+    ] = None
+    markdown: Annotated[
+        bool, _option("--markdown/--no-markdown", help="Draw answers as Markdown at a terminal, or as they are.")
+    ] = True
     batch_file: Annotated[
         Path | None, _option("--file", help="Answer a list: one instruction a line, or JSON.", metavar="LIST")
     ] = None
@@ -137,6 +146,55 @@ class ChatFlags:
     presence_penalty: Annotated[float | None, _option("--presence-penalty", help="Penalty for any repetition.")] = None
     ignore_eos: Annotated[bool, _option("--ignore-eos", help="Never end an answer; -n or Ctrl+C does.")] = False
     frequency_penalty: Annotated[float | None, _option("--frequency-penalty", help="Penalty for each one.")] = None
+    top_n_sigma: Annotated[
+        float | None, _option("--top-n-sigma", "--top-nsigma", help="Only logits this many deviations below the first.")
+    ] = None
+    dry_multiplier: Annotated[float | None, _option("--dry-multiplier", help="DRY: strength (0: off).")] = None
+    dry_base: Annotated[float | None, _option("--dry-base", help="DRY: base of the penalty (1.75).")] = None
+    dry_allowed_length: Annotated[
+        int | None, _option("--dry-allowed-length", help="DRY: repetitions up to this long are free (2).")
+    ] = None
+    dry_penalty_last_n: Annotated[
+        int | None, _option("--dry-penalty-last-n", help="DRY: tokens that it looks back over (64).")
+    ] = None
+    dry_breakers: Annotated[
+        list[str] | None,
+        _option("--dry-sequence-breaker", help="DRY: repetitions end at this text; repeats; none for no text."),
+    ] = None
+    xtc_probability: Annotated[float | None, _option("--xtc-probability", help="XTC: how often (0: off).")] = None
+    xtc_threshold: Annotated[float | None, _option("--xtc-threshold", help="XTC: tokens this probable may go.")] = None
+    dynatemp_range: Annotated[
+        float | None, _option("--dynatemp-range", help="The temperature moves this far either way.")
+    ] = None
+    dynatemp_exp: Annotated[float | None, _option("--dynatemp-exp", help="How it follows the entropy (1.0).")] = None
+    mirostat: Annotated[int | None, _option("--mirostat", help="Mirostat 1 or 2 instead of all filters.")] = None
+    mirostat_lr: Annotated[float | None, _option("--mirostat-lr", help="Mirostat: learning rate (0.1).")] = None
+    mirostat_ent: Annotated[float | None, _option("--mirostat-ent", help="Mirostat: target entropy (5.0).")] = None
+    adaptive_target: Annotated[
+        float | None, _option("--adaptive-target", help="adaptive_p: tokens near this probability.")
+    ] = None
+    adaptive_decay: Annotated[float | None, _option("--adaptive-decay", help="adaptive_p: decay (0.9).")] = None
+    samplers: Annotated[
+        str | None, _option("--samplers", help="The samplers, in order: penalties;dry;top_k;...", metavar="NAMES")
+    ] = None
+    sampler_seq: Annotated[
+        str | None,
+        _option("--sampler-seq", "--sampling-seq", help="The same in letters: edskypmxt.", metavar="LETTERS"),
+    ] = None
+    logit_bias: Annotated[
+        list[str] | None,
+        _option(
+            "-l", "--logit-bias", help="Make a token likelier or less likely: 15043+1; repeats.", metavar="ID+BIAS"
+        ),
+    ] = None
+    grammar: Annotated[str | None, _option("--grammar", help="GBNF that answers keep to.", metavar="GBNF")] = None
+    grammar_file: Annotated[Path | None, _option("--grammar-file", help="Read it from a file.", metavar="FILE")] = None
+    json_schema: Annotated[
+        str | None, _option("-j", "--json-schema", help="A JSON schema that answers keep to.", metavar="JSON")
+    ] = None
+    json_schema_file: Annotated[
+        Path | None, _option("-jf", "--json-schema-file", help="Read it from a file.", metavar="FILE")
+    ] = None
 
 
 class FlagCommand(TyperCommand):

@@ -7,71 +7,21 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from ctypes import c_float
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from ctypes import c_char_p, c_float
 from typing import Any
 
 from ggufrun.engine.context import Context
+from ggufrun.engine.grammar import Grammar
 from ggufrun.engine.model import Model
 from ggufrun.engine.native import llama
+from ggufrun.engine.sampling import RANDOM_SEED, SamplingParams
 from ggufrun.errors import EngineError, UsageError
 
-RANDOM_SEED = 0xFFFFFFFF
-"""``LLAMA_DEFAULT_SEED``: take a new seed every time."""
-
+__all__ = ["RANDOM_SEED", "Sampler", "SamplingParams"]
 
 WORTHWHILE = 128
 """A vocabulary this many times the window of the penalties makes `_Penalties` the quicker way (measured)."""
-
-
-@dataclass(frozen=True)
-class SamplingParams:
-    """How a token is chosen. A temperature of 0 takes the most probable one.
-
-    ``repeat_last_n`` -1 looks back over the whole context; ``ignore_eos`` never ends a text. Raises UsageError for what
-    llama.cpp would misread.
-    """
-
-    temp: float = 0.8
-    top_k: int = 40
-    top_p: float = 0.95
-    min_p: float = 0.05
-    typical: float = 1.0
-    repeat_penalty: float = 1.0
-    repeat_last_n: int = 64
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    seed: int = RANDOM_SEED
-    ignore_eos: bool = False
-
-    def __post_init__(self) -> None:
-        checks: tuple[tuple[str, float, Callable[[float], bool], str], ...] = (
-            ("temp", self.temp, lambda v: math.isfinite(v), "a finite number"),
-            ("top_k", self.top_k, lambda v: -(2**31) <= v < 2**31, "a 32-bit integer"),
-            ("top_p", self.top_p, lambda v: 0 <= v <= 1, "a number from 0 to 1"),
-            ("min_p", self.min_p, lambda v: 0 <= v <= 1, "a number from 0 to 1"),
-            ("typical", self.typical, lambda v: 0 <= v <= 1, "a number from 0 to 1"),
-            ("repeat_penalty", self.repeat_penalty, lambda v: 1e-30 < v < 1e30, "a number greater than 0"),
-            ("repeat_last_n", self.repeat_last_n, lambda v: -1 <= v < 2**24, "-1 or a count of tokens"),
-            ("presence_penalty", self.presence_penalty, lambda v: abs(v) < 1e30, "a finite number"),
-            ("frequency_penalty", self.frequency_penalty, lambda v: abs(v) < 1e30, "a finite number"),
-            ("seed", self.seed, lambda v: -1 <= v < 2**32, "-1 or a 32-bit number"),
-        )
-        for name, value, fine, wanted in checks:
-            if not fine(value):
-                raise UsageError(f"{name} is {value}", f"give {wanted}")
-
-    @property
-    def penalizes(self) -> bool:
-        """Do earlier tokens change the choice?"""
-        changes = self.repeat_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
-        return changes and self.repeat_last_n != 0
-
-    @property
-    def greedy(self) -> bool:
-        """Is the most probable token always taken?"""
-        return self.temp <= 0
 
 
 class Sampler:
@@ -80,29 +30,48 @@ class Sampler:
     def __init__(self, model: Model, params: SamplingParams, n_ctx: int) -> None:
         api = llama()
         self.params = params
-        self._window = n_ctx if params.repeat_last_n < 0 else params.repeat_last_n
+        self._chain: Any = None
+        self._grammar: Grammar | None = None
+        for token, _ in params.logit_bias:
+            if not 0 <= token < model.vocab.size:
+                raise UsageError(
+                    f"token {token} of a logit bias is not in the vocabulary of {model.vocab.size} tokens",
+                    "/tokens and --show-tokens print ids",
+                )
+        self._window = _window(params.repeat_last_n, n_ctx)
+        self._looks_back = max(
+            self._window if params.penalizes else 0, _window(params.dry_penalty_last_n, n_ctx) if params.dry else 0
+        )
         self._penalties: _Penalties | None = None
-        if params.penalizes and model.vocab.size > self._window * WORTHWHILE:
+        # Ours come before all else in the chain, so nothing else may be wanted there.
+        first = params.samplers[:1] == ("penalties",) and params.samplers.count("penalties") == 1
+        first = first and not params.logit_bias
+        if params.penalizes and first and model.vocab.size > self._window * WORTHWHILE:
             self._penalties = _Penalties(params, self._window)
         self._chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
-        for link in _links(api, model, params, self._window, native_penalties=self._penalties is None):
+        for link in _links(api, model, params, n_ctx, native_penalties=self._penalties is None):
             if not link:
                 self.close()
                 raise EngineError("llama.cpp could not make the sampler")
             api.llama_sampler_chain_add(self._chain, link)
         self._sample = api.llama_sampler_sample
         self._logits = api.llama_get_logits_ith
+        if params.grammar:
+            try:
+                self._grammar = Grammar(model.vocab, params.grammar)
+            except BaseException:
+                self.close()
+                raise
 
     def accept(self, ids: Sequence[int]) -> None:
         """Let the penalties see ``ids``: a prompt, as llama.cpp's own programs do. Only the last ones can matter."""
-        if not self.params.penalizes:
+        if not self._looks_back:
             return
         accept = llama().llama_sampler_accept
-        for token in ids[-self._window :]:
+        for token in ids[-self._looks_back :]:
+            accept(self._chain, token)
             if self._penalties is not None:
                 self._penalties.see(token)
-            else:
-                accept(self._chain, token)
 
     def sample(self, context: Context, index: int = -1) -> int:
         """The next token after what ``context`` holds. It is accepted, but not yet in the context.
@@ -111,20 +80,28 @@ class Sampler:
         """
         if not context.ready:
             raise EngineError("there are no logits to sample from")
-        if self._penalties is None:
+        if self._penalties is None and self._grammar is None:
             return int(self._sample(self._chain, context.pointer, index))
         logits = self._logits(context.pointer, index)
-        before = self._penalties.apply(logits)
-        token = int(self._sample(self._chain, context.pointer, index))
+        before = self._penalties.apply(logits) if self._penalties is not None else []
+        try:
+            if self._grammar is None:
+                token = int(self._sample(self._chain, context.pointer, index))
+            else:
+                token = self._grammar.sample(self._chain, logits)
+        finally:
+            for changed, score in before:
+                logits[changed] = score
         # The logits belong to the context: whoever samples again from them finds them as they were.
-        for changed, score in before:
-            logits[changed] = score
-        self._penalties.see(token)
+        if self._penalties is not None:
+            self._penalties.see(token)
         return token
 
     def reset(self) -> None:
         """Forget the tokens seen, and start the random numbers again from the seed."""
         llama().llama_sampler_reset(self._chain)
+        if self._grammar is not None:
+            self._grammar.reset()
         if self._penalties is not None:
             self._penalties = _Penalties(self.params, self._window)
 
@@ -133,6 +110,8 @@ class Sampler:
         if self._chain:
             llama().llama_sampler_free(self._chain)
             self._chain = None
+        if self._grammar is not None:
+            self._grammar.close()
 
 
 class _Penalties:
@@ -174,26 +153,72 @@ class _Penalties:
         return before
 
 
-def _links(api: Any, model: Model, params: SamplingParams, window: int, *, native_penalties: bool) -> Iterable[Any]:
-    """The chain in llama.cpp's order, without the links that would change nothing."""
-    barred = model.vocab.suppressed + (model.vocab.ends if params.ignore_eos else ())
-    if barred:
-        biases = (api.llama_logit_bias * len(barred))(*((token, -math.inf) for token in barred))
-        yield api.llama_sampler_init_logit_bias(model.vocab.size, len(barred), biases)
-    if params.penalizes and native_penalties:
-        yield api.llama_sampler_init_penalties(
-            model.vocab.size, window, params.repeat_penalty, params.frequency_penalty, params.presence_penalty
-        )
-    if params.greedy:
+def _links(api: Any, model: Model, params: SamplingParams, n_ctx: int, *, native_penalties: bool) -> Iterator[Any]:
+    """The chain in the order of ``params.samplers``, without the links that would change nothing."""
+    vocab, seed = model.vocab, params.seed & RANDOM_SEED
+    barred = vocab.suppressed + (vocab.ends if params.ignore_eos else ())
+    biases = [*params.logit_bias, *((token, -math.inf) for token in barred)]
+    if biases:
+        array = (api.llama_logit_bias * len(biases))(*biases)
+        yield api.llama_sampler_init_logit_bias(vocab.size, len(biases), array)
+    if params.greedy and params.mirostat:
         yield api.llama_sampler_init_greedy()
         return
-    if params.top_k > 0:
-        yield api.llama_sampler_init_top_k(params.top_k)
-    if params.typical < 1.0:
-        yield api.llama_sampler_init_typical(params.typical, 1)
-    if params.top_p < 1.0:
-        yield api.llama_sampler_init_top_p(params.top_p, 1)
-    if params.min_p > 0.0:
-        yield api.llama_sampler_init_min_p(params.min_p, 1)
-    yield api.llama_sampler_init_temp(params.temp)
-    yield api.llama_sampler_init_dist(params.seed & 0xFFFFFFFF)
+    if params.mirostat:
+        yield api.llama_sampler_init_temp(params.temp)
+        if params.mirostat == 1:
+            yield api.llama_sampler_init_mirostat(vocab.size, seed, params.mirostat_ent, params.mirostat_lr, 100)
+        else:
+            yield api.llama_sampler_init_mirostat_v2(seed, params.mirostat_ent, params.mirostat_lr)
+        return
+    greedy = params.greedy and _penalties_first(params)
+    for name in params.samplers:
+        if name == "penalties" and params.penalizes and native_penalties:
+            window = _window(params.repeat_last_n, n_ctx)
+            yield api.llama_sampler_init_penalties(
+                vocab.size, window, params.repeat_penalty, params.frequency_penalty, params.presence_penalty
+            )
+        elif name == "dry" and params.dry:
+            breakers = [text.encode("utf-8", "surrogateescape") for text in params.dry_breakers]
+            yield api.llama_sampler_init_dry(
+                vocab.pointer,
+                params.dry_multiplier,
+                params.dry_base,
+                params.dry_allowed_length,
+                _window(params.dry_penalty_last_n, n_ctx),
+                (c_char_p * len(breakers))(*breakers),
+                len(breakers),
+            )
+        elif greedy:
+            # No filter takes the most probable token away.
+            continue
+        elif name == "top_n_sigma" and params.top_n_sigma > 0:
+            yield api.llama_sampler_init_top_n_sigma(params.top_n_sigma)
+        elif name == "top_k" and params.top_k > 0:
+            yield api.llama_sampler_init_top_k(params.top_k)
+        elif name == "typ_p" and params.typical < 1.0:
+            yield api.llama_sampler_init_typical(params.typical, 0)
+        elif name == "top_p" and params.top_p < 1.0:
+            yield api.llama_sampler_init_top_p(params.top_p, 0)
+        elif name == "min_p" and params.min_p > 0.0:
+            yield api.llama_sampler_init_min_p(params.min_p, 0)
+        elif name == "xtc" and params.xtc:
+            yield api.llama_sampler_init_xtc(params.xtc_probability, params.xtc_threshold, 0, seed)
+        elif name == "temperature":
+            yield api.llama_sampler_init_temp_ext(max(params.temp, 0.0), params.dynatemp_range, params.dynatemp_exp)
+    if greedy:
+        yield api.llama_sampler_init_greedy()
+    elif "adaptive_p" in params.samplers:
+        yield api.llama_sampler_init_adaptive_p(params.adaptive_target, params.adaptive_decay, seed)
+    else:
+        yield api.llama_sampler_init_dist(seed)
+
+
+def _penalties_first(params: SamplingParams) -> bool:
+    """Does nothing filter tokens before all penalties have been applied?"""
+    marks = [name in ("penalties", "dry") for name in params.samplers]
+    return not (params.penalizes or params.dry) or marks == sorted(marks, reverse=True)
+
+
+def _window(count: int, n_ctx: int) -> int:
+    return n_ctx if count < 0 else count
