@@ -20,7 +20,8 @@ from ggufrun.errors import FormatError, GgufrunError, UnsupportedError
 
 MAX_PICKLE = 64 << 20
 """Bytes; a model of sixty thousand tensors needs a tenth of it."""
-MAX_STEPS = 8_000_000
+MAX_STEPS = 4_000_000
+"""Instructions; a model of sixty thousand tensors needs some two and a half millions."""
 MAX_STRING = 1 << 16
 MAX_NAME = 256
 MAX_LONG = 16
