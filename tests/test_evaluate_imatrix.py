@@ -7,6 +7,7 @@ with ``--output-format dat`` for the older format, and ``--in-file`` for sums of
 from __future__ import annotations
 
 import ctypes
+import signal
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -265,3 +266,28 @@ def test_matrices_of_different_models_are_not_merged() -> None:
     )
     with pytest.raises(FormatError, match=r"blk\.0\.attn_q\.weight has 256 columns .* 512"):
         merge([dense, wider])
+
+
+def test_ctrl_c_while_the_model_runs(measured: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    pressed = []
+
+    def presses(self: Collector, weight: str) -> bool:
+        # the second of two batches is under way, in the middle of its graph
+        if self.chunks and weight == "blk.1.ffn_up.weight" and not pressed:
+            pressed.append(weight)
+            signal.raise_signal(signal.SIGINT)
+        return weight.startswith("blk.")
+
+    monkeypatch.setattr(Collector, "_wants", presses)
+    with Model(ModelParams(measured("dense-f16"))) as model:
+        text = cut(model, SAMPLE.read_text("utf-8"), LENGTH, 4)
+        collector = Collector()
+        with closing(collector.run(model, ChunkParams(LENGTH, 256, threads=1), text)) as steps:
+            assert next(steps) == 2
+            with pytest.raises(KeyboardInterrupt):
+                next(steps)
+    assert collector.chunks == 2
+    assert signal.getsignal(signal.SIGINT) is before
+    monkeypatch.undo()
+    check_same(collector.result([SAMPLE.name], LENGTH), collect(measured("dense-f16"), limit=2, n_batch=256))

@@ -20,6 +20,7 @@ from ggufrun.engine.devices import has_gpu
 from ggufrun.engine.model import Model
 from ggufrun.engine.native import forget_log, llama, reason
 from ggufrun.engine.observe import Observer
+from ggufrun.engine.signals import noting
 from ggufrun.engine.threads import MAX_THREADS, default_threads
 from ggufrun.errors import EngineError, UsageError
 
@@ -125,12 +126,10 @@ class ChunkContext:
             )
 
     def _asked_to_stop(self, _: Any) -> bool:
-        # Python delivers signals here, between two operations of the graph.
-        try:
-            return self._stop
-        except KeyboardInterrupt:
-            self._stop = True
-            return True
+        return self._stop
+
+    def _interrupt(self) -> None:
+        self._stop = True
 
     def decode(self, chunks: Tokens, first: int) -> Iterator[Piece]:
         """Decode ``chunks``, int32 of shape (up to `ChunkParams.at_once`, length), with the logits of the positions
@@ -157,7 +156,8 @@ class ChunkContext:
 
     def _run(self) -> None:
         forget_log()
-        status = llama().llama_decode(self._context, self._batch.native)
+        with noting(self._interrupt):
+            status = llama().llama_decode(self._context, self._batch.native)
         if self.observer is not None and self.observer.failure is not None:
             raise self.observer.failure
         if self._stop or status == ABORTED:

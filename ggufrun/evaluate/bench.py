@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
-from ggufrun.engine.context import Context, ContextParams
+from ggufrun.engine.context import Context, ContextParams, Interrupted
 from ggufrun.engine.model import Model
 from ggufrun.engine.native import llama
+from ggufrun.engine.signals import noting
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,12 @@ def _once(context: Context, test: Test) -> None:
     start = vocab.bos if vocab.add_bos else random.randrange(vocab.size)
     context.clear()
     if test.prompt:
-        context.feed([start, *(random.randrange(vocab.size) for _ in range(test.prompt - 1))])
+        prompt = [start, *(random.randrange(vocab.size) for _ in range(test.prompt - 1))]
+        try:
+            with noting(context.interrupt):
+                context.feed(prompt)
+        except Interrupted:
+            raise KeyboardInterrupt from None
     wait = llama().llama_synchronize
     pointer = context.pointer
     wait(pointer)
