@@ -270,7 +270,7 @@ def test_matrices_of_different_models_are_not_merged() -> None:
 
 def test_ctrl_c_while_the_model_runs(measured: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGINT)
-    pressed = []
+    pressed: list[str] = []
 
     def presses(self: Collector, weight: str) -> bool:
         # the second of two batches is under way, in the middle of its graph
