@@ -28,8 +28,8 @@ def print_proof(proof: Proof | None) -> None:
     """Say what was compared."""
     if proof is None:
         return
-    alike = proof.strings - proof.differing
-    console.note(f"  vocabulary: {alike} of {proof.strings} strings are cut up as by {proof.name}")
+    alike = f"{proof.strings - proof.differing} of " if proof.differing else ""
+    console.note(f"  vocabulary: {alike}{proof.strings} strings are cut up as by {proof.name}")
     if proof.differing:
         console.warn(f"llama.cpp cuts {proof.differing} strings up differently, for {proof.approximate}")
     if proof.loss:

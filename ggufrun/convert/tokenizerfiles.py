@@ -94,9 +94,9 @@ class TokenizerFiles:
     @cached_property
     def tokenizer(self) -> dict[str, Any]:
         """tokenizer.json; empty where there is none."""
-        if not self.tokenizer_text:
+        path = self.path("tokenizer.json")
+        if path is None:
             return {}
-        path = self.folder / "tokenizer.json"
         try:
             found = json.loads(self.tokenizer_text)
         except (ValueError, RecursionError) as error:
