@@ -16,9 +16,11 @@ from tests import chat_oracle, completion_oracle
 from tests.conftest import Oracle
 
 
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], model: Path, name: str) -> dict[str, Any]:
+def run(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], model: Path, name: str, folder: Path
+) -> dict[str, Any]:
     """``ggufrun chat`` with the flags of a case, in this process."""
-    flags, typed = completion_oracle.CASES[name]
+    flags, typed = completion_oracle.flags_of(name, folder), completion_oracle.CASES[name][1]
     console.err.cache_clear()
     console.out.cache_clear()
     arguments = ["-m", str(model), *flags, "-t", "1", "--show-tokens", "-no-cnv", "--no-escape"]
@@ -35,10 +37,14 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], mode
 
 @pytest.mark.parametrize("name", completion_oracle.CASES)
 def test_as_llama_completion_wrote(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], demo_gguf: Callable[[str], Path], name: str
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    demo_gguf: Callable[[str], Path],
+    tmp_path: Path,
+    name: str,
 ) -> None:
     golden = chat_oracle.read("completion.json")[name]
-    assert run(monkeypatch, capfd, demo_gguf("q8_0"), name) == golden
+    assert run(monkeypatch, capfd, demo_gguf("q8_0"), name, tmp_path) == golden
 
 
 def test_as_llama_completion_writes_today(oracle: Oracle, demo_gguf: Callable[[str], Path]) -> None:

@@ -16,8 +16,10 @@ from ggufrun.errors import NotFoundError, TargetError, UsageError
 if TYPE_CHECKING:
     from ggufrun.chat.choose import Choice
     from ggufrun.chat.session import Session
+    from ggufrun.engine.adapters import Adapter
     from ggufrun.engine.context import Context
     from ggufrun.engine.model import Model
+    from ggufrun.engine.rope import RopeParams
     from ggufrun.engine.sampler import SamplingParams
 
 DOC = """Talk to a model.
@@ -233,8 +235,51 @@ def _context_params(flags: ChatFlags) -> Any:
         "flash_attention": _switch("-fa", flags.flash_attention),
         "type_k": flags.cache_k,
         "type_v": flags.cache_v,
+        "rope": _rope(flags),
+        "adapters": _adapters(flags),
     }
     return ContextParams(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _rope(flags: ChatFlags) -> RopeParams:
+    from ggufrun.engine.rope import RopeParams
+
+    scale, alpha = flags.rope_freq_scale, None
+    if flags.rope_scale is not None:
+        if scale is not None or flags.rope_scale <= 0:
+            raise UsageError(f"--rope-scale {flags.rope_scale}", "give it a number above 0, and not --rope-freq-scale")
+        scale = 1 / flags.rope_scale
+    if flags.ntk_alpha is not None:
+        try:
+            alpha = 0.0 if flags.ntk_alpha.lower() == "auto" else float(flags.ntk_alpha) or -1.0
+        except ValueError:
+            raise UsageError(f"--ntk-alpha {flags.ntk_alpha}", "give a number, or auto") from None
+    return RopeParams(
+        scaling=flags.rope_scaling,
+        freq_base=flags.rope_freq_base,
+        freq_scale=scale,
+        yarn_orig_ctx=flags.yarn_orig_ctx,
+        yarn_ext_factor=flags.yarn_ext_factor,
+        yarn_attn_factor=flags.yarn_attn_factor,
+        yarn_beta_slow=flags.yarn_beta_slow,
+        yarn_beta_fast=flags.yarn_beta_fast,
+        ntk_alpha=alpha,
+    )
+
+
+def _adapters(flags: ChatFlags) -> tuple[Adapter, ...]:
+    from ggufrun.engine.adapters import Adapter, scaled
+
+    found = []
+    for text in flags.lora or ():
+        # A comma may also stand in a name.
+        names = [text] if Path(text).exists() else text.split(",")
+        found += [Adapter(Path(name)) for name in names]
+    for text in flags.lora_scaled or ():
+        found += scaled(text)
+    for adapter in found:
+        check_file(adapter.path)
+    return tuple(found)
 
 
 def _switch(flag: str, value: str | None) -> str | None:

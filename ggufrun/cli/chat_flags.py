@@ -196,6 +196,27 @@ class ChatFlags:
         Path | None, _option("-jf", "--json-schema-file", help="Read it from a file.", metavar="FILE")
     ] = None
 
+    lora: Annotated[
+        list[str] | None, _option("--lora", help="A LoRA adapter as GGUF; repeats, or with commas.", metavar="FILE")
+    ] = None
+    lora_scaled: Annotated[
+        list[str] | None, _option("--lora-scaled", help="The same with a scale.", metavar="FILE:SCALE")
+    ] = None
+    rope_scaling: Annotated[
+        str | None, _option("--rope-scaling", help="How positions are stretched.", metavar="[none|linear|yarn]")
+    ] = None
+    rope_scale: Annotated[float | None, _option("--rope-scale", help="Stretch the context by this factor.")] = None
+    rope_freq_base: Annotated[float | None, _option("--rope-freq-base", help="RoPE's frequency base.")] = None
+    rope_freq_scale: Annotated[float | None, _option("--rope-freq-scale", help="1 / --rope-scale.")] = None
+    yarn_orig_ctx: Annotated[int | None, _option("--yarn-orig-ctx", help="YaRN: context trained with.")] = None
+    yarn_ext_factor: Annotated[float | None, _option("--yarn-ext-factor", help="YaRN: extrapolation.")] = None
+    yarn_attn_factor: Annotated[float | None, _option("--yarn-attn-factor", help="YaRN: attention's scale.")] = None
+    yarn_beta_slow: Annotated[float | None, _option("--yarn-beta-slow", help="YaRN: high correction.")] = None
+    yarn_beta_fast: Annotated[float | None, _option("--yarn-beta-fast", help="YaRN: low correction.")] = None
+    ntk_alpha: Annotated[
+        str | None, _option("--ntk-alpha", help="NTK factor for a longer context.", metavar="A|auto")
+    ] = None
+
 
 class FlagCommand(TyperCommand):
     """A command whose flags may be spelled with ``_``, and whose on/off flags may stand without a value."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from ggufrun.engine.adapters import Adapter, attach
 from ggufrun.engine.devices import has_gpu
 from ggufrun.engine.model import Model
 from ggufrun.engine.native import forget_log, llama, reason
+from ggufrun.engine.rope import RopeParams
 from ggufrun.engine.threads import MAX_THREADS, default_threads
 from ggufrun.errors import EngineError, UsageError
 
@@ -63,6 +65,8 @@ class ContextParams:
     type_v: str = "f16"
     outputs: int = 1
     sequences: int = 1
+    rope: RopeParams = field(default_factory=RopeParams)
+    adapters: tuple[Adapter, ...] = ()
 
     def __post_init__(self) -> None:
         for flag, value, lowest, highest in (
@@ -118,6 +122,7 @@ class Context:
         native.n_threads_batch = params.threads_batch or threads
         native.flash_attn_type = FLASH_ATTENTION[params.flash_attention]
         native.type_k, native.type_v = type_k, type_v
+        params.rope.apply(native, model, wanted)
         self.threads = threads
         forget_log()
         self._context = api.llama_init_from_model(model.pointer, native)
@@ -126,6 +131,11 @@ class Context:
             raise EngineError(
                 f"no context of {wanted} tokens: {why}", "try a shorter one (-c) or a smaller cache (-ctk q8_0)"
             )
+        try:
+            attach(self._context, model, params.adapters)
+        except BaseException:
+            self.close()
+            raise
         self.n_ctx: int = api.llama_n_ctx(self._context)
         self._n_batch: int = api.llama_n_batch(self._context)
         self._memory = api.llama_get_memory(self._context)

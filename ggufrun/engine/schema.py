@@ -1,8 +1,8 @@
 """A JSON schema as a GBNF grammar, for the keywords that a grammar can keep to the letter; any other is refused.
 
 Meanings are those of JSON Schema 2020-12, but for three habits of llama.cpp's converter: properties come in the order
-in which the schema names them, an object that names properties has no others unless ``additionalProperties`` says so, and
-white space is at most a line break and an indentation.
+in which the schema names them, an object that names properties has no others unless ``additionalProperties`` says it,
+and white space is at most a line break and an indentation.
 """
 
 from __future__ import annotations
