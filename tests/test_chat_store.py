@@ -210,7 +210,7 @@ def test_words_come_first_and_files_are_whole(
     assert store.load(again, path) == store.Loaded(2, held)
     assert again.ids == session.ids
     assert ask(again, LATER)[0] == ask(session, LATER)[0]
-    assert path.stat().st_mode & 0o077 == 0
+    assert path.stat().st_mode & 0o077 == store.state_path(path).stat().st_mode & 0o077 == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["talk.json", "talk.json.state"]
 
 

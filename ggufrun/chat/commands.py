@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
-from ggufrun.chat import styles
+from ggufrun.chat import store, styles
 from ggufrun.chat.choose import FormatOptions, choose
 from ggufrun.chat.prompt import AffixPrompt
 from ggufrun.chat.session import Event, Session
 from ggufrun.engine.sampler import SamplingParams
 from ggufrun.errors import GgufrunError
 
+MAX_READ = 16 << 20
+"""Bytes of a file that is sent as a message; no context holds more."""
+
+NAME = re.compile(r"""(?:["']([^"']+)["']|(\S+))(.*)""", re.DOTALL)
+"""A file's name and what follows it."""
+
+TAKES_FILE = ("read", "save", "load", "export")
+"""Commands whose argument is a file."""
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """Lines to show, an answer to stream, or the wish to leave."""
+    """Lines to show, an answer to stream, or the wish to leave. ``message`` is to be asked as if it had been typed,
+    ``edit`` is a question to be changed and asked anew, ``copy`` a text for the clipboard.
+    """
 
     lines: tuple[str, ...] = ()
     answer: Iterator[Event] | None = None
     leave: bool = False
+    message: str | None = None
+    edit: str | None = None
+    copy: str | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +162,83 @@ def _set(session: Session, argument: str) -> Outcome:
     return Outcome((f"{name} is {value.strip()}",))
 
 
+def _edit(session: Session, argument: str) -> Outcome:
+    if not session.past:
+        return Outcome(("there is no question to change",))
+    last = session.past[-1]
+    if last.opened:
+        return Outcome(("the text of -p cannot be changed here",))
+    if argument:
+        session.undo()
+        return Outcome(message=argument)
+    return Outcome(edit=last.user)
+
+
+def _copy(session: Session, argument: str) -> Outcome:
+    if not session.past:
+        return Outcome(("there is no answer yet",))
+    answer = session.past[-1].answer
+    return Outcome(
+        (f"{len(answer)} characters are in the clipboard, if this terminal allows it (OSC 52)",), copy=answer
+    )
+
+
+def _read(session: Session, argument: str) -> Outcome:
+    """``/read FILE`` or ``/read FILE QUESTION``; quotation marks hold a name with spaces together."""
+    if not argument:
+        return Outcome(("name a file: /read FILE, or /read FILE QUESTION",))
+    path, question = Path(argument).expanduser(), ""
+    if not path.is_file():
+        match = NAME.match(argument)
+        name, question = (match[1] or match[2], match[3].strip()) if match else (argument, "")
+        path = Path(name).expanduser()
+    try:
+        if path.stat().st_size > MAX_READ:
+            return Outcome((f"{path} is larger than {MAX_READ >> 20} MiB; give a part of it",))
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return Outcome((f"{path} is no UTF-8 text",))
+    except OSError as error:
+        return Outcome((f"{path} cannot be read: {(error.strerror or str(error)).lower()}",))
+    if "\0" in text or not text.strip():
+        return Outcome((f"{path} holds no text",))
+    text = text.rstrip("\r\n")
+    return Outcome((f"read {path}: {len(text)} characters",), message=f"{question}\n\n{text}" if question else text)
+
+
+def _save(session: Session, argument: str) -> Outcome:
+    if not argument:
+        return Outcome(("name a file: /save FILE",))
+    path = _path(argument)
+    store.save(session, path)
+    return Outcome((f"saved {path}; /load {argument}, or --session, goes on from it",))
+
+
+def _load(session: Session, argument: str) -> Outcome:
+    if not argument:
+        return Outcome(("name a file: /load FILE",))
+    return Outcome(told(_path(argument), store.load(session, _path(argument))))
+
+
+def told(path: Path, loaded: store.Loaded) -> tuple[str, ...]:
+    """What to say of a session that was loaded."""
+    ready = f", {loaded.tokens} tokens ready" if loaded.tokens else ""
+    line = f"{path}: {loaded.turns} questions{ready}"
+    return (f"{line} ({loaded.note})" if loaded.note else line,)
+
+
+def _export(session: Session, argument: str) -> Outcome:
+    if not argument:
+        return Outcome(("name a file: /export FILE.md, or FILE.json",))
+    store.export(session, _path(argument))
+    return Outcome((f"wrote {_path(argument)}",))
+
+
+def _path(argument: str) -> Path:
+    return Path(argument.strip("\"'")).expanduser()
+
+
 def _exit(session: Session, argument: str) -> Outcome:
     return Outcome(leave=True)
 
@@ -165,6 +258,12 @@ COMMANDS: tuple[Command, ...] = (
     Command(("style",), "[NAME]", "show or change the prompt format", _style),
     Command(("tokens",), "", "the token ids of the last turn", _tokens),
     Command(("set",), "[NAME VALUE]", "show or change a sampling setting, such as temp 0.5; n limits an answer", _set),
+    Command(("edit",), "[TEXT]", "change the last question and ask it again", _edit),
+    Command(("read",), "FILE [QUESTION]", "send the text of a file, after a question about it", _read),
+    Command(("copy",), "", "copy the last answer to the clipboard", _copy),
+    Command(("save",), "FILE", "keep the conversation, and what is computed of it, in a file", _save),
+    Command(("load",), "FILE", "go on with a conversation that was saved", _load),
+    Command(("export",), "FILE", "write the conversation as Markdown (.md) or JSON (.json)", _export),
     Command(("exit", "quit", "bye"), "", "leave, as Ctrl+D does", _exit),
 )
 """Every command, in the order of /help."""

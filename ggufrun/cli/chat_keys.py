@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
+
+HANGUP = 129
+"""128 + SIGHUP: what a shell reports for a program whose terminal went away."""
 
 
 @contextmanager
@@ -43,4 +48,52 @@ def no_echo() -> Iterator[None]:
     try:
         yield
     finally:
-        termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+        # The terminal may have gone away meanwhile.
+        with suppress(termios.error):
+            termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+
+
+class Hangup:
+    """The terminal may go away: then what is going on stops, nothing is written there any more, and `happened` says so.
+
+    ``stop`` ends an answer. While a line is read (`reading`), the reading ends as after Ctrl+D.
+    """
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self.happened = False
+        self._stop = stop
+        self._reading = False
+        self._terminals = [number for number in (1, 2) if os.isatty(number)]
+        self._previous: Any = None
+
+    def __enter__(self) -> Hangup:
+        if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGHUP, self._hear)
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGHUP, self._previous)
+
+    def _hear(self, number: int, frame: object) -> None:
+        self.note()
+        self._stop()
+        if self._reading:
+            raise EOFError
+
+    def note(self) -> None:
+        """The terminal is gone: what would be written there goes nowhere."""
+        self.happened = True
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for terminal in self._terminals:
+            os.dup2(nowhere, terminal)
+        os.close(nowhere)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """While a line is read."""
+        self._reading = not self.happened
+        try:
+            yield
+        finally:
+            self._reading = False

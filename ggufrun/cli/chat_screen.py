@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import os
 import sys
 from collections.abc import Sequence
 from time import monotonic
+from typing import Any
 
 from ggufrun.chat.choose import Choice
 from ggufrun.chat.session import Done, Session
@@ -26,16 +29,28 @@ REASONS: dict[StopReason, str] = {
 
 
 class Screen:
-    """Draws. ``color`` is on, off or auto; ``plain`` leaves out colours, header and status."""
+    """Draws. ``color`` is on, off or auto; ``plain`` leaves out colours, header and status; ``markdown`` draws answers
+    at a terminal as such.
+    """
 
-    def __init__(self, *, color: str, plain: bool, show_tokens: bool, verbose_prompt: bool) -> None:
+    def __init__(
+        self, *, color: str, plain: bool, show_tokens: bool, verbose_prompt: bool, markdown: bool = False
+    ) -> None:
         self.plain = plain
         self.show_tokens = show_tokens
         self.verbose_prompt = verbose_prompt
         self.colored = not plain and (color == "on" or (color == "auto" and err().is_terminal))
         self._obeys = sys.stdout.isatty()
+        self._wraps = err().is_terminal
         self._column = 0
         self._shown_at = 0.0
+        self._speed = ""
+        self.toolbar = False
+        self._markdown: Any = None
+        if markdown and self.colored and self._obeys and os.environ.get("TERM", "dumb") != "dumb":
+            from ggufrun.cli.chat_markdown import MarkdownWriter
+
+            self._markdown = MarkdownWriter(sys.stdout.write)
         if not self._obeys:
             # A pipe takes UTF-8, whatever the locale says.
             sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
@@ -45,7 +60,10 @@ class Screen:
         if self._obeys:
             text = text.translate(CONTROLS)
         if text:
-            sys.stdout.write(text)
+            if self._markdown is not None:
+                self._markdown.feed(text)
+            else:
+                sys.stdout.write(text)
             self._column = 0 if text.endswith("\n") else 1
             # Sooner than anybody sees, but not for each of a thousand tokens a second.
             now = monotonic()
@@ -57,12 +75,28 @@ class Screen:
         """Close the last line of an answer."""
         if self._column:
             self.answer("\n")
+        if self._markdown is not None:
+            self._markdown.end()
         sys.stdout.flush()
+
+    def copy(self, text: str) -> None:
+        """Ask the terminal to put ``text`` into the clipboard (OSC 52)."""
+        terminal = next((stream for stream in (sys.stdout, sys.stderr) if stream.isatty()), None)
+        if terminal is not None:
+            data = base64.b64encode(text.encode("utf-8", "replace")).decode("ascii")
+            terminal.write(f"\x1b]52;c;{data}\x07")
+            terminal.flush()
+
+    def status(self, session: Session) -> str:
+        """The line under the prompt: the model, how full its context is, how fast the last answer came."""
+        parts = [session.context.model.name, f"context {len(session.ids)}/{session.context.n_ctx}", self._speed]
+        return " · ".join(part for part in parts if part)
 
     def note(self, *lines: str) -> None:
         """Lines beside the conversation."""
         for line in lines:
-            err().print(line, markup=False, style="dim" if self.colored else None, soft_wrap=True)
+            # A terminal breaks lines where they end, rich between words.
+            err().print(line, markup=False, style="dim" if self.colored else None, soft_wrap=not self._wraps)
 
     def header(self, session: Session, choice: Choice) -> None:
         """What is being talked to, and how."""
@@ -96,12 +130,17 @@ class Screen:
                 self.note(reason)
             return
         stats = done.stats
+        self._speed = f"{stats.tokens_per_second:.1f} tokens/s"
         parts = [
             f"{stats.tokens} tokens",
             f"{stats.tokens_per_second:.1f} tokens/s",
             f"context {done.used}/{session.context.n_ctx}",
         ]
-        self.note(" · ".join([*parts, reason] if reason else parts), "")
+        if self.toolbar:
+            # The line under the prompt says the rest, and leaves nothing on the screen.
+            self.note(*([reason] if reason else []), "")
+        else:
+            self.note(" · ".join([*parts, reason] if reason else parts), "")
 
 
 def _count(number: int) -> str:

@@ -2,41 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import contextlib
+import errno
+from collections.abc import Callable, Generator, Iterable, Iterator
+from pathlib import Path
 
-from ggufrun.chat import commands
+from ggufrun.chat import commands, store
 from ggufrun.chat.choose import Choice
 from ggufrun.chat.prompt import AffixPrompt
 from ggufrun.chat.session import Done, Event, Session, Start, Text
 from ggufrun.cli.chat_input import Reader
-from ggufrun.cli.chat_keys import no_echo, on_ctrl_c
+from ggufrun.cli.chat_keys import HANGUP, Hangup, no_echo, on_ctrl_c
 from ggufrun.cli.chat_screen import Screen
 from ggufrun.engine.generate import StopReason
 from ggufrun.errors import GgufrunError
 
 
 class Talk:
-    """A session, the screen it is drawn on, and what becomes of typed text (``typed``)."""
+    """A session, the screen it is drawn on, and what becomes of typed text (``typed``).
 
-    def __init__(self, session: Session, screen: Screen, typed: Callable[[str], str]) -> None:
+    With ``file`` the session is kept there after every turn. ``multiline`` is llama.cpp's ``-mli``.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        screen: Screen,
+        typed: Callable[[str], str],
+        *,
+        file: Path | None = None,
+        multiline: bool = False,
+    ) -> None:
         self.session = session
         self.screen = screen
         self.typed = typed
+        self.file = file
+        self.multiline = multiline
 
     def single(self, message: str | None, raw: str | None) -> None:
         """One answer and nothing else. Ctrl+C shows what there is and leaves with KeyboardInterrupt."""
-        for events in self._opening(message, raw):
-            done = self._show(events, status=False)
-            if done is not None and done.reason is StopReason.INTERRUPTED:
-                raise KeyboardInterrupt
+        with self._kept():
+            for events in self._opening(message, raw):
+                self._checked(events)
 
     def lines(self, source: Iterable[bytes], message: str | None, raw: str | None) -> None:
         """Every line of ``source`` is a message, as in llama.cpp's interactive mode; a backslash joins two lines."""
-        for events in self._opening(message, raw):
-            self._checked(events)
-        for line in join_lines(line.decode("utf-8", "surrogateescape") for line in source):
-            if line or isinstance(self.session.format, AffixPrompt):
-                self._checked(self.session.ask(self.typed(line)))
+        with self._kept():
+            for events in self._opening(message, raw):
+                self._checked(events)
+            texts = (line.decode("utf-8", "surrogateescape") for line in source)
+            for line in join_lines(texts, multiline=self.multiline):
+                if line or isinstance(self.session.format, AffixPrompt):
+                    self._checked(self.session.ask(self.typed(line)))
 
     def _checked(self, events: Iterator[Event]) -> None:
         done = self._show(events, status=False)
@@ -46,25 +63,79 @@ class Talk:
     def conversation(self, choice: Choice, message: str | None, raw: str | None) -> None:
         """A person at a terminal. Errors that concern one message do not end the conversation."""
         self.screen.header(self.session, choice)
-        # Between an answer and the prompt Ctrl+C comes too late for the one and too early for the other.
-        with on_ctrl_c(lambda: None):
-            for events in self._opening(message, raw):
-                self._forgiving(events)
-            self._converse(Reader(colored=self.screen.colored, plain=self.screen.plain, words=sorted(commands.BY_NAME)))
+        reader = Reader(
+            colored=self.screen.colored,
+            plain=self.screen.plain,
+            arguments=arguments(),
+            status=lambda: self.screen.status(self.session),
+            multiline=self.multiline,
+        )
+        self.screen.toolbar = reader.edits
+        with Hangup(self.session.context.interrupt) as hangup:
+            # Between an answer and the prompt Ctrl+C comes too late for the one and too early for the other.
+            with self._kept(), on_ctrl_c(lambda: None):
+                try:
+                    for events in self._opening(message, raw):
+                        self._forgiving(events)
+                    while not hangup.happened and self._turn(reader, hangup):
+                        pass
+                except OSError as error:
+                    # A terminal that is gone may be noticed by writing to it before the signal comes.
+                    if error.errno != errno.EIO:
+                        raise
+                    hangup.note()
+            if hangup.happened and self.file is None and self.session.past:
+                store.save(self.session, hangup_file())
+        if hangup.happened:
+            raise SystemExit(HANGUP)
 
-    def _converse(self, reader: Reader) -> None:
-        while (line := reader.read(self.screen)) is not None:
-            command = commands.parse(line)
-            if command is not None:
-                outcome = commands.run(self.session, *command)
-                self.screen.note(*outcome.lines)
-                if outcome.leave:
-                    return
-                if outcome.answer is not None:
-                    self._forgiving(outcome.answer)
-            elif line.strip() or isinstance(self.session.format, AffixPrompt):
-                text = line.removeprefix("/") if line.startswith("//") else line
-                self._forgiving(self._asked(text))
+    def _turn(self, reader: Reader, hangup: Hangup, text: str = "") -> bool:
+        """Read a line, ``text`` already in it, and do what it says; returns whether there is more to come."""
+        with hangup.reading():
+            line = reader.read(self.screen, text)
+        if line is None:
+            return False
+        command = commands.parse(line)
+        if command is None:
+            if line.strip() or isinstance(self.session.format, AffixPrompt):
+                self._forgiving(self._asked(line.removeprefix("/") if line.startswith("//") else line))
+            return True
+        outcome = commands.run(self.session, *command)
+        self.screen.note(*outcome.lines)
+        if outcome.copy is not None:
+            self.screen.copy(outcome.copy)
+        if outcome.answer is not None:
+            self._forgiving(outcome.answer)
+        elif outcome.message is not None:
+            self._forgiving(self.session.ask(outcome.message))
+        elif outcome.edit is not None:
+            with hangup.reading():
+                changed = reader.read(self.screen, outcome.edit)
+            if changed is None or not changed.strip():
+                self.screen.note("nothing was changed")
+            else:
+                self.session.undo()
+                self._forgiving(self._asked(changed))
+        else:
+            self._keep(always=False)
+        return not outcome.leave
+
+    @contextlib.contextmanager
+    def _kept(self) -> Iterator[None]:
+        """However this ends, the session is in its file afterwards, with all that was computed."""
+        try:
+            yield
+        finally:
+            self._keep(always=True)
+
+    def _keep(self, *, always: bool) -> None:
+        if self.file is None:
+            return
+        try:
+            store.save(self.session, self.file, always=always)
+        except GgufrunError as error:
+            # Not the conversation's fault, nor its end.
+            self.screen.note(str(error))
 
     def _asked(self, text: str) -> Iterator[Event]:
         yield from self.session.ask(self.typed(text))
@@ -88,7 +159,7 @@ class Talk:
     def _show(self, events: Iterator[Event], *, status: bool) -> Done | None:
         """Draw the events; returns the last one."""
         done = None
-        with no_echo(), on_ctrl_c(self.session.context.interrupt):
+        with _closing(events), no_echo(), on_ctrl_c(self.session.context.interrupt):
             for event in events:
                 if isinstance(event, Text):
                     self.screen.answer(event.text)
@@ -99,11 +170,46 @@ class Talk:
         self.screen.end_answer()
         if done is not None:
             self.screen.done(done, self.session, status=status)
+        self._keep(always=False)
         return done
 
 
-def join_lines(lines: Iterable[str]) -> Iterator[str]:
+@contextlib.contextmanager
+def _closing(events: Iterator[Event]) -> Iterator[None]:
+    """What came of an answer is in the session afterwards, also when it could not be shown."""
+    try:
+        yield
+    finally:
+        if isinstance(events, Generator):
+            events.close()
+
+
+def arguments() -> dict[str, list[str] | None]:
+    """Commands for completion, each with the words that may follow it; None where a file does."""
+    from dataclasses import fields
+
+    from ggufrun.chat.styles import STYLES
+    from ggufrun.engine.sampler import SamplingParams
+
+    known: dict[str, list[str] | None] = {name: [] for name in sorted(commands.BY_NAME)}
+    known |= dict.fromkeys(commands.TAKES_FILE)
+    return known | {"style": list(STYLES), "set": [*(item.name for item in fields(SamplingParams)), "n"]}
+
+
+def hangup_file() -> Path:
+    """Where a conversation without a file of its own is kept when its terminal goes away."""
+    from platformdirs import user_data_path
+
+    folder = user_data_path("ggufrun", appauthor=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / "chat_hangup.json"
+
+
+def join_lines(lines: Iterable[str], *, multiline: bool = False) -> Iterator[str]:
     r"""Lines without their ends; one that ends in a backslash goes on in the next, with a newline between.
+
+    With ``multiline``, llama.cpp's ``-mli``, it is the other way round: a message goes on until a line ends in a
+    backslash or a slash.
 
     >>> list(join_lines(["a\\\n", "b\n", "c\n"]))
     ['a\nb', 'c']
@@ -111,8 +217,10 @@ def join_lines(lines: Iterable[str]) -> Iterator[str]:
     whole = ""
     for line in lines:
         text = line.rstrip("\r\n")
-        if text.endswith("\\"):
-            whole += text[:-1] + "\n"
+        marked = text.endswith(("\\", "/") if multiline else "\\")
+        text = text[:-1] if marked else text
+        if marked != multiline:
+            whole += text + "\n"
             continue
         yield whole + text
         whole = ""

@@ -59,6 +59,8 @@ def save_state(context: Context, path: Path) -> None:
     ids = (ctypes.c_int32 * max(1, len(context.held)))(*context.held)
     forget_log()
     try:
+        # Readable by its owner only, as the words are.
+        temporary.touch(mode=0o600)
         done = llama().llama_state_seq_save_file(
             context.pointer, str(temporary).encode(), SEQUENCE, ids, len(context.held)
         )

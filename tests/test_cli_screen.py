@@ -1,0 +1,134 @@
+"""Conversations as they look: a pseudo-terminal drives the program, and its screen is asserted."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+if sys.platform == "win32":
+    pytest.skip("no pseudo-terminals", allow_module_level=True)
+
+from tests.poems import POEMS
+from tests.terminal import Screen
+
+POEM = POEMS["静夜思"].splitlines()
+Open = Callable[..., Screen]
+
+
+@pytest.fixture
+def model(demo_gguf: Callable[[str], Path]) -> str:
+    return str(demo_gguf("q8_0"))
+
+
+@pytest.fixture
+def open_chat(model: str, tmp_path: Path) -> Open:
+    def start(*args: str, **options: int) -> Screen:
+        env = {"XDG_DATA_HOME": str(tmp_path / "data"), "EDITOR": "true", "VISUAL": ""}
+        return Screen("chat", model, *args, "-t", "1", "--temp", "0", env=env, **options)
+
+    return start
+
+
+def test_a_conversation(open_chat: Open, tmp_path: Path) -> None:
+    """Header, prompt, answer, status line; commands, completion and history; sessions, edits and exports."""
+    file, exported = tmp_path / "talk.json", tmp_path / "talk.md"
+    screen = open_chat("--session", str(file), columns=90)
+    text = screen.until("context 0/")
+    # No word is broken at the right margin.
+    assert "Ctrl+D leaves" in " ".join(text.split())
+    screen.say("背一下静夜思")
+    screen.until(POEM[1])
+    screen.until("tokens/s")
+    assert file.exists()
+    # Tab completes a command, then a file.
+    screen.type("/exp")
+    screen.until("/export")
+    screen.type("\t")
+    screen.until("> /export")
+    screen.type(f" {exported}\r")
+    screen.until("wrote")
+    assert POEM[0] in exported.read_text("utf-8")
+    # The last question comes back to be changed.
+    screen.say("/edit")
+    screen.until("> 背一下静夜思", times=2)
+    screen.type("\x01\x0b背一下登鹳雀楼\r")
+    screen.until("欲穷千里目")
+    screen.say("/copy")
+    screen.until("clipboard")
+    screen.prompt()
+    copied = screen.raw.rpartition(b"\x1b]52;c;")[2].partition(b"\x07")[0]
+    assert base64.b64decode(copied).decode() == POEMS["登鹳雀楼"]
+    # The arrow recalls what was typed.
+    screen.type("\x1b[A")
+    screen.until("> /copy", times=2)
+    screen.type("\x15\x04")
+    assert screen.leave() == 0
+    turns = json.loads(file.read_bytes())["turns"]
+    assert [turn["user"] for turn in turns] == ["背一下登鹳雀楼"]
+
+    again = open_chat("--session", str(file))
+    again.until("1 questions, ")
+    again.say("/undo")
+    again.until("taken back")
+    # From the other conversation.
+    again.type("\x1b[A\x1b[A")
+    again.until("> /copy")
+    again.type("\x15/exit\r")
+    assert again.leave() == 0
+
+
+def test_several_lines_are_one_message(open_chat: Open, tmp_path: Path) -> None:
+    file = tmp_path / "talk.json"
+    screen = open_chat("--session", str(file), "-n", "1")
+    screen.prompt()
+    screen.type("\x1b[200~one\ntwo\x1b[201~")
+    screen.until("two")
+    screen.type("\r")
+    screen.until("token limit")
+    screen.prompt()
+    screen.type('"""three\r')
+    screen.until("…")
+    screen.type('four"""\r')
+    screen.until("token limit", times=2)
+    screen.prompt()
+    screen.type("five\x1b\rsix\\\rseven\r")
+    screen.until("token limit", times=3)
+    screen.prompt()
+    screen.type("/exit\r")
+    assert screen.leave() == 0
+    users = [turn["user"] for turn in json.loads(file.read_bytes())["turns"]]
+    assert users == ["one\ntwo", "three\nfour", "five\nsix\nseven"]
+
+
+def test_a_terminal_that_goes_away(open_chat: Open, tmp_path: Path) -> None:
+    screen = open_chat()
+    screen.until("context 0/")
+    screen.say("背一下静夜思")
+    screen.until(POEM[1])
+    assert screen.hang_up() == 129
+    kept = json.loads((tmp_path / "data" / "ggufrun" / "chat_hangup.json").read_bytes())
+    assert kept["turns"][0]["answer"] == POEMS["静夜思"]
+    # In the middle of an answer.
+    file = tmp_path / "talk.json"
+    screen = open_chat("背一下静夜思", "--ignore-eos", "-c", "100000", "--session", str(file))
+    screen.until(POEM[1])
+    assert screen.hang_up() == 129
+    assert json.loads(file.read_bytes())["turns"][0]["answer"].startswith(POEMS["静夜思"])
+
+
+def test_a_window_resized_in_the_middle_of_an_answer(open_chat: Open) -> None:
+    screen = open_chat("背一下静夜思", "--ignore-eos", "-c", "100000", columns=100)
+    screen.until(POEM[0][:5])
+    screen.resize(40, 12)
+    screen.type("\x03")
+    screen.until("stopped")
+    screen.say("/clear")
+    screen.until("anew")
+    screen.prompt()
+    screen.type("/exit\r")
+    assert screen.leave() == 0
