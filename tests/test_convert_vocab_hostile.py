@@ -220,7 +220,7 @@ def mutate(chance: random.Random, data: bytes) -> bytes:
 
 def small() -> bytes:
     """A tokenizer.json of the alphabet and a few merges, so that a mutation hits something that matters."""
-    whole = tokenizer_json(PUBLISHED["qwen2"], added("<|a|>", first=260), nfc=True)
+    whole = tokenizer_json(PUBLISHED["qwen2"], added("<|a|>", first=258), nfc=True)
     texts = [*list(VOCAB)[:256], "ab", "abc"]
     whole["model"] |= {"vocab": {text: n for n, text in enumerate(texts)}, "merges": [["a", "b"], ["ab", "c"]]}
     return json.dumps(whole | {"post_processor": byte_level()}).encode()
@@ -253,8 +253,9 @@ def fuzz(name: str, count: int, seed: int = 1) -> int:
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_mutated_files(name: str) -> None:
-    count = {"tokenizer.model": 60, "qwen.tiktoken": 60}.get(name, 250)
-    assert 0 < fuzz(name, count) <= count
+    count = {"qwen.tiktoken": 100}.get(name, 250)
+    # some mutants are sound: a changed score, a changed template
+    assert 0 < fuzz(name, count) < count
 
 
 def test_the_files_are_read_once(tmp_path: Path) -> None:

@@ -112,7 +112,10 @@ def read_pieces(model: Model, size: int) -> Vocabulary:
             else Kind.USER_DEFINED if number in model.user_defined
             else Kind.NORMAL
         )  # fmt: skip
-        text = processor.IdToPiece(number)
+        try:
+            text = processor.IdToPiece(number)
+        except UnicodeDecodeError as error:
+            raise FormatError(f"the piece {number} of {model.path} is no text", "download it again") from error
         if kind == Kind.USER_DEFINED:
             # llama.cpp looks for these in the text itself, where spaces are spaces
             text = text.replace(SPACE, " ")
