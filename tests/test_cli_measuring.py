@@ -37,7 +37,7 @@ def test_an_interrupted_collection_goes_on(
         "chunks": 10,
         "threads": 1,
     }
-    imatrix.imatrix([model], output=whole, save_every=0, **common)
+    imatrix.imatrix([str(model)], output=whole, save_every=0, **common)
     run = Collector.run
 
     def stops(self: Collector, *arguments: Any) -> Generator[int, None, None]:
@@ -48,7 +48,7 @@ def test_an_interrupted_collection_goes_on(
 
     monkeypatch.setattr(Collector, "run", stops)
     with pytest.raises(KeyboardInterrupt):
-        imatrix.imatrix([model], output=out, **common)
+        imatrix.imatrix([str(model)], output=out, **common)
     monkeypatch.undo()
     assert load_imatrix(out).chunk_count == 6
     assert str(read_header(out).get(imatrix.RESUME_KEY)).endswith(" 6")
@@ -81,7 +81,14 @@ def test_saved_on_the_way(measured: Callable[[str], Path], tmp_path: Path, monke
 
     monkeypatch.setattr(imatrix, "_save", remembers)
     imatrix.imatrix(
-        [measured("dense-f16")], text=SAMPLE, output=out, ctx_size=64, batch_size=64, chunks=7, save_every=3, threads=1
+        [str(measured("dense-f16"))],
+        text=SAMPLE,
+        output=out,
+        ctx_size=64,
+        batch_size=64,
+        chunks=7,
+        save_every=3,
+        threads=1,
     )
     assert saved == [3, 6, 7]
     assert imatrix.RESUME_KEY not in read_header(out).metadata

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    sources: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="GGUF files.", show_default=False)],
+    names: Annotated[list[str], typer.Argument(metavar="MODEL...", help="GGUF files.", show_default=False)],
     prompt: Annotated[
         Counts, typer.Option("-p", "--n-prompt", metavar="N[,N]", help="Tokens of prompt.  [default: 512]")
     ] = None,
@@ -77,6 +76,7 @@ def bench(
     ]
     extra = [name for name, asked in (("ngl", has_gpu()), ("fa", flash_attention != "auto")) if asked]
     rows: list[dict[str, Any]] = []
+    sources = [evaluating.find(name) for name in names]
     if not as_json:
         _print_head(extra)
     for source in sources:

@@ -42,8 +42,10 @@ class Ranked:
 
 
 def compare(
-    reference: Annotated[Path, typer.Argument(metavar="REFERENCE", help="GGUF in full precision.", show_default=False)],
-    sources: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Quantizations of it.")],
+    reference_name: Annotated[
+        str, typer.Argument(metavar="REFERENCE", help="GGUF in full precision.", show_default=False)
+    ],
+    names: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Quantizations of it.")],
     text: evaluating.TextFile = None,
     ctx_size: evaluating.Length = 512,
     batch_size: evaluating.Batch = 2048,
@@ -64,7 +66,8 @@ def compare(
     from ggufrun.evaluate.text import SAMPLE
 
     params = ChunkParams(ctx_size, batch_size, ubatch_size, threads)
-    sources = list(dict.fromkeys(sources))
+    reference = evaluating.find(reference_name)
+    sources = list(dict.fromkeys(map(evaluating.find, names)))
     if svg is not None:
         check_targets([(svg, 1 << 16)], force)
     whole = evaluating.read_text(text, SAMPLE)

@@ -35,6 +35,13 @@ FlashAttention = Annotated[str, typer.Option("-fa", "--flash-attn", metavar="on|
 T = TypeVar("T")
 
 
+def find(name: str | Path) -> Path:
+    """The GGUF that MODEL means: a path, or a model of the local folder by its name."""
+    from ggufrun.hub import resolve_model
+
+    return resolve_model(str(name), gguf_only=True)
+
+
 def read_text(path: Path | None, builtin: str) -> str:
     """The text at ``path`` as its bytes say it, or the one called ``builtin`` that comes with the package."""
     if path is None:

@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 def imatrix(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="MODEL", help="GGUF file; with --merge, importance matrices.")
+        list[str], typer.Argument(metavar="MODEL", help="GGUF file; with --merge, importance matrices.")
     ],
     text: evaluating.TextFile = None,
     output: Annotated[
@@ -62,11 +62,11 @@ def imatrix(
     from ggufrun.cli.writing import base_name
 
     if merge:
-        _merge(sources, output, force)
+        _merge([Path(name) for name in sources], output, force)
         return
     if len(sources) != 1:
         raise UsageError(f"{len(sources)} models are given", "give one, or --merge for importance matrices")
-    source = sources[0]
+    source = evaluating.find(sources[0])
     target = output or Path(f"{base_name(source)}-imatrix.gguf")
     if target.is_dir():
         target = target / f"{base_name(source)}-imatrix.gguf"

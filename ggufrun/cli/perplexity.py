@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,10 +26,10 @@ def register(app: typer.Typer) -> None:
 
 
 def perplexity(
-    source: Annotated[Path, typer.Argument(metavar="MODEL", help="GGUF file.", show_default=False)],
+    model_name: Annotated[str, typer.Argument(metavar="MODEL", help="GGUF file.", show_default=False)],
     text: evaluating.TextFile = None,
     reference: Annotated[
-        Path | None, typer.Option("--reference", metavar="MODEL", help="Compare with this one, such as the F16 file.")
+        str | None, typer.Option("--reference", metavar="MODEL", help="Compare with this one, such as the F16 file.")
     ] = None,
     ctx_size: evaluating.Length = 512,
     batch_size: evaluating.Batch = 2048,
@@ -51,12 +50,14 @@ def perplexity(
 
     params = ChunkParams(ctx_size, batch_size, ubatch_size, threads, flash_attention)
     whole = evaluating.read_text(text, SAMPLE)
+    source = evaluating.find(model_name)
+    base_path = None if reference is None else evaluating.find(reference)
     with evaluating.open_model(source, gpu_layers) as model:
         pieces = cut(model, whole, ctx_size, chunks)
-        if reference is None:
+        if base_path is None:
             result = _alone(model, params, pieces, as_json)
         else:
-            with evaluating.open_model(reference, gpu_layers) as base:
+            with evaluating.open_model(base_path, gpu_layers) as base:
                 result = _beside(model, base, params, pieces, whole, as_json)
     if as_json:
         console.print_json(
