@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ggufrun.chat import commands
@@ -93,3 +95,46 @@ def test_style(session: Session) -> None:
     assert session.format.name == "alpaca-2" and "乐于助人" in session.system
     assert "choose from" in say(session, "/style nothing")
     assert session.format.name == "alpaca-2"
+
+
+def test_a_file_becomes_a_message(session: Session, tmp_path: Path) -> None:
+    path, spaced = tmp_path / "poem.txt", tmp_path / "a poem.txt"
+    path.write_text("\ufeff床前明月光\n", encoding="utf-8")
+    spaced.write_text("two\nlines\n")
+
+    def read(argument: str) -> str | None:
+        return commands.run(session, "read", argument).message
+
+    assert read(str(path)) == "床前明月光"
+    assert read(f"{path} What is this?") == "What is this?\n\n床前明月光"
+    assert read(str(spaced)) == "two\nlines"
+    assert read(f'"{spaced}" Why?') == "Why?\n\ntwo\nlines"
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "zero").write_bytes(b"a\0b")
+    (tmp_path / "empty").write_bytes(b" \n")
+    for name, words in (("binary", "no UTF-8"), ("zero", "no text"), ("empty", "no text"), ("none", "cannot be read")):
+        outcome = commands.run(session, "read", str(tmp_path / name))
+        assert outcome.message is None and words in outcome.lines[0]
+    assert commands.run(session, "read", str(tmp_path)).message is None
+
+
+def test_sessions_and_exports(session: Session, tmp_path: Path) -> None:
+    list(session.ask("背一下静夜思"))
+    assert "saved" in say(session, f"/save {tmp_path / 'talk'}")
+    assert "wrote" in say(session, f"/export {tmp_path / 'talk.md'}")
+    say(session, "/clear")
+    shown = say(session, f"/load '{tmp_path / 'talk'}'")
+    assert "1 questions" in shown and "tokens ready" in shown
+    assert session.past[0].answer == POEMS["静夜思"]
+    assert "no such session" in say(session, f"/load {tmp_path / 'none'}")
+    assert "no session" in say(session, f"/load {tmp_path / 'talk.md'}")
+    assert "says no format" in say(session, f"/export {tmp_path / 'talk.pdf'}")
+    assert len(session.past) == 1
+
+
+def test_edit_and_copy(session: Session) -> None:
+    list(session.ask("背一下静夜思"))
+    assert commands.run(session, "copy", "").copy == POEMS["静夜思"]
+    # Nothing is taken back before the new text is there.
+    assert commands.run(session, "edit", "").edit == "背一下静夜思" and len(session.past) == 1
+    assert commands.run(session, "edit", "other").message == "other" and not session.past

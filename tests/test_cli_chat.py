@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import select
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.cli import app, console
+from ggufrun.cli import app, chat_input, console
 from ggufrun.cli.chat import joined
 from ggufrun.cli.chat_flags import complete
 from ggufrun.cli.chat_screen import CONTROLS
@@ -145,6 +146,52 @@ def test_lines_joined_by_a_backslash() -> None:
     assert list(join_lines(["a\\\n", "b\n", "\n", "c"])) == ["a\nb", "", "c"]
     assert list(join_lines(["a\\\n"])) == ["a"]
     assert list(join_lines(["http://x/\n"])) == ["http://x/"]
+
+
+def test_a_message_of_several_lines_by_mli(run: Run, model: str, tmp_path: Path) -> None:
+    assert list(join_lines(["a\n", "b/\n", "c\\\n", "d"], multiline=True)) == ["a\nb", "c", "d"]
+    file = tmp_path / "talk.json"
+    assert run(model, "-i", "-mli", "-n", "1", "--session", str(file), stdin="a\nb/\nc\\\n").status == 0
+    assert [turn["user"] for turn in json.loads(file.read_bytes())["turns"]] == ["a\nb", "c"]
+
+
+def test_a_session_in_a_pipe(run: Run, model: str, tmp_path: Path) -> None:
+    file = tmp_path / "talk.json"
+    flags = (model, "--session", str(file), "--temp", "0")
+    assert run(*flags, stdin="背一下静夜思").out == POEM
+    result = run(*flags, stdin="这首诗是谁写的？")
+    assert result.status == 0 and "李白" in result.out and "1 questions" in result.err
+    file.write_text("{}")
+    result = run(*flags, stdin="hi")
+    assert (result.status, result.out, result.err.count("\n")) == (1, "", 1) and "no session" in result.err
+    assert file.read_text() == "{}"
+    assert run(model, "--session", str(tmp_path / "no" / "x"), "hi").status == 1
+
+
+def test_what_enter_sends() -> None:
+    for text, alone, multiline in (
+        ("a", True, False),
+        ("a\\", False, True),
+        ("a/", True, True),
+        ("/help", True, True),
+        ('"""a', False, False),
+        ('"""', False, False),
+        ('"""a\nb"""', True, True),
+        ('a """', True, False),
+    ):
+        assert chat_input.complete(text) is alone, text
+        assert chat_input.complete(text, multiline=True) is multiline, text
+    assert chat_input.unquoted('"""a\nb"""') == "a\nb" and chat_input.unquoted('"""\na\n"""') == "a"
+    assert chat_input.unquoted("a") == "a"
+
+
+def test_a_text_in_the_users_editor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.setenv("EDITOR", "sed -i s/old/new/")
+    assert chat_input.edited("old 诗\n") == "new 诗"
+    for broken in ("false", "no-such-editor-here"):
+        monkeypatch.setenv("EDITOR", broken)
+        assert chat_input.edited("old") == ""
 
 
 def test_a_system_prompt_beside_affixes_is_not_ignored_in_silence(run: Run, model: str) -> None:

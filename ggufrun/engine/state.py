@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ggufrun.engine.context import SEQUENCE, Context
 from ggufrun.engine.native import forget_log, llama, reason
+from ggufrun.engine.rope import RopeParams
 from ggufrun.errors import EngineError, FormatError
 
 MAGIC = b"ggufrun1"
@@ -31,9 +32,13 @@ def identity(context: Context) -> str:
     import llama_cpp
 
     path = context.model.path
-    stat = path.stat()
     params = {name: value for name, value in asdict(context.params).items() if name not in IRRELEVANT}
-    parts = [model_digest(path, stat.st_size, stat.st_mtime_ns), llama_cpp.__version__, sorted(params.items())]
+    if context.params.rope != RopeParams():
+        # How far positions are stretched may follow from the context's length.
+        params["n_ctx"] = context.n_ctx
+    files = [path, *(adapter.path for adapter in context.params.adapters)]
+    digests = [model_digest(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    parts = [digests, llama_cpp.__version__, sorted(params.items())]
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
