@@ -1,8 +1,8 @@
 """What llama.cpp and transformers make of a conversation, and the recording of it for machines that have neither.
 
-``python -m tests.chat_oracle MODEL.gguf`` writes ``golden/chat_sh.json`` and ``golden/chat_template_ids.json`` anew
-from ``llama-completion`` (the embedded model as Q8_0); ``python -m tests.chat_oracle`` writes
-``golden/chat_templates.json`` from transformers. Both want the tools that the fixture ``oracle`` finds.
+``python -m tests.chat_oracle MODEL.gguf`` writes ``golden/chat_sh.json``, ``golden/chat_template_ids.json`` and
+``golden/completion.json`` anew from ``llama-completion`` (the embedded model as Q8_0);
+``python -m tests.chat_oracle`` writes ``golden/chat_templates.json`` from transformers. Both want the tools that the fixture ``oracle`` finds.
 """
 
 from __future__ import annotations
@@ -138,6 +138,9 @@ if __name__ == "__main__":
         completion = Path(os.environ["ORACLE_BIN"]) / "llama-completion"
         write("chat_sh.json", record_chat_sh(completion, Path(sys.argv[1])))
         write("chat_template_ids.json", record_template(completion, Path(sys.argv[1])))
+        from tests.completion_oracle import record_all
+
+        record_all(completion, Path(sys.argv[1]))
     else:
         python = Path(os.environ["ORACLE_PYTHON"])
         write("chat_templates.json", render_with_transformers(python, TEMPLATES, MESSAGES))

@@ -152,11 +152,14 @@ def once(completion: Path, model: Path, flags: list[str], typed: list[str]) -> d
     return {"fed": fed, "text": text.strip()}
 
 
-if __name__ == "__main__":
-    tool = Path(os.environ["ORACLE_BIN"]) / "llama-completion"
+def record_all(completion: Path, model: Path) -> None:
+    """Write ``golden/completion.json``."""
     with TemporaryDirectory() as scratch:
         answers = {
-            name: record(tool, Path(sys.argv[1]), flags_of(name, Path(scratch)), typed)
-            for name, (_, typed) in CASES.items()
+            name: record(completion, model, flags_of(name, Path(scratch)), typed) for name, (_, typed) in CASES.items()
         }
     write("completion.json", answers)
+
+
+if __name__ == "__main__":
+    record_all(Path(os.environ["ORACLE_BIN"]) / "llama-completion", Path(sys.argv[1]))

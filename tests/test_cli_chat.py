@@ -137,6 +137,11 @@ def test_a_limit_and_a_reverse_prompt(run: Run, model: str) -> None:
     assert run(model, "背一下静夜思", "-r", "疑是").out == "床前明月光，\n"
 
 
+def test_guessing_ahead_changes_nothing(run: Run, model: str, demo_gguf: Callable[[str], Path]) -> None:
+    for flags in (["--lookup"], ["-md", str(demo_gguf("q4_k_m")), "--draft-max", "8", "--draft-min", "1"]):
+        assert run(model, "背一下静夜思", *flags).out == POEM
+
+
 def test_verbose_prompt(run: Run, model: str) -> None:
     result = run(model, "你好", "--verbose-prompt")
     assert re.search(r"^ {5}1 -> '<s>'$", result.err, re.MULTILINE)
@@ -213,6 +218,9 @@ USAGE: list[tuple[list[str], str]] = [
     (["-ngl", "many"], "-ngl many"),
     (["--style", "nothing"], "there is no style"),
     (["--samplers", "top_q"], "no sampler"),
+    (["--draft-max", "4"], "add --lookup or -md"),
+    (["--lookup", "--draft-max", "0"], "--draft-max is 0"),
+    (["--lookup", "-md", "x"], "give one of them"),
     (["--ntk-alpha", "0"], "--ntk-alpha is"),
     (["--ntk-alpha", "much"], "--ntk-alpha much"),
     (["--rope-scaling", "cubic"], "--rope-scaling cubic"),
@@ -250,6 +258,7 @@ FAILURES: list[tuple[list[str], str]] = [
     (["hi", "--chat-template", "nothing-like-it"], "no style of this name"),
     (["春" * 600, "-c", "256"], "the context has 256"),
     (["hi", "-c", "99999999"], "GiB"),
+    (["hi", "-md", "no-draft.gguf"], "no-draft.gguf: no such file"),
     (["hi", "--lora", "no-adapter.gguf"], "no-adapter.gguf: no such file"),
     (["hi", "--grammar", "root ::= x"], "line 1: Undefined rule"),
     (["hi", "-j", '{"pattern": "x"}'], "'pattern' cannot be kept to"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ggufrun.chat.prompt import AffixPrompt, Exchange, Format, Prompt
 from ggufrun.chat.stream import AnswerStream
 from ggufrun.engine.context import Context, ContextFull, common_prefix
+from ggufrun.engine.draft import Speculation
 from ggufrun.engine.generate import GenerationStats, StopReason, generate
 from ggufrun.engine.sampler import RANDOM_SEED, Sampler, SamplingParams
 from ggufrun.errors import EngineError
@@ -64,6 +65,7 @@ class Session:
         once: bool = False,
         shift: bool = False,
         keep: int | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         self.context = context
         self.format = format
@@ -73,6 +75,7 @@ class Session:
         self.once = once
         self.shift = shift
         self.keep = keep
+        self.speculation = speculation
         self.past: list[Exchange] = []
         self.ids: list[int] = []
         self.last: Done | None = None
@@ -190,7 +193,16 @@ class Session:
         try:
             sampler.accept(new_ids)
             keep = self._pinned(user, prompt.ids, opened) if self.shift else None
-            answer = generate(context, sampler, prompt.ids, limit=self.limit, stats=stats, seen=seen, keep=keep)
+            answer = generate(
+                context,
+                sampler,
+                prompt.ids,
+                limit=self.limit,
+                stats=stats,
+                seen=seen,
+                keep=keep,
+                speculation=self.speculation,
+            )
             for token in answer:
                 generated.append(token)
                 text = stream.feed(b"" if vocab.is_eog(token) else vocab.piece(token))

@@ -11,6 +11,7 @@ import typer
 from ggufrun.cli import batch
 from ggufrun.cli.chat_flags import SWITCH_VALUES, ChatFlags, FlagCommand, command_from
 from ggufrun.cli.console import err, note, warn
+from ggufrun.cli.guessing import draft_params, guessing, widened
 from ggufrun.errors import NotFoundError, TargetError, UsageError
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ggufrun.chat.session import Session
     from ggufrun.engine.adapters import Adapter
     from ggufrun.engine.context import Context
+    from ggufrun.engine.draft import Speculation
     from ggufrun.engine.model import Model
     from ggufrun.engine.rope import RopeParams
     from ggufrun.engine.sampler import SamplingParams
@@ -38,6 +40,8 @@ def register(app: typer.Typer) -> None:
 def run(flags: ChatFlags) -> None:
     """Open the model and talk, as ``flags`` say."""
     if flags.batch_file is not None or flags.batch_output is not None:
+        if flags.lookup or flags.draft_model is not None:
+            raise UsageError("--lookup and -md guess for a conversation, not for a batch", "leave them out")
         batch.run(flags)
         return
     path, instruction = model_and_instruction(flags)
@@ -46,14 +50,17 @@ def run(flags: ChatFlags) -> None:
         raise UsageError("-p and INSTRUCTION are both the first message", "give one of them")
     from ggufrun.engine.context import Context
 
-    context_params, n_predict = _context_params(flags), _n_predict(flags)
+    draft = draft_params(flags)
+    context_params, n_predict = widened(_context_params(flags), draft), _n_predict(flags)
     _sampling(flags, {})
     check_file(path)
+    if flags.draft_model is not None:
+        check_file(Path(flags.draft_model))
     with _load(path, flags) as model:
         choice = _choose(model, flags)
         sampling = _sampling(flags, choice.sampling)
-        with Context(model, context_params) as context:
-            _talk(flags, context, choice, sampling, n_predict, instruction, opening)
+        with Context(model, context_params) as context, guessing(flags, context, draft) as speculation:
+            _talk(flags, context, choice, sampling, n_predict, instruction, opening, speculation)
 
 
 def _talk(
@@ -64,6 +71,7 @@ def _talk(
     n_predict: int | None,
     instruction: str | None,
     opening: str | None,
+    speculation: Speculation | None = None,
 ) -> None:
     from ggufrun.chat.escapes import expand
     from ggufrun.chat.prompt import AffixPrompt
@@ -87,6 +95,7 @@ def _talk(
         once=flags.once,
         shift=flags.context_shift,
         keep=flags.keep,
+        speculation=speculation,
     )
     screen = Screen(
         color=SWITCH_VALUES.get((flags.color or "auto").lower(), "auto"),

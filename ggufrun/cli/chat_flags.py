@@ -217,6 +217,21 @@ class ChatFlags:
         str | None, _option("--ntk-alpha", help="NTK factor for a longer context.", metavar="A|auto")
     ] = None
 
+    lookup: Annotated[
+        bool, _option("--lookup", help="Guess ahead from what the conversation has said before; the answers stay.")
+    ] = False
+    draft_model: Annotated[
+        str | None,
+        _option("-md", "--model-draft", "--spec-draft-model", help="Guess ahead with a small model.", metavar="FILE"),
+    ] = None
+    draft_max: Annotated[
+        int | None,
+        _option("--draft-max", "--draft", "--draft-n", "--spec-draft-n-max", help="Most tokens guessed at once (16)."),
+    ] = None
+    draft_min: Annotated[
+        int | None, _option("--draft-min", "--draft-n-min", "--spec-draft-n-min", help="Fewest worth a try (0).")
+    ] = None
+
 
 class FlagCommand(TyperCommand):
     """A command whose flags may be spelled with ``_``, and whose on/off flags may stand without a value."""

@@ -140,6 +140,7 @@ class Context:
         self._n_batch: int = api.llama_n_batch(self._context)
         self._memory = api.llama_get_memory(self._context)
         self._held: list[int] = []
+        self._wide: Any = None
         self.ready = False
         self._stop = False
         # Both batches are made once and point into arrays that live as long as the context.
@@ -241,6 +242,35 @@ class Context:
         self._held.append(token)
         self.ready = True
 
+    def push_all(self, tokens: Sequence[int]) -> None:
+        """Append tokens with the logits of every one ready, by their place; at most ``params.outputs`` of them.
+
+        Raises ContextFull, or EngineError.
+        """
+        if len(self._held) + len(tokens) > self.n_ctx:
+            raise ContextFull(f"the context of {self.n_ctx} tokens is full", "start a new conversation, or give -c")
+        if not 0 < len(tokens) <= min(self.params.outputs, self._n_batch):
+            raise EngineError(f"{len(tokens)} tokens cannot all have logits here")
+        if self._wide is None:
+            self._wide = llama().llama_batch_init(min(self.params.outputs, self._n_batch), 0, 1)
+        batch, first = self._wide, len(self._held)
+        batch.n_tokens = len(tokens)
+        for place, token in enumerate(tokens):
+            batch.token[place] = token
+            batch.pos[place] = first + place
+            batch.n_seq_id[place] = 1
+            batch.seq_id[place][0] = SEQUENCE
+            batch.logits[place] = True
+        status = self._decode(self._context, batch)
+        if status != OK:
+            self._fail(status)
+        self._held.extend(tokens)
+        self.ready = True
+
+    def trim(self, count: int) -> None:
+        """Take back all but the first ``count`` tokens. The logits are gone: decode something next."""
+        self._cut(count)
+
     def _cut(self, keep: int) -> int:
         """Remove what follows the first ``keep`` tokens; returns how many are really kept, perhaps none."""
         if keep == len(self._held):
@@ -314,6 +344,9 @@ class Context:
     def close(self) -> None:
         """Free the memory. Closing twice is fine."""
         if self._context:
+            if getattr(self, "_wide", None) is not None:
+                llama().llama_batch_free(self._wide)
+                self._wide = None
             llama().llama_free(self._context)
             self._context = None
 

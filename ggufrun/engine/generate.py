@@ -8,6 +8,7 @@ from enum import Enum
 from time import perf_counter
 
 from ggufrun.engine.context import Context, ContextFull, Interrupted
+from ggufrun.engine.draft import Speculation
 from ggufrun.engine.sampler import Sampler
 from ggufrun.engine.window import Shift, fill, next_shift
 
@@ -30,7 +31,8 @@ class StopReason(Enum):
 class GenerationStats:
     """What a generation did, filled in while it runs. Times are seconds.
 
-    ``shifts`` are the tokens that had to go, in order; positions count after all earlier shifts.
+    ``drafted`` tokens were guessed and ``accepted`` of them came true, in ``steps`` passes of the model; ``shifts`` are
+    the tokens that had to go, in order, whose positions count after all earlier shifts.
     """
 
     prompt_tokens: int = 0
@@ -39,7 +41,20 @@ class GenerationStats:
     prompt_time: float = 0.0
     time: float = 0.0
     reason: StopReason = StopReason.CLOSED
+    drafted: int = 0
+    accepted: int = 0
+    steps: int = 0
     shifts: list[Shift] = field(default_factory=list)
+
+    @property
+    def acceptance(self) -> float:
+        """The share of the guessed tokens that came true."""
+        return self.accepted / self.drafted if self.drafted else 0.0
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Tokens for each pass of the model: 1 without guesses, and the bound of what guessing can gain."""
+        return 1 + self.accepted / self.steps if self.steps else 1.0
 
     @property
     def tokens_per_second(self) -> float:
@@ -56,6 +71,7 @@ def generate(
     stats: GenerationStats | None = None,
     seen: int = 0,
     keep: int | None = None,
+    speculation: Speculation | None = None,
 ) -> Iterator[int]:
     """Continue ``ids``: yields each new token as soon as it is chosen, the one that ends the text included.
 
@@ -64,7 +80,8 @@ def generate(
 
     Without ``keep`` the context bounds the answer too. With it, a full context loses the older half of what follows the
     first ``keep`` tokens (see `stats.shifts`) and a negative ``limit`` means no end, but -2: as long as it fits. The
-    first ``seen`` of ``ids`` may be discarded to make room. Raises ContextFull when the rest alone does not fit.
+    first ``seen`` of ``ids`` may be discarded to make room. ``speculation`` guesses ahead; the tokens stay those that
+    the sampler draws. Raises ContextFull when the rest alone does not fit.
     """
     stats = stats if stats is not None else GenerationStats()
     stats.prompt_tokens = len(ids)
@@ -80,6 +97,10 @@ def generate(
         stats.prompt_time = begun - started
     room = context.n_ctx - len(ids) + sum(shift.count for shift in stats.shifts)
     shifting = keep is not None and limit != UNTIL_FULL
+    known = list(context.held) if speculation is not None else []
+    # Guesses that are decoded but not yet confirmed, and whose logits come next; -1 for the last ones.
+    guessed: list[int] = []
+    place = -1
     try:
         while True:
             if context.interrupted:
@@ -91,17 +112,28 @@ def generate(
             if not shifting and stats.tokens >= room:
                 stats.reason = StopReason.FULL
                 return
-            token = sampler.sample(context)
+            token = sampler.sample(context, place)
             stats.tokens += 1
+            known.append(token)
             yield token
             if vocab.is_eog(token):
                 # Not decoded: nobody asks for the logits after the end. The next turn's prompt brings it along.
                 stats.reason = StopReason.END
                 return
+            if guessed and speculation is not None:
+                if place < len(guessed) and token == guessed[place]:
+                    stats.accepted += 1
+                    place += 1
+                    continue
+                # What was guessed from the first wrong token on is worth nothing.
+                context.trim(len(context.held) - len(guessed) + place)
+                speculation.learn(len(guessed), place)
+                guessed = []
             if shifting and keep is not None and len(context.held) + 1 >= context.n_ctx:
                 try:
                     shift = next_shift(len(context.held), keep)
                     stats.shifts.append(shift)
+                    shift.apply(known)
                     context.discard(shift.start, shift.count)
                 except ContextFull:
                     stats.reason = StopReason.FULL
@@ -109,6 +141,16 @@ def generate(
                 except Interrupted:
                     stats.reason = StopReason.INTERRUPTED
                     return
-            context.push(token)
+            stats.steps += 1
+            if speculation is not None:
+                space = context.n_ctx - len(context.held) - 2
+                guessed = speculation.guess(known, space if limit < 0 else min(space, limit - stats.tokens))
+            if guessed:
+                stats.drafted += len(guessed)
+                place = 0
+                context.push_all([token, *guessed])
+            else:
+                place = -1
+                context.push(token)
     finally:
         stats.time = perf_counter() - begun
