@@ -10,7 +10,7 @@ READY := $(VENV)/ready
 STEERING = $$CMAKE_ARGS|$$CC|$$CXX|$$CFLAGS|$$CXXFLAGS|$$LDFLAGS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine demo test check format bench clean distclean FORCE
+.PHONY: help setup engine demo test check fuzz format bench clean distclean FORCE
 
 help: ## list the targets
 	@echo 'make TARGET:'
@@ -46,6 +46,9 @@ check: setup ## ruff, mypy, the direction of imports
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m mypy
 	@$(BIN)/python -m pytest tests/test_imports.py
+
+fuzz: setup ## throw mutated files at every reader for ten minutes
+	@$(BIN)/python -m tests.fuzz --seconds 600
 
 format: setup ## let ruff repair what it can
 	@$(BIN)/python -m ruff check --fix .

@@ -160,9 +160,13 @@ class _Reader:
         if length > limit:
             raise FormatError(f"{self.name} lies: a name of {length} bytes in its header", AGAIN)
         try:
-            return self.take(length).decode()
+            found = self.take(length).decode()
         except UnicodeDecodeError as error:
             raise FormatError(f"{self.name} has a name that is no UTF-8 in its header", AGAIN) from error
+        # llama.cpp takes names for C strings, and aborts on an empty one
+        if not found or "\0" in found:
+            raise FormatError(f"{self.name} has the name {found!r} in its header", AGAIN)
+        return found
 
     def value(self) -> Value:
         kind = self._kind()
@@ -301,16 +305,22 @@ def _decode(kind: Kind, raw: memoryview, position: int) -> tuple[Any, int]:
 
 def encode(value: Any, kind: Kind, item: Kind | None = None) -> Value:
     """A Python value as GGUF bytes; ``item`` is the element type of an array."""
-    if kind in SCALARS:
-        return Value(kind, struct.pack("<" + SCALARS[kind], value))
-    if kind is Kind.STRING:
-        return Value(kind, _text(value))
-    if item is None:
-        item = Kind.UINT8 if isinstance(value, bytes) else Kind.get_type(value[0])
-    head = struct.pack("<IQ", item, len(value))
-    if item in SCALARS:
-        return Value(kind, head + struct.pack(f"<{len(value)}{SCALARS[item]}", *value))
-    return Value(kind, head + b"".join(map(_text, value)))
+    try:
+        if kind in SCALARS:
+            return Value(kind, struct.pack("<" + SCALARS[kind], value))
+        if kind is Kind.STRING:
+            return Value(kind, _text(value))
+    except (struct.error, TypeError, AttributeError, UnicodeEncodeError, OverflowError) as error:
+        raise FormatError(f"a GGUF cannot hold {str(value)[:60]!r} here", "correct the model's files") from error
+    try:
+        if item is None:
+            item = Kind.UINT8 if isinstance(value, bytes) else Kind.get_type(value[0])
+        head = struct.pack("<IQ", item, len(value))
+        if item in SCALARS:
+            return Value(kind, head + struct.pack(f"<{len(value)}{SCALARS[item]}", *value))
+        return Value(kind, head + b"".join(map(_text, value)))
+    except (struct.error, ValueError, TypeError, AttributeError, IndexError) as error:
+        raise FormatError(f"a GGUF cannot hold the list {str(value)[:60]}", "correct the model's files") from error
 
 
 def _text(value: str | bytes) -> bytes:

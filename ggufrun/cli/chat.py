@@ -199,9 +199,10 @@ def check_file(path: Path) -> None:
         raise NotFoundError(f"{path} is a folder, not a .gguf file", f"convert it first: ggufrun convert {path}")
     if not path.exists():
         raise NotFoundError(f"{path}: no such file", "give the path of a .gguf file")
+    from ggufrun.checkpoint.ggufchecks import check_hyperparameters
     from ggufrun.checkpoint.gguffile import read_header
 
-    read_header(path)
+    check_hyperparameters(path, read_header(path))
 
 
 def _choose(model: Model, flags: ChatFlags) -> Choice:

@@ -43,7 +43,9 @@ class Model:
 def read_model(files: TokenizerFiles) -> Model:
     """Take a tokenizer.json apart. FormatError where it makes no sense, UnsupportedError for one that is not BPE."""
     name = files.folder / "tokenizer.json"
-    model = files.tokenizer["model"]
+    model = files.tokenizer.get("model")
+    if not isinstance(model, dict):
+        raise FormatError(f"{name} has no model", AGAIN)
     if model.get("type", "BPE") != "BPE":
         raise UnsupportedError(
             f"{name} holds a {str(model['type'])[:40]} model, and llama.cpp's tokenizers here are BPE",
@@ -69,10 +71,11 @@ def read_model(files: TokenizerFiles) -> Model:
 
 def is_sentencepiece(files: TokenizerFiles) -> bool:
     """Is the tokenizer.json a SentencePiece model in disguise: BPE over characters that falls back to bytes?"""
-    model = files.tokenizer["model"]
+    model = files.tokenizer.get("model")
     decoder = files.tokenizer.get("decoder")
     return (
-        model.get("type") == "BPE"
+        isinstance(model, dict)
+        and model.get("type") == "BPE"
         and model.get("byte_fallback") is True
         and isinstance(decoder, dict)
         and decoder.get("type") == "Sequence"

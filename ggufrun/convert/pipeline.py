@@ -103,6 +103,9 @@ def run(
             file.abort(keep)
         if journal is not None:
             journal.close(keep)
+        elif files and not keep:
+            # interrupted while it was made; the locks say that it is ours
+            journal_path.unlink(missing_ok=True)
 
 
 def _encode_to(

@@ -12,6 +12,7 @@ import gguf
 
 from ggufrun.checkpoint import gguffile
 from ggufrun.checkpoint.adapter import AdapterRequest
+from ggufrun.checkpoint.ggufchecks import check_hyperparameters
 from ggufrun.checkpoint.gguffile import Kind, Value
 from ggufrun.checkpoint.ggufsource import GGUFSource
 from ggufrun.checkpoint.open import open_checkpoint
@@ -102,6 +103,7 @@ def plan_quantize(
         model = Model(dict(source.header.metadata), dict(source.tensors))
         if not model.tensors:
             raise FormatError(f"{path.name} holds a vocabulary and no tensors", "quantize a whole model")
+        check_hyperparameters(path, source.header)
         model = without_layers(model, options.prune)
         existing = {name: int(gguf.GGMLQuantizationType[tensor.dtype]) for name, tensor in model.tensors.items()}
         targets = []

@@ -1,0 +1,58 @@
+"""Hyper-parameters that would make llama.cpp abort the process, refused before it sees them.
+
+llama.cpp throws for most of what it cannot use, and that becomes an error. For these it has assertions
+(``llama_model_base::load_hparams`` of the pinned release), and a process that aborts explains nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ggufrun.checkpoint.gguffile import AGAIN, Header
+from ggufrun.errors import FormatError
+
+MAX_LAYERS, MAX_EXPERTS = 512, 1024
+"""``LLAMA_MAX_LAYERS`` and ``LLAMA_MAX_EXPERTS``."""
+
+SCALINGS = ("none", "linear", "yarn", "longrope")
+"""What ``rope.scaling.type`` may be."""
+
+
+def check_hyperparameters(path: Path, header: Header) -> None:
+    """FormatError for a header that would abort llama.cpp."""
+    arch = header.architecture
+    if not arch:
+        raise FormatError(f"{path.name} names no architecture", AGAIN)
+
+    def numbers(key: str, default: int) -> list[int]:
+        """A whole number, or one a layer."""
+        value: Any = header.get(f"{arch}.{key}", default)
+        found = value if isinstance(value, list) else [value]
+        if not found or any(type(item) is not int or item < 0 for item in found):
+            raise FormatError(f"{path.name} says {key} = {str(value)[:60]}", AGAIN)
+        return found
+
+    def refuse(key: str, value: object) -> None:
+        raise FormatError(f"{path.name} says {key} = {value}, which makes no sense beside the rest", AGAIN)
+
+    if header.tensors:
+        layers = max(numbers("block_count", 0))
+        if not 0 < layers <= MAX_LAYERS:
+            refuse("block_count", layers)
+        if max(numbers("nextn_predict_layers", 0)) > layers:
+            refuse("nextn_predict_layers", numbers("nextn_predict_layers", 0)[0])
+    experts, used = max(numbers("expert_count", 0)), max(numbers("expert_used_count", 0))
+    groups, groups_used = max(numbers("expert_group_count", 0)), max(numbers("expert_group_used_count", 0))
+    if experts > MAX_EXPERTS:
+        refuse("expert_count", experts)
+    if used > experts or (experts and not used):
+        refuse("expert_used_count", used)
+    if groups and (groups >= experts or experts % groups or (groups > 1 and not 0 < groups_used < groups)):
+        refuse("expert_group_count", groups)
+    for key in ("embedding_length", "attention.head_count"):
+        if f"{arch}.{key}" in header.metadata and max(numbers(key, 1)) == 0:
+            refuse(key, 0)
+    scaling = header.get(f"{arch}.rope.scaling.type", "none")
+    if scaling not in SCALINGS:
+        refuse("rope.scaling.type", scaling)

@@ -1,0 +1,73 @@
+"""Headers that would abort llama.cpp are refused before it sees them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+
+from ggufrun.checkpoint.ggufchecks import check_hyperparameters
+from ggufrun.checkpoint.gguffile import Header, Kind, TensorInfo, encode
+from ggufrun.errors import FormatError
+
+TENSOR = TensorInfo("x", (2, 2), gguf.GGMLQuantizationType.F32, 0)
+
+
+def header(**values: Any) -> Header:
+    """A sound Llama header with some values changed; None leaves a key out."""
+    plain: dict[str, Any] = {"block_count": 4, "embedding_length": 64, "attention.head_count": 4}
+    metadata = {"general.architecture": encode("llama", Kind.STRING)}
+    for key, value in (plain | {name.replace("__", "."): value for name, value in values.items()}).items():
+        if isinstance(value, str):
+            metadata[f"llama.{key}"] = encode(value, Kind.STRING)
+        elif isinstance(value, list):
+            metadata[f"llama.{key}"] = encode(value, Kind.ARRAY)
+        elif value is not None:
+            metadata[f"llama.{key}"] = encode(value, Kind.UINT32 if value >= 0 else Kind.INT32)
+    return Header(metadata, (TENSOR,))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"expert_count": 8, "expert_used_count": 2},
+        {"expert_count": 8, "expert_used_count": 2, "expert_group_count": 4, "expert_group_used_count": 2},
+        {"rope__scaling__type": "yarn"},
+        {"attention__head_count": [4, 4, 0, 4]},
+    ],
+)
+def test_sound_ones(values: dict[str, Any]) -> None:
+    check_hyperparameters(Path("x.gguf"), header(**values))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"block_count": 0},
+        {"block_count": 513},
+        {"block_count": None},
+        {"block_count": -1},
+        {"block_count": "four"},
+        {"nextn_predict_layers": 5},
+        {"expert_count": 2000, "expert_used_count": 2},
+        {"expert_count": 8},
+        {"expert_used_count": 2},
+        {"expert_count": 8, "expert_used_count": 9},
+        {"expert_count": 8, "expert_used_count": 2, "expert_group_count": 3, "expert_group_used_count": 1},
+        {"expert_count": 8, "expert_used_count": 2, "expert_group_count": 4},
+        {"embedding_length": 0},
+        {"attention__head_count": 0},
+        {"rope__scaling__type": "mystery"},
+    ],
+)
+def test_others(values: dict[str, Any]) -> None:
+    with pytest.raises(FormatError, match=r"x\.gguf says"):
+        check_hyperparameters(Path("x.gguf"), header(**values))
+
+
+def test_no_architecture() -> None:
+    with pytest.raises(FormatError, match="no architecture"):
+        check_hyperparameters(Path("x.gguf"), Header({}, ()))
