@@ -2,7 +2,8 @@
 
 ``python -m tests.chat_oracle MODEL.gguf`` writes ``golden/chat_sh.json``, ``golden/chat_template_ids.json`` and
 ``golden/completion.json`` anew from ``llama-completion`` (the embedded model as Q8_0);
-``python -m tests.chat_oracle`` writes ``golden/chat_templates.json`` from transformers. Both want the tools that the fixture ``oracle`` finds.
+``python -m tests.chat_oracle`` writes ``golden/chat_templates.json`` from transformers. Both want the tools that the
+fixture ``oracle`` finds.
 """
 
 from __future__ import annotations

@@ -163,3 +163,22 @@ def test_no_such_style() -> None:
     assert styles.find("Alpaca_2").name == "alpaca-2"
     with pytest.raises(UsageError, match="choose from alpaca-2, llama-2"):
         styles.find("nothing")
+
+
+def test_a_system_prompt_beside_affixes(demo_model: Model) -> None:
+    """It goes where the style that the affixes belong to has it."""
+    vocab = demo_model.vocab
+    affixes = AffixPrompt(vocab, prefix=" [INST] ", suffix=" [/INST]", prefix_bos=True)
+    assert affixes.with_system("[INST] hi [/INST]", "Be kind.") == "[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nhi [/INST]"
+    assert affixes.with_system("[INST] <<SYS>>\nx\n<</SYS>>\n\nhi", "Be kind.") is None
+    assert affixes.with_system("Once upon a time [INST]", "Be kind.") is None
+    apart = [" [INST] ", "<<SYS>>\nBe kind.\n<</SYS>>\n\nhi", " [/INST]"]
+    expected = [vocab.bos, *(token for text in apart for token in vocab.tokenize(text, special=False))]
+    assert affixes.turn([], [], "Be kind.", "hi").ids == expected
+    # Only once, at the beginning.
+    assert affixes.turn([], expected, "Be kind.", "hi").ids == [*expected, *affixes.turn([], [], "", "hi").ids]
+    chatml = AffixPrompt(vocab, prefix="<|im_start|>user\n", suffix="<|im_end|>\n<|im_start|>assistant\n")
+    assert chatml.with_system("hi", "Be kind.") == "<|im_start|>system\nBe kind.<|im_end|>\nhi"
+    assert chatml.takes_system and not AffixPrompt(vocab, prefix="Q: ").takes_system
+    text = "".join(vocab.text(token) for token in chatml.turn([], [], "Be kind.", "hi").ids).replace("▁", " ")
+    assert "system" in text and text.index("system") < text.index("Be kind.") < text.index("user")

@@ -200,8 +200,14 @@ def test_a_text_in_the_users_editor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_system_prompt_beside_affixes_is_not_ignored_in_silence(run: Run, model: str) -> None:
-    result = run(model, "-sys", "Be kind.", "--in-prefix", "[INST] ", "--in-suffix", " [/INST]", "背一下静夜思")
+    result = run(model, "-sys", "Be kind.", "--in-prefix", "Q: ", "--in-suffix", " A: ", "背一下静夜思", "-n", "3")
     assert result.status == 0 and "system prompt is not used" in result.err
+    affixes = ["--in-prefix", " [INST] ", "--in-suffix", " [/INST]", "-n", "3", "--verbose-prompt"]
+    for message in (["背一下静夜思"], ["-p", "[INST] 背一下静夜思 [/INST]"]):
+        result = run(model, "-sys", "Be kind.", *affixes, *message)
+        assert result.status == 0 and "not used" not in result.err and "SYS" in result.err
+    result = run(model, "-sys", "Be kind.", *affixes, "-p", "[INST] <<SYS>>\nx\n<</SYS>>\n\nhi [/INST]")
+    assert result.status == 0 and "not used" in result.err
 
 
 USAGE: list[tuple[list[str], str]] = [

@@ -16,6 +16,13 @@ from ggufrun.chat.template import ChatTemplate, Message, TemplateRefusal
 from ggufrun.engine.vocab import NULL, Vocab
 from ggufrun.errors import FormatError
 
+SYSTEM_FORMS: dict[str, tuple[str, str, str]] = {
+    "[INST]": ("<<SYS>>\n", "inside", "\n<</SYS>>\n\n"),
+    "<|im_start|>": ("<|im_start|>system\n", "ahead", "<|im_end|>\n"),
+}
+"""A text in affixes that reveals their style, and what stands before a system prompt, whether that is inside the first
+message or ahead of it, and what stands after it."""
+
 
 @dataclass(frozen=True)
 class Exchange:
@@ -99,6 +106,8 @@ class AffixPrompt:
         self._prefix = vocab.tokenize(prefix, special=True)
         self._suffix = vocab.tokenize(suffix, special=True)
         self._reverse = vocab.tokenize(reverse[0], special=True) if reverse else []
+        # Where a style can be told from its affixes, a system prompt has its place.
+        self._form = next((form for mark, form in SYSTEM_FORMS.items() if mark in prefix + suffix), ("", "", ""))
 
     def opening(self, text: str) -> Prompt:
         """``-p``: the text as it stands, control tokens and all, with BOS if the model wants one."""
@@ -114,8 +123,36 @@ class AffixPrompt:
             start = [vocab.bos]
         if not user:
             return Prompt([*start, *self._bos])
+        head: list[int] = []
+        if system and not ids and self.takes_system:
+            before, place, after = self._form
+            if place == "inside":
+                user = f"{before}{system}{after}{user}"
+            else:
+                head = [
+                    *vocab.tokenize(before, special=True),
+                    *vocab.tokenize(system, special=False),
+                    *vocab.tokenize(after, special=True),
+                ]
         message = vocab.tokenize(user, special=False)
-        return Prompt([*start, *self._bos, *self._prefix, *message, *self._suffix])
+        return Prompt([*start, *self._bos, *head, *self._prefix, *message, *self._suffix])
+
+    @property
+    def takes_system(self) -> bool:
+        """Do the affixes belong to a style whose form of a system prompt is known?"""
+        return bool(self._form[0])
+
+    def with_system(self, text: str, system: str) -> str | None:
+        """The opening ``text`` with a system prompt in it; None when there is no telling where it belongs."""
+        before, place, after = self._form
+        if not before or before.strip() in text:
+            return None
+        block = f"{before}{system}{after}"
+        if place == "ahead":
+            return block + text
+        mark = next(mark for mark in SYSTEM_FORMS if SYSTEM_FORMS[mark] == self._form)
+        head, found, rest = text.partition(mark)
+        return f"{head}{mark} {block}{rest.removeprefix(' ')}" if found and not head.strip() else None
 
 
 class TemplatePrompt:

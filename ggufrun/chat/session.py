@@ -168,7 +168,6 @@ class Session:
             if self._placed or opened:
                 # As much of -p as leaves half of the context to talk in.
                 return min(len(opening), self.context.n_ctx // 2)
-            return int(vocab.add_bos)
         # What does not depend on the question.
         one, other = (self.format.turn([], [], self.system, text).ids for text in ("A", "一"))
         return min(common_prefix(ids, one), common_prefix(ids, other), self.context.n_ctx // 2)

@@ -83,8 +83,11 @@ def _talk(
     affixes = isinstance(choice.format, AffixPrompt)
     if choice.warning:
         warn(choice.warning)
-    if system and affixes:
-        warn("the system prompt is not used beside --in-prefix and --in-suffix; write it into -p")
+    if system and isinstance(choice.format, AffixPrompt):
+        placed = choice.format.with_system(opening, system) if opening is not None else None
+        opening = placed or opening
+        if placed is None and (opening is not None or not choice.format.takes_system):
+            warn("the system prompt is not used: nothing says where it belongs beside these affixes; write it into -p")
     session = Session(
         context,
         choice.format,
