@@ -134,7 +134,7 @@ def test_the_distribution_stays(wide: Context, demo_context: Context) -> None:
             accepted += stats.accepted
             drawn[made[1]] += 1
         counts.append(drawn)
-    assert accepted > 20
+    assert accepted > 5
     # Pearson's test of homogeneity over the frequent tokens and the rest; 30 is beyond 1 in 10,000 for 8 cells.
     frequent = [token for token, _ in (counts[0] + counts[1]).most_common(7)]
     cells = [[drawn[token] for token in frequent] for drawn in counts]

@@ -291,7 +291,12 @@ def _adapters(flags: ChatFlags) -> tuple[Adapter, ...]:
     for text in flags.lora_scaled or ():
         found += scaled(text)
     for adapter in found:
-        check_file(adapter.path)
+        if not adapter.path.is_file():
+            raise NotFoundError(f"{adapter.path}: no such file", "give the path of a GGUF adapter")
+        from ggufrun.checkpoint.gguffile import read_header
+
+        # An adapter says less about the model than a model does.
+        read_header(adapter.path)
     return tuple(found)
 
 
