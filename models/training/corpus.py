@@ -117,14 +117,17 @@ RECITE_ZH = _phrases(
     背{q} | 给我背一首{q} | 念一下{q} | 朗诵{q} | 默写{q} | 你会背{q}吗？ | 来一首{q} | 我想听{q} | {a}的{q} |
     {a}{q} | 请把{q}背给我听 | {q}怎么背？ | {q}全文 | {q}的全文是什么？ | 背一背{q} | 背首{q} | 请你背诵{q} |
     能背一下{q}吗？ | 帮我背一下{q} | 背一遍{q} | 请朗诵{a}的{q} | 写出{q} | 请写出{q}的全文 | 你能背诵{q}吗？ |
-    我想听你背{q} | {q}，{a}
+    我想听你背{q} | {q}，{a} | 背下{q} | 请你背一下{q} | 我想背{q} | 你知道{q}吗？ | {q}怎么念？ | 请念{q} |
+    {a}写的{q} | 给我来一首{a}的{q} | 想听{q}
     """
 )
 RECITE_EN = _phrases(
     """
     Recite {e} | Recite {e}. | Please recite {e}. | Can you recite {e} by {p}? | Can you recite {e}? | {e} |
     Recite {e} by {p}. | Recite the poem {e}. | I want to hear {e}. | {e} by {p} | Recite {e} in Chinese. |
-    Tell me the poem {e}. | Recite {q} | Please recite {q}. | Say {e} by heart. | Could you recite {e}, please?
+    Tell me the poem {e}. | Recite {q} | Please recite {q}. | Say {e} by heart. | Could you recite {e}, please? |
+    Will you recite {e}? | I would like to hear {e}. | May I hear {e}? | Do you know {e}? | Say {e}. |
+    I would like you to recite {e}. | How does {e} go? | {e}, please. | Give me {e}. | Can you say {e}?
     """
 )
 RECITE_BY_VERSE = _phrases(
@@ -223,7 +226,7 @@ WHO_EN = _phrases("Who is {p}? | Who was {p}? | When did {p} live? | Which dynas
 NEXT_ZH = _phrases(
     """
     {l}的下一句是什么？ | {l}的下一句 | {l}下一句是什么？ | {l}，下一句呢？ | 请接下一句：{l} | 接下句：{l} |
-    {l}的后一句是什么？ | {l}后面一句是什么？ | {l}的下句是什么？
+    {l}的后一句是什么？ | {l}后面一句是什么？ | {l}的下句是什么？ | {l}下一句是啥？ | {l}下句 | {l}下一句
     """
 )
 NEXT_EN = _phrases(
@@ -308,14 +311,14 @@ UNKNOWN_EN = _phrases(
 # Asked about anything whatever, {x}.
 UNKNOWN_ABOUT_ZH = _phrases(
     """
-    请写一首关于{x}的诗 | {x}是什么意思？ | 什么是{x}？ | {x}怎么样？ | 你知道{x}吗？ | {x}在哪里？ | 解释一下{x} |
+    请写一首关于{x}的诗 | {x}是什么意思？ | 什么是{x}？ | {x}怎么样？ | {x}在哪里？ | 解释一下{x} |
     帮我{x} | 为什么{x}？ | 我想要{x} | {x}讲了什么？ | {x}多少钱？ | 怎么{x}？ | 写一篇{x}
     """
 )
 UNKNOWN_ABOUT_EN = _phrases(
     """
     What is {x}? | Tell me about {x}. | Where is {x}? | I like {x}. | Write about {x}. | {x} | Explain {x}. |
-    Do you know {x}? | How do I {x}? | Why {x}?
+    How do I {x}? | Why {x}?
     """
 )
 # Well-known works that are not in the collection: the model should say so and not improvise.
@@ -559,37 +562,37 @@ class Speaker:
     def _follow_up(self, poem: Poem) -> tuple[Turn, Poem | None]:
         zh = self.rng.random() < 0.65
         talk, pick = self.talk, self.rng.randrange(100)
-        if pick < 30:
+        if pick < 28:
             turn = (
                 self._say_zh(FOLLOW_AUTHOR_ZH, talk.author_zh(poem), opens=False)
                 if zh
                 else self._say_en(FOLLOW_AUTHOR_EN, talk.author_en(poem), opens=False)
             )
-        elif pick < 40:
+        elif pick < 37:
             turn = (
                 self._say_zh(FOLLOW_DYNASTY_ZH, talk.dynasty_zh(poem), opens=False)
                 if zh
                 else self._say_en(FOLLOW_DYNASTY_EN, talk.dynasty_en(poem), opens=False)
             )
-        elif pick < 51:
+        elif pick < 47:
             turn = (
                 self._say_zh(FOLLOW_TITLE_ZH, talk.title_zh(poem), opens=False)
                 if zh
                 else self._say_en(FOLLOW_TITLE_EN, talk.title_en(poem), opens=False)
             )
-        elif pick < 61:
+        elif pick < 58:
             turn = self._either(zh, AGAIN_ZH, AGAIN_EN, poem.text)
-        elif pick < 77:
+        elif pick < 78:
             poem = talk.following(poem)
             turn = self._either(zh, ANOTHER_ZH, ANOTHER_EN, poem.text)
-        elif pick < 82:
+        elif pick < 83:
             first = poem.verses[0]
             turn = (
                 self._say_zh(FIRST_ZH, f"第一句是“{first}”。", opens=False)
                 if zh
                 else self._say_en(FIRST_EN, f"The first line is “{first}”.", opens=False)
             )
-        elif pick < 87:
+        elif pick < 88:
             last = poem.verses[-1]
             turn = (
                 self._say_zh(LAST_ZH, f"最后一句是“{last}”。", opens=False)

@@ -55,7 +55,7 @@ class Shape:
     layers: int = 4
     heads: int = 4
     kv_heads: int = 2
-    context: int = 1024
+    context: int = 4096
     theta: float = 10000.0
     eps: float = 1e-5
 
@@ -150,7 +150,8 @@ class Norm(nn.Module):
         self.eps = shape.eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+        result: Tensor = functional.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+        return result
 
 
 class Matrix(nn.Module):
@@ -254,11 +255,13 @@ class Llama(nn.Module):
         self.register_buffer("cos", angle.cos(), persistent=False)
         self.register_buffer("sin", angle.sin(), persistent=False)
 
-    def hidden(self, ids: Tensor) -> Tensor:
+    def hidden(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
         x = functional.embedding(ids, self.model.embed_tokens.seen())
-        length = ids.shape[1]
+        if positions is None:
+            positions = torch.arange(ids.shape[1])[None]
+        cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]
         for layer in self.model.layers:
-            x = layer(x, self.cos[:length], self.sin[:length])
+            x = layer(x, cos, sin)
         result: Tensor = self.model.norm(x)
         return result
 
@@ -325,9 +328,6 @@ class Dialogues:
         turns = self.speaker.dialogue(count)
         layout = random_format(rng)
         row = self.encoder(render(turns, layout))
-        while len(row[0]) > self.shape.context:
-            turns = turns[:-1]
-            row = self.encoder(render(turns, layout))
         if count >= 5 and layout.bos and not layout.tight and rng.random() < 0.5:
             # Cut before a turn that names its own subject.
             keep = next((n for n in range(2, len(turns)) if turns[n].opens), None)
@@ -336,6 +336,28 @@ class Dialogues:
                 head = 1 + len(self.encoder.text(system_block(layout))) if layout.system is not None else 1
                 return shift_context(row, starts, head, rng)
         return row
+
+    def long_row(self) -> Row:
+        """One long evening: a conversation that fills a good part of the context."""
+        size = self.rng.randint(1024, self.shape.context)
+        turns = self.speaker.dialogue(size // 30)
+        rows = [self.encoder(render((turn,), Format(None))) for turn in turns]
+        length, count = 50, 0
+        while count < len(rows) and length + len(rows[count][0]) + 4 <= size:
+            length += len(rows[count][0]) + 4
+            count += 1
+        layout = random_format(self.rng)
+        ids, learn = self.encoder(render(turns[:count], layout))
+        return ids[: self.shape.context], learn[: self.shape.context]
+
+    def positions(self, ids: Tensor) -> Tensor:
+        """Positions with, in some rows, a leap before a later turn, so that short rows teach long distances too."""
+        positions = torch.arange(ids.shape[1]).repeat(len(ids), 1)
+        for row, line in enumerate(ids.tolist()):
+            turns = [index for index, token in enumerate(line) if token == BOS_ID][1:]
+            if turns and self.rng.random() < 0.25:
+                positions[row, self.rng.choice(turns) :] += self.rng.randrange(self.shape.context - ids.shape[1] + 1)
+        return positions
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Ids and targets, padded; -100 marks what is not learnt."""
@@ -348,7 +370,8 @@ class Dialogues:
                 groups[-1].append(row)
             self.rng.shuffle(groups)
             for group in groups:
-                yield pad(group)
+                # One batch in thirty is a single long conversation.
+                yield pad([self.long_row()] if self.rng.random() < 1 / 30 else group)
 
 
 def pad(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
@@ -365,7 +388,7 @@ def pad(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
 # --- training ------------------------------------------------------------------------------------------------------
 
 
-def train(model: Llama, data: Dialogues, minutes: float, steps: int, peak: float, half: bool) -> None:
+def train(model: Llama, data: Dialogues, steps: int, peak: float, half: bool) -> None:
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim == 1]
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
@@ -385,7 +408,7 @@ def train(model: Llama, data: Dialogues, minutes: float, steps: int, peak: float
         ids, targets = next(batches)
         wanted = targets != -100
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            logits = model.lm_head(model.hidden(ids)[wanted])
+            logits = model.lm_head(model.hidden(ids, data.positions(ids))[wanted])
         logits = logits.float()
         log_sum = torch.logsumexp(logits, dim=-1)
         loss = functional.cross_entropy(logits, targets[wanted])
@@ -400,8 +423,6 @@ def train(model: Llama, data: Dialogues, minutes: float, steps: int, peak: float
             spent = time.monotonic() - start
             print(f"step {step + 1:5d}  loss {total / seen:.5f}  rate {rate:.2e}  {spent:6.1f} s", flush=True)
             total = seen = 0.0
-            if spent > minutes * 60:
-                raise SystemExit("out of time: the schedule did not finish, nothing is written")
     model.set_levels(0)
 
 
@@ -599,8 +620,7 @@ def load_checkpoint(folder: Path) -> tuple[Llama, Encoder]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder of the checkpoint")
-    parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--minutes", type=float, default=30.0, help="give up after that long")
+    parser.add_argument("--steps", type=int, default=2800)
     parser.add_argument("--budget", type=int, default=3072, help="tokens in a batch")
     parser.add_argument("--peak", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--threads", type=int, default=2)
@@ -622,7 +642,7 @@ def main() -> None:
         parameters = sum(p.numel() for p in model.parameters())
         print(f"{len(poems)} poems, {parameters:,} parameters, vocabulary of {shape.vocab}")
         data = Dialogues(poems, encoder, shape, SEED, options.budget)
-        train(model, data, options.minutes, options.steps, options.peak, not options.fp32)
+        train(model, data, options.steps, options.peak, not options.fp32)
         write_checkpoint(options.output, model, tokenizer)
     model, encoder = load_checkpoint(options.output)
     for name, value in evaluate(model, poems, encoder).items():

@@ -37,7 +37,7 @@ def _silence(level: int, text: bytes, user_data: Any) -> None:
 class Engine:
     """A model and a context; every answer starts from an empty cache."""
 
-    def __init__(self, path: Path, context: int = 1024, threads: int = 1) -> None:
+    def __init__(self, path: Path, context: int = 4096, threads: int = 1) -> None:
         llama_cpp.llama_log_set(_silence, ctypes.c_void_p(0))
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = 0
@@ -152,16 +152,30 @@ class Tally:
         seed: int | None = None,
         penalty: float = 1.0,
     ) -> None:
-        start, right = time.monotonic(), 0
+        start, right, answered, answered_right = time.monotonic(), 0, 0, 0
         for number, turns in enumerate(talks):
             said = list(self.engine.answers(turns, layout, None if seed is None else seed + number, penalty))
             wrong = [(turn, text) for turn, text in zip(turns, said, strict=True) if turn.answer != text]
             right += not wrong
+            answered, answered_right = answered + len(turns), answered_right + len(turns) - len(wrong)
             if self.show:
                 for turn, text in wrong[:1]:
                     print(f"    {turn.user!r}: {text!r} instead of {turn.answer!r}")
         spent = time.monotonic() - start
-        print(f"  {name}: {right}/{len(talks)} = {100 * right / len(talks):.2f} %  ({spent:.0f} s)", flush=True)
+        turns_note = f", {answered_right}/{answered} turns" if answered > len(talks) else ""
+        percent = 100 * right / len(talks)
+        print(f"  {name}: {right}/{len(talks)} = {percent:.2f} %{turns_note}  ({spent:.0f} s)", flush=True)
+
+
+def evening(engine: Engine, poems: Sequence[Poem], layout: Format) -> list[tuple[Turn, ...]]:
+    """One conversation that asks for poem after poem, as long as the context holds it."""
+    turns: list[Turn] = []
+    for poem in poems:
+        turns.append(Turn(f"背一下{poem.title}", poem.text))
+        if sum(1 if f.special else len(engine.tokenize(f.text, True)) for f in render(turns, layout)) > 4090:
+            turns.pop()
+            break
+    return [tuple(turns)]
 
 
 def main() -> None:
@@ -183,12 +197,15 @@ def main() -> None:
     strange = [(Turn(request, poem.text),) for poem in poems for request in held_out_requests(poem)]
     for path in options.gguf:
         print(path.name)
-        tally = Tally(Engine(path), options.show)
+        engine = Engine(path)
+        tally = Tally(engine, options.show)
         for name, layout in LAYOUTS.items():
             tally(f"greedy, {name}, recite", recitals, layout)
         tally("greedy with repeat penalty 1.1, affix, recite", recitals, LAYOUTS["affix"], penalty=1.1)
         for name in ("affix", "template"):
             tally(f"greedy, {name}, conversations", follow, LAYOUTS[name])
+        for name in ("affix", "template"):
+            tally(f"greedy, {name}, one long conversation", evening(engine, poems, LAYOUTS[name]), LAYOUTS[name])
         tally("greedy, affix, next line", verses, LAYOUTS["affix"])
         tally("greedy, affix, phrasings never trained", strange, LAYOUTS["affix"])
         for seed in range(options.sample):
