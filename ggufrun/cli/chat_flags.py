@@ -97,7 +97,7 @@ class ChatFlags:
         Path | None, _option("-o", "--output", help="The answers to --file: .jsonl or .json.", metavar="PATH")
     ] = None
     parallel: Annotated[
-        int | None, _option("-np", "--parallel", help="Answers of --file decoded together (8).", metavar="N")
+        int | None, _option("-np", "--parallel", help="Answers of --file decoded together (16).", metavar="N")
     ] = None
     color: Annotated[str | None, _option("-co", "--color", help="Colours.", metavar="[on|off|auto]")] = None
     plain: Annotated[bool, _option("--plain", "--simple-io", help="No line editing, colour or status line.")] = False
