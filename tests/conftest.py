@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -61,6 +62,11 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return file
 
     return path
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # a shell starts background jobs with Ctrl+C ignored, and every program they start inherits that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -40,13 +40,16 @@ SHAPES: dict[str, dict[str, Any]] = {
 def library_quantize(source: Path, target: Path, ftype: int, options: QuantizeOptions) -> None:
     """llama.cpp's own quantizer."""
     quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
+    # put back afterwards: the engine listens to the log for the reasons of errors
+    previous, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
+    llama_cpp.llama_log_get(ctypes.byref(previous), ctypes.byref(data))
     llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.nthread = ftype, 2
     params.pure, params.allow_requantize = options.pure, options.allow_requantize
     params.quantize_output_tensor = not options.leave_output
     status = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
-    llama_cpp.llama_log_set(llama_cpp.llama_log_callback(), ctypes.c_void_p(0))
+    llama_cpp.llama_log_set(previous, data)
     assert status == 0
 
 

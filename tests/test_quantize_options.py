@@ -114,9 +114,12 @@ def library_quantize(source: Path, target: Path, name: str, options: QuantizeOpt
             slot.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         params.imatrix = ctypes.cast(table, type(params.imatrix))
     quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
+    # put back afterwards: the engine listens to the log for the reasons of errors
+    previous, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
+    llama_cpp.llama_log_get(ctypes.byref(previous), ctypes.byref(data))
     llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
     status = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
-    llama_cpp.llama_log_set(llama_cpp.llama_log_callback(), ctypes.c_void_p(0))
+    llama_cpp.llama_log_set(previous, data)
     assert status == 0
     assert kept is not None
 
