@@ -15,7 +15,7 @@ from typing import Any
 
 from tokenizers import pre_tokenizers
 
-from tests.checkpoints import DEMO
+from tests.checkpoints import TOKENIZER
 
 MERGES = [line.split() for line in (Path(__file__).parent / "data" / "merges.txt").read_text("utf-8").splitlines()]
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -124,7 +124,7 @@ def write_folder(folder: Path, config: Mapping[str, Any], files: Mapping[str, An
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
     if spm:
-        shutil.copy(DEMO / "tokenizer.model", folder)
+        shutil.copy(TOKENIZER, folder)
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         if isinstance(content, bytes):
