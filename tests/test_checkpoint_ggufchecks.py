@@ -36,6 +36,7 @@ def header(**values: Any) -> Header:
         {"expert_count": 8, "expert_used_count": 2},
         {"expert_count": 8, "expert_used_count": 2, "expert_group_count": 4, "expert_group_used_count": 2},
         {"rope__scaling__type": "yarn"},
+        {"block_count": None},
         {"attention__head_count": [4, 4, 0, 4]},
     ],
 )
@@ -48,7 +49,6 @@ def test_sound_ones(values: dict[str, Any]) -> None:
     [
         {"block_count": 0},
         {"block_count": 513},
-        {"block_count": None},
         {"block_count": -1},
         {"block_count": "four"},
         {"nextn_predict_layers": 5},

@@ -21,7 +21,7 @@ from ggufrun.convert import pipeline
 from ggufrun.convert.plan import plan_convert
 from ggufrun.errors import FormatError, GgufrunError, UnsupportedError
 from ggufrun.quantize.types import FILE_TYPES
-from tests.checkpoints import DEMO, bf16, llama_config, llama_tensors, safetensors_bytes
+from tests.checkpoints import TOKENIZER, bf16, llama_config, llama_tensors, safetensors_bytes
 from tests.conftest import Oracle
 
 Stored = dict[str, tuple[str, npt.NDArray[Any]]]
@@ -81,7 +81,7 @@ def write_fp8(folder: Path, kind: str = "deepseek", changes: Stored | None = Non
     stored |= changes or {}
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
-    shutil.copy(DEMO / "tokenizer.model", folder)
+    shutil.copy(TOKENIZER, folder)
     (folder / "model.safetensors").write_bytes(safetensors_bytes(stored))
 
 

@@ -37,7 +37,8 @@ def check_hyperparameters(path: Path, header: Header) -> None:
         raise FormatError(f"{path.name} says {key} = {value}, which makes no sense beside the rest", AGAIN)
 
     if header.tensors:
-        layers = max(numbers("block_count", 0))
+        # without the key llama.cpp throws, for it may not know the architecture either
+        layers = max(numbers("block_count", 1))
         if not 0 < layers <= MAX_LAYERS:
             refuse("block_count", layers)
         if max(numbers("nextn_predict_layers", 0)) > layers:

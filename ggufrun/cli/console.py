@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from functools import cache
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,20 +20,22 @@ PIPE_WIDTH = 240
 @cache
 def err() -> Console:
     """The console for progress, tables about the work, and warnings."""
-    return _console(sys.stderr)
+    return _console(stderr=True)
 
 
 @cache
 def out() -> Console:
     """The console for what was asked for. In a pipe it neither colours nor wraps."""
-    return _console(sys.stdout)
+    return _console(stderr=False)
 
 
-def _console(stream: TextIO) -> Console:
+def _console(stderr: bool) -> Console:
     from rich.console import Console
 
+    stream = sys.stderr if stderr else sys.stdout
+    # not bound to the stream: rich looks it up each time, so that it may be replaced
     return Console(
-        file=stream,
+        stderr=stderr,
         highlight=False,
         # in a pipe nobody sees the right margin, and a wrapped table is hard to read by line
         width=None if stream.isatty() else PIPE_WIDTH,
