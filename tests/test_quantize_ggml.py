@@ -102,3 +102,12 @@ def test_sizes_that_do_not_fit() -> None:
         ggml.validate(int(TYPES.Q8_0), data[:-1])
     with pytest.raises(EngineError, match="no tensor type 200"):
         ggml.quantize_rows(200, ROWS)
+
+
+def test_half_precision_rounds_as_numpy_does() -> None:
+    """Ties, subnormals, the largest value, zeros of both signs, and a long run of odd length."""
+    special = [0.0, -0.0, 1.0, 65504.0, 65519.0, -65504.0, 2049.0, 2051.0, 6e-8, 3e-8, 2.98e-8, 6.1e-5, 1 / 3]
+    values = np.concatenate([special, np.random.default_rng(2).standard_normal(1000 - len(special)) * 10])
+    rows = values.astype(np.float32).reshape(8, 125)
+    expected = rows.astype(np.float16).view(np.uint8).reshape(-1)
+    np.testing.assert_array_equal(ggml.quantize_rows(ggml.F16, rows), expected)
