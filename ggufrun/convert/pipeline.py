@@ -11,7 +11,7 @@ import contextlib
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,8 @@ from ggufrun.quantize import ggml
 
 CHUNK = 1 << 19
 """Values a worker handles at once: 2 MB of float32, which stays in the cache of a core."""
+
+PLAIN = (ggml.F32, ggml.F16, ggml.BF16)
 
 QUEUE_PER_WORKER = 4
 
@@ -171,7 +173,7 @@ def encode_chunk(chunk: Chunk) -> Encoded:
             data = raw.reshape(-1).view(np.uint8)
         else:
             if floats is None:
-                floats = _to_floats(tensor, raw)
+                floats = _to_floats(tensor, raw, [place.kind for _, place in chunk.places])
             data = ggml.quantize_rows(place.kind, floats, _importance(place, chunk))
         with _naming(tensor):
             ggml.validate(place.kind, data)
@@ -188,15 +190,30 @@ def _importance(place: Placed, chunk: Chunk) -> ggml.Floats | None:
     return row
 
 
-def _to_floats(tensor: Tensor, raw: Rows) -> ggml.Floats:
-    shape = (raw.shape[0], tensor.n_per_row)
+_scratch = threading.local()
+
+
+def _to_floats(tensor: Tensor, raw: Rows, kinds: Collection[int]) -> ggml.Floats:
+    """The rows in float32, good until the thread asks again; kept by nobody unless a target is F32 itself."""
+    count = raw.shape[0] * tensor.n_per_row
     if tensor.dtype == "F64":
-        floats = raw.astype(np.float32)
+        with np.errstate(over="ignore"):
+            floats = raw.astype(np.float32)
     else:
-        floats = np.empty(shape, np.float32)
+        buffer: ggml.Floats | None = None if ggml.F32 in kinds else getattr(_scratch, "floats", None)
+        if buffer is None or buffer.size < count:
+            buffer = np.empty(max(count, CHUNK), np.float32)
+            if ggml.F32 not in kinds:
+                _scratch.floats = buffer
+        floats = buffer[:count].reshape(raw.shape[0], tensor.n_per_row)
         ggml.to_float(ggml.block_types()[tensor.dtype.lower()].id, raw.reshape(-1).view(np.uint8), floats)
+    # what becomes plain floats is validated afterwards; a kernel must not see what is no number
+    if all(kind in PLAIN for kind in kinds):
+        return floats
     # the sum is finite only if all are (or, of very large ones, not even then), and much quicker to have
-    if not np.isfinite(floats.sum()) and not np.isfinite(floats).all():
+    with np.errstate(invalid="ignore", over="ignore"):
+        finite = bool(np.isfinite(floats.sum()))
+    if not finite and not np.isfinite(floats).all():
         raise FormatError(f"{tensor.name} holds values that are not finite", "download it again, or repair the model")
     return floats
 
