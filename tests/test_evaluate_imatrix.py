@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import signal
+import struct
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -97,7 +98,10 @@ def test_fresh_sums(
         # under a name that does not depend on where the repository lies
         save_imatrix(record / f"imatrix-{name}.bin", replace(theirs, datasets=(SAMPLE.name,)), force=True)
         if name == "moe":
-            oracle.run(*command, "--output-format", "dat", "-o", record / "imatrix-moe.dat")
+            legacy = record / "imatrix-moe.dat"
+            oracle.run(*command, "--output-format", "dat", "-o", legacy)
+            before, after = (struct.pack("<i", len(text)) + text for text in (str(SAMPLE).encode(), b"sample.txt"))
+            legacy.write_bytes(legacy.read_bytes().removesuffix(before) + after)
 
 
 def test_their_quantizer_takes_our_file(oracle: Oracle, measured: Callable[[str], Path], tmp_path: Path) -> None:
