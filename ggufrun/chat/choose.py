@@ -81,7 +81,7 @@ def choose(model: Model, options: FormatOptions) -> Choice:
         raise UsageError(f"{' and '.join(given)} each set the prompt format", "give one of them")
     vocab = model.vocab
     known = styles.guess(model.name, vocab)
-    usual = {**(known[0].sampling if known else {}), **_recommended(model)}
+    usual = {**(known[0].sampling if known else {}), **recommended(model)}
     if options.affixes or options.raw:
         affixes = AffixPrompt(
             vocab,
@@ -90,7 +90,7 @@ def choose(model: Model, options: FormatOptions) -> Choice:
             prefix_bos=options.prefix_bos,
             reverse=options.reverse,
         )
-        return Choice(affixes, "the flags say so", sampling=_recommended(model))
+        return Choice(affixes, "the flags say so", sampling=recommended(model))
     if options.style is not None:
         return _style(model, styles.find(options.style), options, "--style says so")
     if options.template is not None:
@@ -119,11 +119,11 @@ def _style(model: Model, style: styles.Style, options: FormatOptions, why: str) 
         StylePrompt(model.vocab, style, options.reverse),
         why,
         system=style.system,
-        sampling={**style.sampling, **_recommended(model)},
+        sampling={**style.sampling, **recommended(model)},
     )
 
 
-def _recommended(model: Model) -> dict[str, float]:
+def recommended(model: Model) -> dict[str, float]:
     found: dict[str, float] = {}
     for key, name in SAMPLING_KEYS.items():
         text = model.meta(f"general.sampling.{key}")

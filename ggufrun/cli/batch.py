@@ -207,27 +207,27 @@ def work(answers: Answers, items: Sequence[Item], results: Generator[Result, Non
 def run(flags: ChatFlags) -> None:
     """Answer the list, as ``flags`` say."""
     from ggufrun.chat.batch import answer_all
-    from ggufrun.cli import chat
+    from ggufrun.cli import settings
 
     list_file, output = paths(flags.batch_file, flags.batch_output)
-    model_path, instruction = chat.model_and_instruction(flags)
+    model_path, instruction = settings.model_and_instruction(flags)
     if instruction is not None or flags.prompt is not None or flags.prompt_file is not None:
         raise UsageError("--file holds the messages", "leave INSTRUCTION, -p and -f out; -sys gives a system prompt")
-    sequences, limit, params = check_sequences(flags.parallel), chat._n_predict(flags), chat._context_params(flags)
-    chat._sampling(flags, {})
+    sequences, limit = check_sequences(flags.parallel), settings.n_predict(flags)
+    params, _ = settings.context_params(flags), settings.sampling_params(flags, {})
     items = read_list(list_file)
-    chat.check_file(model_path)
+    settings.check_file(model_path)
     answers = Answers(output, model_path.name)
     left = answers.restore(items)
     if not left:
         note(f"{output}: all {len(items)} items are answered already")
         return
-    with chat._load(model_path, flags) as model:
-        choice = chat._choose(model, flags)
+    with settings.open_model(model_path, flags) as model:
+        choice = settings.choose_format(model, flags)
         if choice.warning:
             warn(choice.warning)
-        sampling = chat._sampling(flags, choice.sampling)
-        system = chat.system_prompt(flags)
+        sampling = settings.sampling_params(flags, choice.sampling)
+        system = settings.system_prompt(flags)
         with pool(model, params, min(sequences, len(left))) as (context, longest):
             results = answer_all(
                 context,

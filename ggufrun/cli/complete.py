@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ggufrun.cli import chat
+from ggufrun.cli import settings
 from ggufrun.cli.chat_flags import ChatFlags, FlagCommand, command_from
 from ggufrun.errors import UsageError
 
@@ -76,16 +76,17 @@ def run(flags: CompleteFlags) -> None:
     """Open the model and continue the text."""
     if flags.model is not None and flags.first is not None:
         raise UsageError("the model is given twice, by -m and by itself", "give it once; -p takes the text")
-    path, _ = chat.model_and_instruction(flags)
-    chat.check_file(path)
+    path, _ = settings.model_and_instruction(flags)
+    settings.check_file(path)
     text = prompt_text(flags)
-    from ggufrun.chat.choose import _recommended
+    from ggufrun.chat.choose import recommended
     from ggufrun.engine.context import Context
 
     # What is wrong with the flags is said before a model is loaded.
-    context_params, limit, _ = chat._context_params(flags), chat._n_predict(flags), chat._sampling(flags, {})
-    with chat._load(path, flags) as model, Context(model, context_params) as context:
-        sampling = chat._sampling(flags, _recommended(model))
+    context_params, limit = settings.context_params(flags), settings.n_predict(flags)
+    settings.sampling_params(flags, {})
+    with settings.open_model(path, flags) as model, Context(model, context_params) as context:
+        sampling = settings.sampling_params(flags, recommended(model))
         _continue(flags, context, sampling, FILLED if limit is None or limit < 0 else limit, text)
 
 
@@ -95,7 +96,7 @@ def _continue(flags: CompleteFlags, context: Context, sampling: SamplingParams, 
     from ggufrun.cli.chat_screen import Screen
     from ggufrun.cli.chat_talk import Talk
 
-    reverse = [chat._expanded(flags, stop) for stop in flags.reverse or ()]
+    reverse = [settings.expanded(flags, stop) for stop in flags.reverse or ()]
     session = Session(context, PlainPrompt(context.model.vocab, reverse=reverse), sampling, limit=limit)
     screen = Screen(color="off", plain=True, show_tokens=flags.show_tokens, verbose_prompt=flags.verbose_prompt)
     if flags.echo:
@@ -105,7 +106,7 @@ def _continue(flags: CompleteFlags, context: Context, sampling: SamplingParams, 
 
 def prompt_text(flags: CompleteFlags) -> str:
     """The text of ``-p`` or ``-f``, or stdin as it stands but for its last newline."""
-    text = chat.opening_text(flags)
+    text = settings.opening_text(flags)
     if text is None and flags.prompt is None and flags.prompt_file is None:
         if sys.stdin.isatty():
             raise UsageError("there is no text to continue", "give one with -p, or pipe it in")
