@@ -28,7 +28,7 @@ from ggufrun.checkpoint.quantized import as_float32
 from ggufrun.checkpoint.safetensors import SafetensorsSource
 from ggufrun.checkpoint.tensor import Checkpoint
 from ggufrun.convert import pipeline
-from ggufrun.convert.plan import plan_convert
+from ggufrun.convert.plan import Wishes, plan_convert
 from ggufrun.errors import FormatError, GgufrunError, NotFoundError, UnsupportedError, UsageError
 from ggufrun.quantize.types import FILE_TYPES
 from tests.checkpoints import DEMO, bf16, llama_config, llama_tensors, write_llama
@@ -163,7 +163,7 @@ QUERY = "model.layers.1.self_attn.q_proj"
 
 
 def converted(folder: Path, out: Path, *requests: AdapterRequest) -> bytes:
-    plan = plan_convert(folder, [FILE_TYPES["F32"]], lambda kind: out, name="x", adapters=requests)
+    plan = plan_convert(folder, [FILE_TYPES["F32"]], lambda kind: out, wishes=Wishes("x"), adapters=requests)
     pipeline.run(plan, threads=2)
     plan.close()
     return out.read_bytes()

@@ -15,7 +15,7 @@ import pytest
 from ggufrun.checkpoint.gguffile import read_header
 from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.convert import pipeline
-from ggufrun.convert.plan import plan_convert
+from ggufrun.convert.plan import Wishes, plan_convert
 from ggufrun.errors import FormatError, GgufrunError, NotFoundError, UnsupportedError
 from ggufrun.quantize.types import FILE_TYPES
 from tests.checkpoints import DEMO, encode, llama_config, llama_tensors, safetensors_bytes
@@ -113,7 +113,7 @@ def write_hf(folder: Path, config: Mapping[str, Any], weights: Weights, dtype: s
 
 def convert(folder: Path, out: Path, kind: str = "F16") -> tuple[dict[str, Any], bytes]:
     """Metadata, apart from what tells of the folder, and the bytes of all tensors in the file's order."""
-    plan = plan_convert(folder, [FILE_TYPES[kind]], lambda file_type: out, name="model")
+    plan = plan_convert(folder, [FILE_TYPES[kind]], lambda file_type: out, wishes=Wishes("model"))
     pipeline.run(plan, threads=2)
     plan.close()
     header = read_header(out)

@@ -69,7 +69,7 @@ def test_the_engine_computes_what_transformers_does(
         folders[name] = write(tmp_path / name, case)
         kinds = [FILE_TYPES["F32"], FILE_TYPES["Q4_K_M"]]
         # some names make llama.cpp look for tokens of the model they belong to
-        planned = plan.plan_convert(folders[name], kinds, namer(tmp_path, name), name="tiny")
+        planned = plan.plan_convert(folders[name], kinds, namer(tmp_path, name), wishes=plan.Wishes("tiny"))
         pipeline.run(planned, threads=2)
         planned.close()
         paths += [target.path for target in planned.targets]

@@ -340,7 +340,7 @@ def layout(
 
 
 def serialize(header: Header) -> bytes:
-    """The bytes of a header, padded to where the data starts."""
+    """The bytes of a header, padded to where the data starts, if there is any."""
     parts = [MAGIC, struct.pack("<IQQ", VERSION, len(header.tensors), len(header.metadata))]
     for key, value in header.metadata.items():
         parts += (_text(key), struct.pack("<I", value.kind), value.raw)
@@ -349,4 +349,4 @@ def serialize(header: Header) -> bytes:
         parts += (struct.pack(f"<{len(info.shape)}Q", *reversed(info.shape)),)
         parts += (struct.pack("<IQ", info.type, info.offset),)
     data = b"".join(parts)
-    return data.ljust(align(len(data), header.alignment), b"\0")
+    return data.ljust(align(len(data), header.alignment), b"\0") if header.tensors else data

@@ -98,3 +98,38 @@ class Checkpoint(Source, Protocol):
     @property
     def least_tokens(self) -> int:
         """Tokens that the tokenizer has at least: more than there were before an adapter enlarged the vocabulary."""
+
+
+@dataclass(frozen=True)
+class Weightless:
+    """A checkpoint folder without its weights: config.json and tokenizer files."""
+
+    path: Path
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """None."""
+        return {}
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """None."""
+        return ()
+
+    @property
+    def overrides(self) -> Mapping[str, Any]:
+        """None: nothing knows better."""
+        return {}
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder itself."""
+        return self.path
+
+    @property
+    def least_tokens(self) -> int:
+        """No adapter has enlarged the vocabulary."""
+        return 0
+
+    def close(self) -> None:
+        """Nothing is open."""

@@ -61,6 +61,13 @@ def convert(
         str | None,
         typer.Option("--pretokenizer", metavar="NAME", help="How llama.cpp is to split text, if it is not recognized."),
     ] = None,
+    chat_template: Annotated[
+        Path | None,
+        typer.Option("--chat-template", metavar="FILE", help="A Jinja template to write in place of the model's own."),
+    ] = None,
+    vocab_only: Annotated[
+        bool, typer.Option("--vocab-only", help="Write metadata and vocabulary, no tensors; needs no weights.")
+    ] = False,
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Do not compare the vocabulary with the original tokenizer.")
     ] = False,
@@ -91,8 +98,8 @@ def convert(
     from ggufrun.cli.writing import split, target_namer, write
     from ggufrun.convert.adapter import plan_adapter
     from ggufrun.convert.imatrix import load_imatrix
-    from ggufrun.convert.plan import plan_convert
-    from ggufrun.hub import upstream_files
+    from ggufrun.convert.plan import Wishes, plan_convert, plan_vocabulary
+    from ggufrun.hub import companion_files, upstream_files
     from ggufrun.quantize.plan import AS_LLAMA_CPP, QuantizeOptions, parse_override
     from ggufrun.quantize.types import parse_file_type
 
@@ -101,12 +108,17 @@ def convert(
             "--receipt goes without --split-max-size, --lora-out and --converter upstream",
             "it measures whole models that ggufrun has written itself",
         )
+    if vocab_only and (types or imatrix or receipt or split_max_size or lora_out or converter != "ggufrun"):
+        raise UsageError(
+            "--vocab-only goes without -t, --imatrix, --receipt, --split-max-size, --lora-out and --converter upstream",
+            "there are no tensors in what it writes",
+        )
     if converter not in ("ggufrun", "upstream"):
         raise UsageError(f"no converter {converter!r}", "choose ggufrun or upstream")
     file_types = list(dict.fromkeys(parse_file_type(text) for text in types or ()))
     adapters = [parse_request(text) for text in lora or ()]
-    wanted = upstream_files if converter == "upstream" else None
-    folder, stem = source_folder(source, outline=dry_run, wanted=wanted)
+    wanted = companion_files if vocab_only else upstream_files if converter == "upstream" else None
+    folder, stem = source_folder(source, outline=dry_run and not vocab_only, wanted=wanted)
     if lora_out is not None:
         if len(adapters) != 1 or len(file_types) > 1 or output is not None:
             raise UsageError("--lora-out writes one adapter in one type", "give one --lora, at most one -t, and no -o")
@@ -126,9 +138,10 @@ def convert(
     )
     importance = load_imatrix(imatrix) if imatrix else None
     if converter == "upstream":
-        if adapters or dry_run or resume or split_max_size or pretokenizer:
+        if adapters or dry_run or resume or split_max_size or pretokenizer or chat_template:
             raise UsageError(
-                "--converter upstream goes without --lora, --dry-run, --resume, --split-max-size and --pretokenizer",
+                "--converter upstream goes without --lora, --dry-run, --resume, --split-max-size, --pretokenizer and "
+                "--chat-template",
                 "convert first, then use `ggufrun quantize`",
             )
         upstream.convert(
@@ -143,22 +156,19 @@ def convert(
             as_json=as_json,
         )
         return
-    plan = plan_convert(
-        folder,
-        file_types,
-        path_of,
-        quantize_options,
-        name,
-        importance,
-        adapters,
-        pretokenizer,
-    )
+    wishes = Wishes(name, pretokenizer, _template(chat_template))
+    if vocab_only:
+        place = output or Path()
+        path = place / f"{name or stem}-vocab.gguf" if place.is_dir() else place
+        plan = plan_vocabulary(folder, path, wishes, adapters)
+    else:
+        plan = plan_convert(folder, file_types, path_of, quantize_options, wishes, importance, adapters)
     proof = None if dry_run or no_verify else prove_vocabulary(plan)
     measure = None
     if receipt and not dry_run:
 
         def own_precision(path: Path) -> Plan:
-            return plan_convert(folder, (), lambda kind: path, AS_LLAMA_CPP, name, None, adapters, pretokenizer)
+            return plan_convert(folder, (), lambda kind: path, AS_LLAMA_CPP, wishes, None, adapters)
 
         measure = measurer(plan, lambda: beside(plan, own_precision, threads), threads)
     write(
@@ -171,3 +181,19 @@ def convert(
         receipt=measure,
     )
     print_proof(proof)
+
+
+def _template(path: Path | None) -> str | None:
+    """The text of a chat template, once it is known to be valid Jinja."""
+    from ggufrun.chat.template import ChatTemplate
+    from ggufrun.convert.special import read_template_file
+    from ggufrun.errors import FormatError
+
+    if path is None:
+        return None
+    text = read_template_file(path)
+    try:
+        ChatTemplate(text)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error.what}", "correct the file") from error
+    return text

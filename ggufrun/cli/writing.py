@@ -171,6 +171,9 @@ def _print_results(plan: Plan, seconds: float) -> None:
     for target in plan.targets:
         # the path is what a script wants; the rest is talk
         console.out().print(str(target.path), markup=False)
+        if not target.tensors:
+            console.note(f"  metadata and vocabulary, no tensors: {size_text(target.size)}")
+            return
         console.note(
             f"  {target.file_type.name}: {size_text(target.size)}, {target.bits_per_weight:.2f} bits a weight "
             f"({type_counts(target)})"

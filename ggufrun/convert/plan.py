@@ -16,17 +16,30 @@ from ggufrun.checkpoint.ggufchecks import check_hyperparameters
 from ggufrun.checkpoint.gguffile import Kind, Value
 from ggufrun.checkpoint.ggufsource import GGUFSource
 from ggufrun.checkpoint.open import open_checkpoint
-from ggufrun.checkpoint.tensor import Checkpoint, Source, Tensor
+from ggufrun.checkpoint.tensor import Checkpoint, Source, Tensor, Weightless
 from ggufrun.convert import arch, metadata
 from ggufrun.convert.config import Config, read_config
 from ggufrun.convert.mapping import mapped, own_precision, plain_type
+from ggufrun.convert.special import replace_template
 from ggufrun.convert.target import Model, Target, make_target, quantized_target, split_target, without_layers
 from ggufrun.convert.vocabulary import Original
-from ggufrun.errors import FormatError, UsageError
+from ggufrun.errors import FormatError, NotFoundError, UsageError
 from ggufrun.quantize import ggml
 from ggufrun.quantize.imatrix import Imatrix
 from ggufrun.quantize.plan import AS_LLAMA_CPP, QuantizeOptions, TypePlan, plan_types
-from ggufrun.quantize.types import FileType
+from ggufrun.quantize.types import FILE_TYPES, FileType
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user wants of the metadata, in place of what the checkpoint says; None leaves it to that."""
+
+    name: str | None = None
+    pretokenizer: str | None = None
+    template: str | None = None
+
+
+NO_WISHES = Wishes()
 
 
 @dataclass(frozen=True)
@@ -53,10 +66,9 @@ def plan_convert(
     file_types: Sequence[FileType],
     path_of: Callable[[FileType], Path],
     options: QuantizeOptions = AS_LLAMA_CPP,
-    name: str | None = None,
+    wishes: Wishes = NO_WISHES,
     imatrix: Imatrix | None = None,
     adapters: Sequence[AdapterRequest] = (),
-    pretokenizer: str | None = None,
 ) -> Plan:
     """Plan a conversion of the checkpoint in ``folder``, with ``adapters`` merged into it in their order.
 
@@ -71,7 +83,7 @@ def plan_convert(
         family.check_config(config)
         tensors = mapped(config, family, source)
         own = own_precision(tensors)
-        writer, original = _metadata(source, config, family, tensors, name, pretokenizer)
+        writer, original = _metadata(source, config, family, tensors, wishes)
         targets = []
         for file_type in file_types or (own,):
             model = Model(_with_file_type(writer, file_type), tensors)
@@ -84,6 +96,34 @@ def plan_convert(
                 planned = _plan_on_hole(model, base, file_type, options)
                 targets.append(quantized_target(path, file_type, model, planned, dict(base), options, imatrix))
         return Plan(source, tuple(targets), original)
+    except BaseException:
+        source.close()
+        raise
+
+
+def plan_vocabulary(
+    folder: Path, path: Path, wishes: Wishes = NO_WISHES, adapters: Sequence[AdapterRequest] = ()
+) -> Plan:
+    """Plan a GGUF with the metadata and vocabulary of the checkpoint in ``folder`` and no tensors.
+
+    config.json and the tokenizer files are enough; weights that are there are not read, but for what only they tell.
+    """
+    source: Checkpoint
+    try:
+        source = open_checkpoint(folder, adapters)
+    except NotFoundError:
+        if adapters or not (folder / "config.json").is_file():
+            raise
+        source = Weightless(folder)
+    try:
+        config = read_config(folder, source.overrides)
+        family = arch.find(config)
+        config = family.complete(config)
+        family.check_config(config)
+        writer, original = _metadata(source, config, family, {}, wishes)
+        file_type = FILE_TYPES["F16"]
+        target = make_target(path, file_type, Model(_with_file_type(writer, file_type), {}), [])
+        return Plan(source, (target,), original)
     except BaseException:
         source.close()
         raise
@@ -128,18 +168,19 @@ def _metadata(
     config: Config,
     family: arch.Family,
     tensors: Mapping[str, Tensor],
-    name: str | None,
-    pretokenizer: str | None,
+    wishes: Wishes,
 ) -> tuple[gguf.GGUFWriter, Original]:
     """All metadata in the order of llama.cpp's converter, and the tokenizer; the writer only collects the keys."""
     # the package warns through logging about things that are errors or of no interest here
     logging.getLogger("gguf").setLevel(logging.ERROR)
     writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[family.arch])
     family.first_metadata(config, writer)
-    metadata.add_general(source.path, writer, tensors.values(), name)
+    metadata.add_general(source.path, writer, tensors.values(), wishes.name)
     family.metadata(config, writer)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    original = family.vocab(source.tokenizer, config, writer, pretokenizer)
+    original = family.vocab(source.tokenizer, config, writer, wishes.pretokenizer)
+    if wishes.template is not None:
+        replace_template(writer, wishes.template)
     _check_tokens(source, writer)
     return writer, original
 

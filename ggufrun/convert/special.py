@@ -17,7 +17,7 @@ import gguf
 
 from ggufrun.convert.config import read_json
 from ggufrun.convert.tokenizerfiles import TokenizerFiles
-from ggufrun.errors import FormatError
+from ggufrun.errors import FormatError, NotFoundError
 
 KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 """The kinds that files name, in the order in which they are written."""
@@ -97,6 +97,14 @@ def write_special(writer: gguf.GGUFWriter, special: Special, merges: Sequence[st
         _write_template(writer, special.template)
 
 
+def replace_template(writer: gguf.GGUFWriter, template: str) -> None:
+    """Let ``template`` be the only chat template, whatever was written before."""
+    keys = writer.kv_data[0]
+    for key in [key for key in keys if key.startswith(gguf.Keys.Tokenizer.CHAT_TEMPLATE)]:
+        del keys[key]
+    writer.add_chat_template(template)
+
+
 def _write_template(writer: gguf.GGUFWriter, template: Template) -> None:
     """As the package does it, but names keep their order, so that a conversion always has the same bytes."""
     if isinstance(template, str):
@@ -155,11 +163,11 @@ def _template_file(files: TokenizerFiles) -> Any:
     jinja = files.path("chat_template.jinja")
     if jinja:
         more = sorted((files.folder / "additional_chat_templates").glob("*.jinja"))
-        default = _read_text(jinja)
+        default = read_template_file(jinja)
         if not more:
             return default
         return [{"name": "default", "template": default}] + [
-            {"name": path.stem, "template": _read_text(path)} for path in more
+            {"name": path.stem, "template": read_template_file(path)} for path in more
         ]
     path = files.path("chat_template.json")
     if path is None:
@@ -168,7 +176,10 @@ def _template_file(files: TokenizerFiles) -> Any:
     return found.get("chat_template") if isinstance(found, dict) else None
 
 
-def _read_text(path: Path) -> str:
+def read_template_file(path: Path) -> str:
+    """The text of a template. NotFoundError, or FormatError for one that is no text or no template by its size."""
+    if not path.is_file():
+        raise NotFoundError(f"no such file: {path}", "check the path")
     if path.stat().st_size > MAX_TEMPLATE:
         raise FormatError(f"{path} is larger than any chat template should be", "download it again")
     try:

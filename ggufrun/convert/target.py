@@ -85,7 +85,7 @@ class Target:
     def bits_per_weight(self) -> float:
         """Bits of tensor data a weight."""
         values = sum(placed.tensor.n_values for placed in self.tensors)
-        return 8 * sum(placed.n_bytes for placed in self.tensors) / values
+        return 8 * sum(placed.n_bytes for placed in self.tensors) / values if values else 0.0
 
 
 def make_target(

@@ -8,13 +8,14 @@ from ggufrun.hub.ids import HubId, parse, path_or_id
 from ggufrun.hub.models import resolve_model
 from ggufrun.hub.outline import fetch_outline
 from ggufrun.hub.repository import Fetched, Progress, fetch, obtain
-from ggufrun.hub.select import checkpoint_files, gguf_files, gguf_or_checkpoint, upstream_files
+from ggufrun.hub.select import checkpoint_files, companion_files, gguf_files, gguf_or_checkpoint, upstream_files
 
 __all__ = [
     "Fetched",
     "HubId",
     "Progress",
     "checkpoint_files",
+    "companion_files",
     "fetch",
     "fetch_outline",
     "gguf_files",

@@ -74,13 +74,19 @@ def checkpoint_files(names: Sequence[str]) -> list[str]:
     for patterns in WEIGHTS:
         weights = _matching(top, patterns)
         if any(not name.endswith(".json") for name in weights):
-            return sorted({*weights, *_matching(top, COMPANIONS)})
+            return sorted({*weights, *companion_files(names)})
     if any(name.lower().endswith(".gguf") for name in names):
         raise NotFoundError("it holds GGUF files, no checkpoint", "fetch one with `ggufrun pull`")
     raise NotFoundError(
         "it holds no weights that can be converted (safetensors, pytorch_model*.bin, consolidated.*.pth)",
         "look for the original checkpoint of this model",
     )
+
+
+def companion_files(names: Sequence[str]) -> list[str]:
+    """What explains the weights, without them: enough for a vocabulary."""
+    top = [name for name in names if "/" not in name]
+    return sorted({*_matching(top, COMPANIONS), *_matching(names, ("additional_chat_templates/*.jinja",))})
 
 
 def upstream_files(names: Sequence[str]) -> list[str]:
