@@ -30,7 +30,7 @@ def weights(experts: bool = False, seed: int = 1) -> dict[str, npt.NDArray[np.fl
         )
         return values
 
-    vocabulary, keys = _vocabulary_size(), WIDTH // HEADS * KV_HEADS
+    vocabulary, keys = vocabulary_size(), WIDTH // HEADS * KV_HEADS
     found = {"token_embd.weight": matrix(vocabulary, WIDTH, scale=8)}
     for layer in range(LAYERS):
         names = {
@@ -56,7 +56,7 @@ def weights(experts: bool = False, seed: int = 1) -> dict[str, npt.NDArray[np.fl
     return found
 
 
-def _vocabulary_size() -> int:
+def vocabulary_size() -> int:
     return int(sentencepiece.SentencePieceProcessor(model_file=str(TOKENIZER)).vocab_size())
 
 
@@ -84,7 +84,7 @@ def write_model(
     if mixture:
         writer.add_expert_count(EXPERTS)
         writer.add_expert_used_count(USED)
-    _add_vocabulary(writer, more_tokens, swapped)
+    add_vocabulary(writer, more_tokens, swapped)
     for name, array in tensors.items():
         if name in ("token_embd.weight", "output.weight") and more_tokens:
             array = np.concatenate([array, array[:more_tokens]])
@@ -101,7 +101,7 @@ def write_model(
     return path
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter, more: int, swapped: bool) -> None:
+def add_vocabulary(writer: gguf.GGUFWriter, more: int, swapped: bool) -> None:
     pieces: Any = sentencepiece.SentencePieceProcessor(model_file=str(TOKENIZER))
     size = pieces.vocab_size()
     tokens = [pieces.id_to_piece(i) for i in range(size)] + [f"<more{i}>" for i in range(more)]

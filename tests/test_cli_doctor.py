@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ggufrun.cli import doctor
+from ggufrun.engine import host
 from ggufrun.evaluate import build, machine
 from ggufrun.quantize import kernels
 
@@ -81,8 +82,8 @@ def test_cpuinfo_of_an_arm_board_has_no_cores() -> None:
 
 def test_memory_is_read_in_bytes() -> None:
     text = "MemTotal:       24684092 kB\nMemFree:  1 kB\nMemAvailable:   20555164 kB\n"
-    assert machine.parse_meminfo(text) == (24684092 * 1024, 20555164 * 1024)
-    assert machine.parse_meminfo("") == (None, None)
+    assert host.parse_meminfo(text) == (24684092 * 1024, 20555164 * 1024)
+    assert host.parse_meminfo("") == (None, None)
 
 
 def test_vm_stat_adds_the_pages_that_can_be_had() -> None:
@@ -90,7 +91,7 @@ def test_vm_stat_adds_the_pages_that_can_be_had() -> None:
         "Mach Virtual Memory Statistics: (page size of 16384 bytes)\n"
         "Pages free:          100.\nPages active:        900.\nPages inactive:       50.\nPages speculative:     7.\n"
     )
-    assert machine.parse_vm_stat(text) == 157 * 16384
+    assert host.parse_vm_stat(text) == 157 * 16384
 
 
 def test_nvidia_smi_lines_become_cards() -> None:

@@ -65,6 +65,7 @@ def register(app: typer.Typer) -> None:
 
 def collect() -> dict[str, Any]:
     """All facts, as they go into ``--json``."""
+    from ggufrun.engine import host
     from ggufrun.engine.threads import default_threads
     from ggufrun.evaluate import machine
 
@@ -74,7 +75,7 @@ def collect() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": {**asdict(machine.processor()), "threads": default_threads()},
-        "memory": asdict(machine.memory()),
+        "memory": asdict(host.memory()),
         "disk_free": machine.disk_free(Path()),
         "engine": engine.get("engine", {}),
         "kernels": engine.get("kernels", {}),

@@ -109,7 +109,8 @@ class Context:
         wanted = params.n_ctx or (trained if params.n_ctx == 0 else min(trained, DEFAULT_CONTEXT))
         if wanted <= 0:
             raise EngineError("the file does not say how long its context is", "give a length with -c")
-        self._check_memory(wanted, bits_k, bits_v)
+        if not model.params.no_alloc:
+            self._check_memory(wanted, bits_k, bits_v)
         threads = params.threads or default_threads()
         native = api.llama_context_default_params()
         native.n_ctx = wanted

@@ -20,13 +20,17 @@ LOAD_READ, LOAD_MMAP, LOAD_MLOCK, LOAD_MMAP_MLOCK = 0, 1, 2, 3
 
 @dataclass(frozen=True)
 class ModelParams:
-    """How to open a model. ``gpu_layers`` None means all of them when the build has a GPU; negative means all."""
+    """How to open a model. ``gpu_layers`` None means all of them when the build has a GPU; negative means all.
+
+    ``no_alloc`` reads the header and the vocabulary and plans the memory without taking it: for measuring only.
+    """
 
     path: Path
     gpu_layers: int | None = None
     mmap: bool = True
     mlock: bool = False
     vocab_only: bool = False
+    no_alloc: bool = False
 
 
 class Model:
@@ -50,6 +54,9 @@ class Model:
             (False, True): LOAD_MLOCK,
         }[params.mmap, params.mlock]
         native.vocab_only = params.vocab_only
+        if params.no_alloc:
+            # mapping a file and planning without memory exclude each other
+            native.no_alloc, native.load_mode = True, LOAD_READ
         interrupted = False
 
         def progress(fraction: float, _: Any) -> bool:

@@ -94,6 +94,11 @@ def ggml() -> ctypes.CDLL:
         "ggml_nbytes": (size, [pointer]),
         "ggml_backend_buffer_is_host": (ctypes.c_bool, [pointer]),
         "ggml_backend_tensor_get": (None, [pointer, pointer, size, size]),
+        "ggml_backend_dev_name": (ctypes.c_char_p, [pointer]),
+        "ggml_backend_dev_buffer_type": (pointer, [pointer]),
+        "ggml_backend_buft_name": (ctypes.c_char_p, [pointer]),
+        "ggml_backend_buft_is_host": (ctypes.c_bool, [pointer]),
+        "ggml_backend_buft_get_device": (pointer, [pointer]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)

@@ -1,4 +1,4 @@
-"""Facts about this machine: processor, memory, disk, an NVIDIA card. Nothing here loads a native library.
+"""Facts about this machine: processor, disk, an NVIDIA card. Nothing here loads a native library.
 
 Each fact is read from where the operating system tells it; what it does not tell is None or empty, never a guess.
 """
@@ -10,10 +10,11 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from ggufrun.engine.host import ask, read
 
 TELLING = (
     "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_int8",
@@ -34,40 +35,12 @@ class Processor:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes; ``limit`` is what a container allows, if less than the machine has."""
-
-    total: int | None
-    available: int | None
-    limit: int | None
-
-
-@dataclass(frozen=True)
 class NvidiaCard:
     """A card as ``nvidia-smi`` names it; ``driver`` is None when a card is there and its driver is not."""
 
     name: str
     memory: int | None
     driver: str | None
-
-
-def read(path: str) -> str:
-    """A small text file of the system, empty if it is not there."""
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def ask(*command: str) -> str:
-    """What a program prints, empty if it is not there, fails or takes too long."""
-    try:
-        plain = {**os.environ, "LC_ALL": "C"}
-        return subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=2, check=True, env=plain
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
 
 
 def parse_cpuinfo(text: str) -> tuple[str, tuple[str, ...], int | None]:
@@ -105,35 +78,6 @@ def processor() -> Processor:
         )
     model, features, cores = parse_cpuinfo(read("/proc/cpuinfo"))
     return Processor(model or platform.processor() or platform.machine(), features, cores, logical, usable)
-
-
-def parse_meminfo(text: str) -> tuple[int | None, int | None]:
-    """Total and available bytes from the text of ``/proc/meminfo``."""
-    found = {name: int(value) * 1024 for name, value in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
-    return found.get("MemTotal"), found.get("MemAvailable")
-
-
-def parse_vm_stat(text: str) -> int | None:
-    """Bytes that macOS can hand out, from the text of ``vm_stat``: free, inactive and speculative pages."""
-    page = re.search(r"page size of (\d+) bytes", text)
-    pages = [int(count) for count in re.findall(r"^Pages (?:free|inactive|speculative):\s+(\d+)", text, re.MULTILINE)]
-    return int(page.group(1)) * sum(pages) if page and pages else None
-
-
-def memory() -> Memory:
-    """The memory."""
-    if sys.platform == "darwin":
-        total = ask("sysctl", "-n", "hw.memsize")
-        return Memory(int(total) if total.isdigit() else None, parse_vm_stat(ask("vm_stat")), None)
-    total_bytes, available = parse_meminfo(read("/proc/meminfo"))
-    limit = None
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(ValueError):
-            limit = int(read(path))
-            break
-    if limit is not None and total_bytes is not None and limit >= total_bytes:
-        limit = None
-    return Memory(total_bytes, available, limit)
 
 
 def disk_free(path: Path) -> int | None:
