@@ -184,3 +184,13 @@ def test_logit_biases(demo_context: Context) -> None:
             logit_bias(text)
     with pytest.raises(UsageError, match="not in the vocabulary"):
         draw(demo_context, SamplingParams(logit_bias=((99_999, 1.0),)))
+
+
+@pytest.mark.parametrize("temp", [0.0, 0.8])
+def test_logits_that_are_no_numbers(demo_context: Context, temp: float) -> None:
+    """As damaged weights make them; some of llama.cpp's samplers would end the process."""
+    prompt(demo_context)
+    row = np.ctypeslib.as_array(llama().llama_get_logits_ith(demo_context.pointer, -1), (2048,))
+    row[7] = np.nan
+    with pytest.raises(EngineError, match="no numbers"):
+        draw(demo_context, SamplingParams(temp=temp))

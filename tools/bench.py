@@ -2,7 +2,7 @@
 
 usage: python tools/bench.py [--runs 5] [--only NAME] [--folder DIR] [--dry]
 
-The work: a random checkpoint of Chinese-LLaMA-2-1.3B's shape, made once. Both sides of a comparison run in turn, page
+The work: random checkpoints of the shapes in `SHAPES`, made once. Both sides of a comparison run in turn, page
 cache warm, thread counts equal; a row has the medians and the median of the ratios of neighbouring runs. Seconds and
 peak memory are the operating system's account of the finished process.
 
@@ -33,7 +33,30 @@ ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "models" / "tang-poet"
 RESULTS = ROOT / "docs" / "benchmarks.md"
 THREADS = 2
-VOCABULARY, WIDTH, INNER, LAYERS, HEADS = 55296, 4096, 11008, 4, 32
+VOCABULARY = 55296
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A Llama's sizes; ``tied`` embeddings serve as the output too. The vocabulary is Chinese-LLaMA-2's."""
+
+    width: int
+    inner: int
+    layers: int
+    heads: int
+    tied: bool = False
+
+
+SHAPES = {"llama-1.3b": Shape(4096, 11008, 4, 32), "llama-142m": Shape(768, 2560, 12, 12, tied=True)}
+"""Chinese-LLaMA-2-1.3B's (1.26 G parameters, 2.35 GiB of bf16), and a small one of its family (142 M, 270 MiB)."""
+
+
+GGUFS = (
+    ("llama-1.3b", "f16", "f16.gguf"),
+    ("llama-1.3b", "q4_k_m", "q4_k_m.gguf"),
+    ("llama-142m", "q4_k_m", "142m-q4_k_m.gguf"),
+)
+"""Checkpoint, type and name of the files that the comparisons run."""
 
 
 @dataclass(frozen=True)
@@ -103,39 +126,40 @@ def find_oracle() -> Oracle | None:
         return None
 
 
-def make_checkpoint(folder: Path) -> None:
-    """A random bf16 checkpoint of Chinese-LLaMA-2-1.3B's shape: 1.26 G parameters, 2.35 GiB."""
+def make_checkpoint(folder: Path, shape: Shape) -> None:
+    """A random bf16 checkpoint of a shape."""
     if (folder / "done").exists():
         return
-    print(f"making {folder} (2.4 GiB)", file=sys.stderr)
+    print(f"making {folder}", file=sys.stderr)
     folder.mkdir(parents=True, exist_ok=True)
     shapes: dict[str, tuple[int, ...]] = {
-        "lm_head.weight": (VOCABULARY, WIDTH),
-        "model.embed_tokens.weight": (VOCABULARY, WIDTH),
-        "model.norm.weight": (WIDTH,),
+        "model.embed_tokens.weight": (VOCABULARY, shape.width),
+        "model.norm.weight": (shape.width,),
     }
-    for layer in range(LAYERS):
+    if not shape.tied:
+        shapes["lm_head.weight"] = (VOCABULARY, shape.width)
+    for layer in range(shape.layers):
         prefix = f"model.layers.{layer}."
         shapes |= {
-            prefix + "input_layernorm.weight": (WIDTH,),
-            prefix + "post_attention_layernorm.weight": (WIDTH,),
-            prefix + "mlp.gate_proj.weight": (INNER, WIDTH),
-            prefix + "mlp.up_proj.weight": (INNER, WIDTH),
-            prefix + "mlp.down_proj.weight": (WIDTH, INNER),
-        } | {f"{prefix}self_attn.{which}_proj.weight": (WIDTH, WIDTH) for which in "qkvo"}
+            prefix + "input_layernorm.weight": (shape.width,),
+            prefix + "post_attention_layernorm.weight": (shape.width,),
+            prefix + "mlp.gate_proj.weight": (shape.inner, shape.width),
+            prefix + "mlp.up_proj.weight": (shape.inner, shape.width),
+            prefix + "mlp.down_proj.weight": (shape.width, shape.inner),
+        } | {f"{prefix}self_attn.{which}_proj.weight": (shape.width, shape.width) for which in "qkvo"}
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     position = 0
-    for name, shape in sorted(shapes.items()):
-        size = 2 * int(np.prod(shape))
-        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [position, position + size]}
+    for name, dims in sorted(shapes.items()):
+        size = 2 * int(np.prod(dims))
+        header[name] = {"dtype": "BF16", "shape": list(dims), "data_offsets": [position, position + size]}
         position += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     random = np.random.default_rng(0)
     with (folder / "model.safetensors").open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name, shape in sorted(shapes.items()):
-            left = int(np.prod(shape))
+        for name, dims in sorted(shapes.items()):
+            left = int(np.prod(dims))
             while left:
                 count = min(left, 1 << 22)
                 values = random.standard_normal(count, dtype=np.float32) * np.float32(0.02)
@@ -148,15 +172,15 @@ def make_checkpoint(folder: Path) -> None:
         "bos_token_id": 1,
         "eos_token_id": 2,
         "hidden_act": "silu",
-        "hidden_size": WIDTH,
-        "intermediate_size": INNER,
+        "hidden_size": shape.width,
+        "intermediate_size": shape.inner,
         "max_position_embeddings": 4096,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": HEADS,
-        "num_hidden_layers": LAYERS,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.heads,
+        "num_hidden_layers": shape.layers,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": shape.tied,
         "vocab_size": VOCABULARY,
     }
     (folder / "config.json").write_text(json.dumps(config))
@@ -169,7 +193,7 @@ def comparisons(folder: Path, oracle: Oracle | None) -> list[Comparison]:
     """What is measured, and the target it is held to."""
     checkpoint, source = folder / "llama-1.3b", folder / "llama-1.3b" / "model.safetensors"
     out, theirs = folder / "ours.gguf", folder / "theirs.gguf"
-    f16, q4 = folder / "f16.gguf", folder / "q4_k_m.gguf"
+    f16 = folder / "f16.gguf"
     ggufrun = [sys.executable, "-m", "ggufrun"]
     flags = ["-o", str(out), "--force", "-j", str(THREADS)]
     to_q4 = [*ggufrun, "convert", str(checkpoint), "-t", "q4_k_m", *flags]
@@ -187,8 +211,6 @@ def comparisons(folder: Path, oracle: Oracle | None) -> list[Comparison]:
         return found
     convert = [str(oracle.python), str(oracle.convert), str(checkpoint), "--outfile", str(theirs), "--outtype"]
     quantizer = [str(oracle.binaries / "llama-quantize")]
-    generate = [sys.executable, str(ROOT / "tools" / "bench_generate.py"), str(q4), "64", str(THREADS)]
-    bench = [str(oracle.binaries / "llama-bench"), "-m", str(q4), "-p", "0", "-n", "64", "-r", "1", "-o", "json"]
     return [
         *found,
         Comparison(
@@ -223,16 +245,34 @@ def comparisons(folder: Path, oracle: Oracle | None) -> list[Comparison]:
             "`llama-quantize`",
             "",
         ),
-        Comparison(
-            "tg",
-            "generation, Q4_K_M, tokens/s",
-            [generate],
-            [[*bench, "-t", str(THREADS)]],
-            "`llama-bench` tg64 on the same libraries",
-            "at least 0.97",
-            lambda text: _speed(json.loads(text)),
-        ),
+        *_speeds(folder, oracle),
     ]
+
+
+def _speeds(folder: Path, oracle: Oracle) -> list[Comparison]:
+    """Reading and generating, with the libraries that llama-bench is given too."""
+    found = []
+    for name, size, file in (("1.3B", "", "q4_k_m.gguf"), ("142M", "-142m", "142m-q4_k_m.gguf")):
+        path = str(folder / file)
+        for kind, tokens, what in (
+            ("tg", 128, "generation with the default samplers"),
+            ("pp", 512, "reading a prompt"),
+        ):
+            counts = ["-p", "0", "-n", str(tokens)] if kind == "tg" else ["-p", str(tokens), "-n", "0"]
+            ours = [sys.executable, str(ROOT / "tools" / "bench_generate.py"), path, kind, str(tokens), str(THREADS)]
+            theirs = [str(oracle.binaries / "llama-bench"), "-m", path, *counts, "-r", "1", "-t", str(THREADS)]
+            found.append(
+                Comparison(
+                    kind + size,
+                    f"{what}, {name} Q4_K_M, tokens/s",
+                    [ours],
+                    [[*theirs, "-o", "json"]],
+                    f"`llama-bench` {kind}{tokens} on the same libraries",
+                    "at least 0.97",
+                    lambda text: _speed(json.loads(text)),
+                )
+            )
+    return found
 
 
 def _speed(found: object) -> float:
@@ -321,11 +361,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "bench", help="needs 10 GB")
     parser.add_argument("--dry", action="store_true", help="print the rows instead of writing them")
     options = parser.parse_args()
-    make_checkpoint(options.folder / "llama-1.3b")
-    ggufrun = [sys.executable, "-m", "ggufrun", "convert", str(options.folder / "llama-1.3b"), "--force"]
-    for kind in ("f16", "q4_k_m"):
-        if not (options.folder / f"{kind}.gguf").exists():
-            run([[*ggufrun, "-t", kind, "-o", str(options.folder / f"{kind}.gguf")]])
+    for name, shape in SHAPES.items():
+        make_checkpoint(options.folder / name, shape)
+    for name, kind, target in GGUFS:
+        if not (options.folder / target).exists():
+            ggufrun = [sys.executable, "-m", "ggufrun", "convert", str(options.folder / name), "--force"]
+            run([[*ggufrun, "-t", kind, "-o", str(options.folder / target)]])
     oracle = find_oracle()
     if oracle is None:
         print("bench: llama.cpp's own tools are not here; only `cp` is compared with", file=sys.stderr)
