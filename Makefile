@@ -10,19 +10,20 @@ READY := $(VENV)/ready
 STEERING = $$CMAKE_ARGS|$$CC|$$CXX|$$CFLAGS|$$CXXFLAGS|$$LDFLAGS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine demo test check fuzz format bench clean distclean FORCE
+.PHONY: help setup engine cuda cuda-wheel vulkan cpu demo test check fuzz format bench clean distclean FORCE
 
 help: ## list the targets
 	@echo 'make TARGET:'
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  %-12s %s\n", $$1, $$2 }'
 	@echo
 	@echo 'PYTHON=python3.12 picks the interpreter, GGUFRUN_CACHE=DIR where the built engine is kept, CMAKE_ARGS=... what its'
-	@echo "CMake gets (for example -DGGML_CUDA=ON). Afterwards: $(BIN)/ggufrun --help"
+	@echo "CMake gets. For cuda: CUDA_HOME=DIR names a toolkit, CUDA_TOOLKIT=pypi takes none of the system's, CUDA_ARCHS=89,90"
+	@echo "what to build for. Afterwards: $(BIN)/ggufrun --help"
 
 setup: $(READY) ## create .venv: build the engine (once, some minutes), install everything
 
 engine: $(BIN)/python ## build the engine anew and install it
-	@$(BIN)/python tools/setup_engine.py --rebuild
+	@$(BIN)/python -m tools.setup --rebuild
 
 $(BIN)/python:
 	@sh tools/make_venv.sh "$(VENV)" $(PYTHON)
@@ -30,11 +31,28 @@ $(BIN)/python:
 $(VENV)/steering: FORCE | $(BIN)/python
 	@printf '%s\n' "$(STEERING)" | cmp -s - $@ || printf '%s\n' "$(STEERING)" > $@
 
-$(READY): pyproject.toml $(wildcard tools/*.cmake tools/*.c) tools/setup_engine.py $(VENV)/steering | $(BIN)/python
-	@$(BIN)/python tools/setup_engine.py
+$(READY): pyproject.toml $(wildcard tools/*.cmake tools/*.c tools/kernels/* tools/setup/*) $(VENV)/steering | $(BIN)/python
+	@$(BIN)/python -m tools.setup
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -e . --group dev
 	@touch $@
 	@echo "ready: $(BIN)/ggufrun"
+
+cuda: $(BIN)/python ## build the engine for NVIDIA cards, keep its wheel in dist/, install it, prove it
+	@$(BIN)/python -m tools.setup --backend cuda --dist dist
+	@$(MAKE) --no-print-directory setup
+	@$(BIN)/ggufrun doctor
+
+cuda-wheel: $(BIN)/python ## a CUDA wheel for most cards and processors, to hand on: dist/
+	@$(BIN)/python -m tools.setup --backend cuda --portable --no-install --dist dist
+
+vulkan: $(BIN)/python ## build the engine for Vulkan, keep its wheel in dist/, install it, prove it
+	@$(BIN)/python -m tools.setup --backend vulkan --dist dist
+	@$(MAKE) --no-print-directory setup
+	@$(BIN)/ggufrun doctor
+
+cpu: $(BIN)/python ## back to the engine without CUDA or Vulkan (on macOS: with Metal, as always)
+	@$(BIN)/python -m tools.setup --backend cpu
+	@$(MAKE) --no-print-directory setup
 
 demo: setup ## the whole way on the embedded model: convert, quantize, ask it two questions
 	@sh tools/demo.sh "$(BIN)"

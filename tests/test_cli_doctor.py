@@ -122,7 +122,7 @@ def test_a_card_that_lies_idle_gets_a_hint() -> None:
     card = {"name": "Example H1", "memory": 80 << 30, "driver": "580.65"}
     hint = doctor.judge_devices(ENGINE, [card])[-1]
     assert hint.state == "hint"
-    assert "GGML_CUDA=ON" in hint.hint
+    assert "make cuda" in hint.hint
     gpu = {**ENGINE["devices"][0], "kind": "gpu"}
     with_gpu = {**ENGINE, "devices": [*ENGINE["devices"], gpu]}
     assert all(finding.state == "ok" for finding in doctor.judge_devices(with_gpu, [card]))

@@ -207,7 +207,7 @@ def judge_devices(engine: dict[str, Any], cards: list[dict[str, Any]]) -> list[F
                     "graphics",
                     f"{card['name']}{memory}, driver {card['driver']}: not used, the engine is built without CUDA",
                     "hint",
-                    "with the CUDA toolkit installed: `CMAKE_ARGS=-DGGML_CUDA=ON make setup`",
+                    "build it for the card: `make cuda` in a clone of the repository",
                 )
             )
     return found

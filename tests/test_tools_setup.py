@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tools import setup_engine as setup
+from tools.setup import build, cache, common, compiling, machine, progress
+from tools.setup.common import SetupError
+from tools.setup.plan import Plan, Ready
 
-BUILD = setup.Build(
+BUILD = build.Build(
     version="1.2.3",
     defines={"A": "ON"},
     recipe="cafe",
@@ -25,12 +27,12 @@ BUILD = setup.Build(
 )
 
 
-def leave_wheel(build: setup.Build, folder: Path, log: Path) -> None:
+def leave_wheel(made: build.Build, folder: Path, log: Path) -> None:
     log.write_text("built\n")
-    (folder / f"engine-{build.version}-py3-none-any.whl").write_text("wheel")
+    (folder / f"engine-{made.version}-py3-none-any.whl").write_text("wheel")
 
 
-def no_builder(build: setup.Build, folder: Path, log: Path) -> None:
+def no_builder(made: build.Build, folder: Path, log: Path) -> None:
     raise AssertionError("the cache has it")
 
 
@@ -64,7 +66,7 @@ def test_the_recipe_ignores_comments_only(tmp_path: Path) -> None:
     def digest(cmake_text: str, kernel_text: str) -> str:
         cmake.write_text(cmake_text)
         kernel.write_text(kernel_text)
-        return setup.recipe_digest([kernel, cmake])
+        return build.recipe_digest([kernel, cmake])
 
     one = digest("set(A 1)\n", "#define A 1\n")
     assert digest("# why\n\n  set(A 1)  \n", "// why\n#define A 1\n") == one
@@ -73,76 +75,76 @@ def test_the_recipe_ignores_comments_only(tmp_path: Path) -> None:
 
 
 def test_the_users_variables_count_and_others_do_not() -> None:
-    assert setup.steering({"CMAKE_ARGS": "-DX=1", "HOME": "/h", "CC": ""}) == {"CMAKE_ARGS": "-DX=1"}
+    assert build.steering({"CMAKE_ARGS": "-DX=1", "HOME": "/h", "CC": ""}) == {"CMAKE_ARGS": "-DX=1"}
 
 
 def test_the_checkout_pins_one_version() -> None:
-    text = (setup.ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    assert setup.pinned_version(text).count(".") == 2
-    with pytest.raises(setup.SetupError, match="does not pin"):
-        setup.pinned_version('dependencies = ["llama-cpp-python>=0.3"]')
+    text = (common.ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert build.pinned_version(text).count(".") == 2
+    with pytest.raises(SetupError, match="does not pin"):
+        build.pinned_version('dependencies = ["llama-cpp-python>=0.3"]')
 
 
 def test_a_checkout_is_described_with_its_own_files(tmp_path: Path) -> None:
     (tmp_path / "tools").mkdir()
     (tmp_path / "pyproject.toml").write_text('"llama-cpp-python==9.9.9",')
     (tmp_path / "tools" / "engine.cmake").write_text("set(A 1)")
-    first = setup.describe(tmp_path, "compilers", {})
+    first = build.describe(tmp_path, "compilers", {})
     (tmp_path / "tools" / "more.cmake").write_text("set(B 1)")
-    second = setup.describe(tmp_path, "compilers", {})
+    second = build.describe(tmp_path, "compilers", {})
     assert first.version == "9.9.9"
     assert first.recipe != second.recipe
 
 
 def test_the_cache_is_where_the_system_keeps_it() -> None:
     home = Path.home()
-    assert setup.cache_root({}, "linux") == home / ".cache" / "ggufrun"
-    assert setup.cache_root({"XDG_CACHE_HOME": "/x"}, "linux") == Path("/x/ggufrun")
-    assert setup.cache_root({"XDG_CACHE_HOME": "relative"}, "linux") == home / ".cache" / "ggufrun"
-    assert setup.cache_root({"XDG_CACHE_HOME": "/x"}, "darwin") == home / "Library" / "Caches" / "ggufrun"
-    assert setup.cache_root({"GGUFRUN_CACHE": "/own"}, "darwin") == Path("/own")
+    assert build.cache_root({}, "linux") == home / ".cache" / "ggufrun"
+    assert build.cache_root({"XDG_CACHE_HOME": "/x"}, "linux") == Path("/x/ggufrun")
+    assert build.cache_root({"XDG_CACHE_HOME": "relative"}, "linux") == home / ".cache" / "ggufrun"
+    assert build.cache_root({"XDG_CACHE_HOME": "/x"}, "darwin") == home / "Library" / "Caches" / "ggufrun"
+    assert build.cache_root({"GGUFRUN_CACHE": "/own"}, "darwin") == Path("/own")
 
 
 # --- keeping the wheel ------------------------------------------------------------------------------------------------
 
 
 def test_a_wheel_is_built_once(tmp_path: Path) -> None:
-    wheel, built = setup.obtain(BUILD, tmp_path, leave_wheel)
+    wheel, built = cache.obtain(BUILD, tmp_path, leave_wheel)
     assert built
     assert wheel.parent == tmp_path / BUILD.key
     assert (wheel.parent / "build.json").is_file()
-    assert setup.obtain(BUILD, tmp_path, no_builder) == (wheel, False)
-    assert setup.obtain(replace(BUILD, version="2"), tmp_path, leave_wheel)[1]
-    assert setup.obtain(BUILD, tmp_path, leave_wheel, fresh=True) == (wheel, True)
+    assert cache.obtain(BUILD, tmp_path, no_builder) == (wheel, False)
+    assert cache.obtain(replace(BUILD, version="2"), tmp_path, leave_wheel)[1]
+    assert cache.obtain(BUILD, tmp_path, leave_wheel, fresh=True) == (wheel, True)
 
 
-@pytest.mark.parametrize("error", [setup.SetupError("no"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [SetupError("no"), KeyboardInterrupt()])
 def test_a_build_that_ends_early_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
-    def fail(build: setup.Build, folder: Path, log: Path) -> None:
+    def fail(made: build.Build, folder: Path, log: Path) -> None:
         (folder / "half.whl").write_text("half")
         raise error
 
     with pytest.raises(type(error)):
-        setup.obtain(BUILD, tmp_path, fail)
+        cache.obtain(BUILD, tmp_path, fail)
     assert [path.name for path in tmp_path.iterdir()] == [f"{BUILD.key}.lock"]
 
 
 def test_a_build_without_a_wheel_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(setup.SetupError, match="no wheel"):
-        setup.obtain(BUILD, tmp_path, lambda build, folder, log: None)
+    with pytest.raises(SetupError, match="no wheel"):
+        cache.obtain(BUILD, tmp_path, lambda made, folder, log: None)
 
 
 def test_two_setups_at_once_build_once(tmp_path: Path) -> None:
     began, go_on = threading.Event(), threading.Event()
     results = []
 
-    def slow(build: setup.Build, folder: Path, log: Path) -> None:
+    def slow(made: build.Build, folder: Path, log: Path) -> None:
         began.set()
         assert go_on.wait(10)
-        leave_wheel(build, folder, log)
+        leave_wheel(made, folder, log)
 
-    first = threading.Thread(target=lambda: results.append(setup.obtain(BUILD, tmp_path, slow)))
-    second = threading.Thread(target=lambda: results.append(setup.obtain(BUILD, tmp_path, no_builder)))
+    first = threading.Thread(target=lambda: results.append(cache.obtain(BUILD, tmp_path, slow)))
+    second = threading.Thread(target=lambda: results.append(cache.obtain(BUILD, tmp_path, no_builder)))
     first.start()
     assert began.wait(10)
     second.start()
@@ -154,8 +156,8 @@ def test_two_setups_at_once_build_once(tmp_path: Path) -> None:
 
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(setup.SetupError, match="set GGUFRUN_CACHE"):
-        setup.obtain(BUILD, tmp_path / "file" / "wheels", leave_wheel)
+    with pytest.raises(SetupError, match="set GGUFRUN_CACHE"):
+        cache.obtain(BUILD, tmp_path / "file" / "wheels", leave_wheel)
 
 
 def test_what_a_killed_build_left_is_swept(tmp_path: Path) -> None:
@@ -164,7 +166,7 @@ def test_what_a_killed_build_left_is_swept(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "half").write_text("half")
     os.utime(old, (0, 0))
-    setup.obtain(BUILD, tmp_path, leave_wheel)
+    cache.obtain(BUILD, tmp_path, leave_wheel)
     assert not old.exists()
     assert young.exists()
 
@@ -172,19 +174,18 @@ def test_what_a_killed_build_left_is_swept(tmp_path: Path) -> None:
 # --- the machine ------------------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_is_said_before_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    setup.check_disk(tmp_path, 100, lambda path: 100)
-    with pytest.raises(setup.SetupError, match=r"has 1 MB free .* needs 2 MB.*GGUFRUN_CACHE"):
-        setup.check_disk(tmp_path, 2_000_000, lambda path: 1_000_000)
-    monkeypatch.setattr(setup, "DISK_NEEDED", 1 << 60)
-    with pytest.raises(setup.SetupError, match="free some space"):
-        setup.obtain(BUILD, tmp_path, no_builder)
+def test_a_full_disk_is_said_before_the_build(tmp_path: Path) -> None:
+    machine.check_disk(tmp_path, 100, lambda path: 100)
+    with pytest.raises(SetupError, match=r"has 1 MB free .* needs 2 MB.*GGUFRUN_CACHE"):
+        machine.check_disk(tmp_path, 2_000_000, lambda path: 1_000_000)
+    with pytest.raises(SetupError, match="free some space"):
+        cache.obtain(BUILD, tmp_path, no_builder, disk=1 << 60)
 
 
 @pytest.mark.parametrize("language", ["c", "c++"])
 def test_a_missing_compiler_is_one_line(language: str) -> None:
-    with pytest.raises(setup.SetupError) as caught:
-        setup.find_compiler(language, {"PATH": ""})
+    with pytest.raises(SetupError) as caught:
+        machine.find_compiler(language, {"PATH": ""})
     assert str(caught.value).startswith(f"no {language.upper()} compiler found; install one: ")
     assert "\n" not in str(caught.value)
 
@@ -193,17 +194,17 @@ def test_a_compiler_that_was_named_is_taken_or_refused(tmp_path: Path) -> None:
     mine = tmp_path / "mycc"
     mine.write_text("#!/bin/sh\n")
     mine.chmod(0o755)
-    assert setup.find_compiler("c", {"PATH": str(tmp_path), "CC": "mycc -m64"}) == ["mycc", "-m64"]
-    with pytest.raises(setup.SetupError, match="CC names 'other'"):
-        setup.find_compiler("c", {"PATH": str(tmp_path), "CC": "other"})
+    assert machine.find_compiler("c", {"PATH": str(tmp_path), "CC": "mycc -m64"}) == ["mycc", "-m64"]
+    with pytest.raises(SetupError, match="CC names 'other'"):
+        machine.find_compiler("c", {"PATH": str(tmp_path), "CC": "other"})
 
 
 def test_a_compiler_that_does_not_work_is_one_line(tmp_path: Path) -> None:
     broken = tmp_path / "cc"
     broken.write_text("#!/bin/sh\necho 'cc: fatal error: no headers' >&2\nexit 1\n")
     broken.chmod(0o755)
-    with pytest.raises(setup.SetupError, match=r"cannot build a two-line program .*no headers"):
-        setup.fingerprint("c", [str(broken)])
+    with pytest.raises(SetupError, match=r"cannot build a two-line program .*no headers"):
+        machine.fingerprint("c", [str(broken)])
 
 
 def test_the_fingerprint_follows_the_instructions_that_the_compiler_may_use(tmp_path: Path) -> None:
@@ -212,17 +213,17 @@ def test_the_fingerprint_follows_the_instructions_that_the_compiler_may_use(tmp_
     compiler.chmod(0o755)
     macros = tmp_path / "cc.macros"
     macros.write_text("#define __AVX2__ 1\n#define __VERSION__ 12\n")
-    first = setup.fingerprint("c", [str(compiler)])
-    assert setup.fingerprint("c", [str(compiler)]) == first
+    first = machine.fingerprint("c", [str(compiler)])
+    assert machine.fingerprint("c", [str(compiler)]) == first
     macros.write_text("#define __AVX2__ 1\n#define __AVX512F__ 1\n#define __VERSION__ 12\n")
-    assert setup.fingerprint("c", [str(compiler)]) != first
+    assert machine.fingerprint("c", [str(compiler)]) != first
 
 
 @pytest.mark.parametrize(
     ("cores", "memory", "expected"), [(2, 8 << 30, 2), (64, 8 << 30, 8), (4, 1 << 20, 1), (4, 0, 4)]
 )
 def test_compilers_at_once_fit_into_memory(cores: int, memory: int, expected: int) -> None:
-    assert setup.jobs(cores, memory) == expected
+    assert machine.jobs(cores, memory) == expected
 
 
 # --- the build's output -----------------------------------------------------------------------------------------------
@@ -243,7 +244,7 @@ class Terminal(io.StringIO):
 
 def test_progress_in_a_pipe_is_few_whole_lines() -> None:
     stream, log = io.StringIO(), io.StringIO()
-    setup.follow(iter(OUTPUT), log, setup.Progress(stream, clock=lambda: 0.0))
+    progress.follow(iter(OUTPUT), log, progress.Progress(stream, clock=lambda: 0.0))
     assert log.getvalue() == "".join(OUTPUT)
     assert stream.getvalue().splitlines() == [
         "engine: downloading the source (77 MB)",
@@ -256,9 +257,9 @@ def test_progress_in_a_pipe_is_few_whole_lines() -> None:
 def test_progress_on_a_terminal_is_one_line_that_moves() -> None:
     stream = Terminal()
     ticks = iter(range(0, 1000, 10))
-    progress = setup.Progress(stream, clock=lambda: next(ticks))
-    setup.follow(iter(OUTPUT), io.StringIO(), progress)
-    progress.close()
+    line = progress.Progress(stream, clock=lambda: next(ticks))
+    progress.follow(iter(OUTPUT), io.StringIO(), line)
+    line.close()
     assert "\n" not in stream.getvalue()
     assert "compiling 8/8  1:20" in stream.getvalue()
     assert stream.getvalue().endswith("\r\x1b[K")
@@ -275,7 +276,7 @@ def test_progress_on_a_terminal_is_one_line_that_moves() -> None:
 def test_usual_failures_are_one_line(tmp_path: Path, line: str, said: str) -> None:
     log = tmp_path / "log"
     log.write_text(f"CMake Error\n{line}\n" + "more\n" * 100)
-    error = str(setup.failed(log))
+    error = str(compiling.failed(log))
     assert said in error
     assert str(log) in error
     assert "\n" not in error
@@ -284,17 +285,19 @@ def test_usual_failures_are_one_line(tmp_path: Path, line: str, said: str) -> No
 def test_other_failures_show_the_logs_end(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("".join(f"line {number}\n" for number in range(100)))
-    error = str(setup.failed(log)).splitlines()
+    error = str(compiling.failed(log)).splitlines()
     assert error[1].strip() == "line 80"
     assert error[-2].strip() == "line 99"
     assert str(log) in error[-1]
 
 
 def test_pip_is_told_to_build_and_not_to_reuse() -> None:
-    command = setup.pip_wheel(BUILD, Path("/with space/engine.cmake"), Path("/out"))
+    plan = Plan(include=Path("/with space/engine.cmake"))
+    command = compiling.pip_wheel(BUILD, plan, Ready({"B": "/b"}), "llama-cpp-python==1.2.3", Path("/out"))
     assert "--no-cache-dir" in command
     assert "llama-cpp-python==1.2.3" in command
     assert "--config-settings=cmake.define.A=ON" in command
+    assert "--config-settings=cmake.define.B=/b" in command
     assert "--config-settings=cmake.define.CMAKE_PROJECT_llama_cpp_INCLUDE=/with space/engine.cmake" in command
 
 
@@ -305,12 +308,12 @@ def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[s
     # Under `make test` these two would make a make of ours talk like an inner one.
     inherited = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, env=inherited | environment, cwd=setup.ROOT
+        command, capture_output=True, text=True, check=False, env=inherited | environment, cwd=common.ROOT
     )
 
 
 def test_without_a_compiler_the_script_says_one_line(tmp_path: Path) -> None:
-    done = run([sys.executable, "tools/setup_engine.py", "--print-wheel"], PATH=str(tmp_path), CC="", CXX="")
+    done = run([sys.executable, "-m", "tools.setup", "--print-wheel"], PATH=str(tmp_path), CC="", CXX="")
     assert done.returncode == 1
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
