@@ -199,6 +199,8 @@ def _to_floats(tensor: Tensor, raw: Rows, kinds: Collection[int]) -> ggml.Floats
     if tensor.dtype == "F64":
         with np.errstate(over="ignore"):
             floats = raw.astype(np.float32)
+    elif tensor.dtype == "F32":
+        floats = raw
     else:
         buffer: ggml.Floats | None = None if ggml.F32 in kinds else getattr(_scratch, "floats", None)
         if buffer is None or buffer.size < count:
