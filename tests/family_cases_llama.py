@@ -259,7 +259,27 @@ def deepseek_cases() -> dict[str, Case]:
     lite_shapes = without(dense(lite), "self_attn", "layers.26.mlp")
     lite_shapes |= {name.replace("layers.1.", "layers.26."): shape for name, shape in moe.items()}
     lite_shapes |= per_layer(27, "model.layers.", latent | {"self_attn.q_proj.weight": (84, 48)})
+    v3 = v2 | {
+        "architectures": ["DeepseekV3ForCausalLM"],
+        "model_type": "deepseek_v3",
+        "scoring_func": "sigmoid",
+        "topk_method": "noaux_tc",
+        "norm_topk_prob": True,
+        "n_routed_experts": 8,
+        "n_group": 4,
+        "topk_group": 2,
+        "num_nextn_predict_layers": 1,
+    }
+    v3_shapes = without(v2_shapes, "mlp.experts") | per_layer(2, "model.layers.", latent | low_rank)
+    v3_shapes |= {"model.layers.1.mlp.gate.weight": (8, 48), "model.layers.1.mlp.gate.e_score_correction_bias": (8,)}
+    v3_shapes |= experts(range(1, 2), "mlp.experts", 8, names, 24, 48)
+    # the layer that guesses a second token has those of an ordinary one, and some of its own
+    second = {name: shape for name, shape in v3_shapes.items() if name.startswith("model.layers.1.")}
+    second = {name.replace("layers.1.", "layers.2."): shape for name, shape in second.items()}
+    second |= {"model.layers.2.eh_proj.weight": (48, 96), "model.layers.2.enorm.weight": (48,)}
     return {
+        "deepseek-v3": Case(v3, v3_shapes),
+        "deepseek-r1": Case(v3, v3_shapes | second),
         "deepseek-moe": Case(v1, without(dense(v1), "layers.1.mlp") | moe),
         "deepseek-v2-no-groups": Case(
             v2 | {"n_group": 1, "topk_method": "greedy"},

@@ -128,6 +128,18 @@ REFUSED: dict[str, tuple[str, dict[str, Any], type[GgufrunError], str]] = {
         UnsupportedError,
         "topk_method",
     ),
+    "another rotation in DeepSeek V3": (
+        "deepseek-v3",
+        {"rope_interleave": False},
+        UnsupportedError,
+        "rope_interleave",
+    ),
+    "experts of DeepSeek V3 chosen otherwise": (
+        "deepseek-v3",
+        {"topk_method": "greedy"},
+        UnsupportedError,
+        "topk_method",
+    ),
     "norms of heads in a short Command-R": (
         "command-r",
         {"use_qk_norm": True},

@@ -1,13 +1,15 @@
-"""DeepSeek-MoE (V1) and DeepSeek V2 with its latent attention.
+"""DeepSeek-MoE (V1), DeepSeek V2 with its latent attention, and V3 (also V3.1 and R1).
 
-Source of names and order: llama.cpp's ``conversion/deepseek.py``; of defaults: transformers' ``DeepseekV2Config``; V1
-is remote code, its sizes are those of the published checkpoints. V2's matrix that expands the latent vector to keys
-and values is split, and the keys' part turned, so that llama.cpp can compute with latent vectors. Where experts are
-chosen in groups, llama.cpp ranks a group by its best two experts, DeepSeek V2 by its best one.
+Source of names and order: llama.cpp's ``conversion/deepseek.py``; of defaults: transformers' ``DeepseekV2Config`` and
+``DeepseekV3Config``; V1 is remote code, its sizes are those of the published checkpoints. V2's matrix that expands the
+latent vector to keys and values is split, and the keys' part turned, so that llama.cpp can compute with latent vectors.
+Where experts are chosen in groups, llama.cpp ranks a group by its best two experts: so does V3, while V2 ranks it by
+its best one. V3's layers after the last, which predict a second token, are left out as by the converter.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import gguf
@@ -45,6 +47,30 @@ V2 = {
     "norm_topk_prob": False,
     "moe_intermediate_size": 1407,
 }
+
+V3 = {
+    **V2,
+    "vocab_size": 129280,
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "num_hidden_layers": 61,
+    "num_attention_heads": 128,
+    "max_position_embeddings": 4096,
+    "first_k_dense_replace": 3,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 8,
+    "n_group": 8,
+    "topk_group": 4,
+    "moe_intermediate_size": 2048,
+    "routed_scaling_factor": 2.5,
+    "norm_topk_prob": True,
+    # transformers' class has no key for it: it knows no other way
+    "scoring_func": "sigmoid",
+}
+
+SELECTION_BIAS = "exp_probs_b.bias  experts\n"
+"""What is added to the experts' scores when they are chosen, and not when they are weighed."""
 
 LATENT = """
 attn_kv_a_mqa     latent width
@@ -110,6 +136,10 @@ def v2_layer(config: Config, layer: int) -> str:
     return NORMS + LATENT + query + (GATED if is_dense(config, layer) else EXPERTS + SHARED_EXPERT)
 
 
+def v3_layer(config: Config, layer: int) -> str:
+    return v2_layer(config, layer) + ("" if is_dense(config, layer) else SELECTION_BIAS)
+
+
 def check(config: Config) -> None:
     config.require("hidden_act", ("silu",))
     config.require("moe_layer_freq", (1,))
@@ -122,6 +152,21 @@ def check_v1(config: Config) -> None:
 
 
 def check_v2(config: Config) -> None:
+    check_latent(config)
+    if config.has("n_group") and config.integer("n_group") > 1:
+        # llama.cpp groups the experts wherever it reads of more than one group
+        config.require("topk_method", ("group_limited_greedy",))
+        if not config.has("topk_method"):
+            raise UnsupportedError(f"{config.path} has groups of experts and no topk_method", "complete the file")
+
+
+def check_v3(config: Config) -> None:
+    check_latent(config)
+    config.require("topk_method", ("noaux_tc",))
+    config.require("rope_interleave", (True,))
+
+
+def check_latent(config: Config) -> None:
     check(config)
     layers = config.integer("num_hidden_layers", high=65536)
     if config.has("q_lora_rank") == (layers in LITE_LAYERS):
@@ -129,11 +174,6 @@ def check_v2(config: Config) -> None:
         raise UnsupportedError(
             f"{config.path} has {layers} layers and {kind} query matrix", "llama.cpp expects the other kind there"
         )
-    if config.has("n_group") and config.integer("n_group") > 1:
-        # llama.cpp groups the experts wherever it reads of more than one group
-        config.require("topk_method", ("group_limited_greedy",))
-        if not config.has("topk_method"):
-            raise UnsupportedError(f"{config.path} has groups of experts and no topk_method", "complete the file")
 
 
 def v1_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
@@ -199,6 +239,17 @@ def v2_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
     yield renamed(take_rows(tensor, rows[:, nope:], (heads, value, rank)), f"{stem}v_b_proj.weight")
 
 
+def v3_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
+    match = LAYER.match(tensor.name)
+    if match and int(match[1]) >= config.integer("num_hidden_layers"):
+        return
+    if tensor.name.endswith(".e_score_correction_bias"):
+        tensor = renamed(tensor, f"{tensor.name.removesuffix('_bias')}.bias")
+    yield from v2_transform(config, tensor)
+
+
+LAYER = re.compile(r"model\.layers\.(\d+)\.")
+
 FAMILIES = (
     Family(
         names=("DeepseekForCausalLM",),
@@ -222,6 +273,19 @@ FAMILIES = (
         sizes=v2_sizes,
         layer=v2_layer,
         transform=v2_transform,
+        stacks=(EXPERT_STACK,),
+    ),
+    Family(
+        names=("DeepseekV3ForCausalLM",),
+        arch=gguf.MODEL_ARCH.DEEPSEEK2,
+        vocab=bpe_vocabulary,
+        defaults=V3,
+        rope_parameters=standard(),
+        check=check_v3,
+        metadata=v2_metadata,
+        sizes=v2_sizes,
+        layer=v3_layer,
+        transform=v3_transform,
         stacks=(EXPERT_STACK,),
     ),
 )
