@@ -36,7 +36,8 @@ from ggufrun.errors import GgufrunError
 from ggufrun.quantize.types import FILE_TYPES
 from tests import torch_writer
 from tests.checkpoints import encode, llama_config, llama_tensors, safetensors_bytes, write_llama
-from tests.vocabularies import PUBLISHED, tokenizer_json, write_folder
+from tests.rank_samples import tekken
+from tests.vocabularies import PUBLISHED, TEKKEN, rank_table, slow_files, tokenizer_json, write_folder
 
 CORPUS = Path(__file__).parent / "corpus"
 SECONDS_PER_CASE = 10
@@ -115,8 +116,8 @@ def torch_llama(folder: Path, legacy: bool = False) -> None:
     (folder / "pytorch_model.bin").write_bytes(data)
 
 
-def bpe_llama(folder: Path) -> None:
-    files = {"tokenizer.json": tokenizer_json(PUBLISHED["qwen2"])}
+def bpe_llama(folder: Path, files: dict[str, Any] | None = None) -> None:
+    files = files or {"tokenizer.json": tokenizer_json(PUBLISHED["qwen2"])}
     config = llama_config(**SMALL)
     write_folder(folder / "files", config, files)
     for path in (folder / "files").iterdir():
@@ -152,6 +153,7 @@ def legacy_imatrix(folder: Path) -> None:
     (folder / "imatrix.dat").write_bytes(struct.pack("<i", 1) + entry + struct.pack("<ii", 5, 1) + b"x")
 
 
+GPT2_CLASS = {"tokenizer_config.json": {"tokenizer_class": "GPT2Tokenizer"}}
 CHECKPOINT_TEXTS = ("config.json", "tokenizer_config.json", "generation_config.json", "README.md")
 TARGETS: dict[str, Target] = {
     "safetensors": Target(small_llama, convert, ("model.safetensors",)),
@@ -160,6 +162,14 @@ TARGETS: dict[str, Target] = {
     "torch-zip": Target(torch_llama, convert, ("pytorch_model.bin",)),
     "torch-legacy": Target(lambda folder: torch_llama(folder, legacy=True), convert, ("pytorch_model.bin",)),
     "bpe": Target(bpe_llama, convert, ("tokenizer.json",)),
+    "vocab-merges": Target(
+        lambda folder: bpe_llama(folder, slow_files() | GPT2_CLASS),
+        convert,
+        ("vocab.json", "merges.txt", "tokenizer_config.json"),
+    ),
+    "tekken": Target(
+        lambda folder: bpe_llama(folder, {"tekken.json": tekken(rank_table(), TEKKEN)}), convert, ("tekken.json",)
+    ),
     "adapter": Target(adapter, merge, ("adapter_config.json", "adapter_model.safetensors")),
     "gguf": Target(gguf_file, quantize, ("model.gguf",)),
     "imatrix": Target(legacy_imatrix, lambda folder: load_imatrix(folder / "imatrix.dat"), ("imatrix.dat",)),

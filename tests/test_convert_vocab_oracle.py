@@ -27,6 +27,7 @@ from tests.vocabularies import (
     added,
     byte_level,
     rank_table,
+    slow_files,
     steps,
     tokenizer_json,
     write_folder,
@@ -180,6 +181,28 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         "QWenLMHeadModel",
         {"vocab_size": SIZE + 220, "seq_length": 128, "layer_norm_epsilon": 1e-6, "rotary_emb_base": 10000},
         {"qwen.tiktoken": rank_table()},
+        "qwen2",
+    ),
+    "gpt2-slow": (
+        "GPT2LMHeadModel",
+        {"n_ctx": 128, "n_embd": 64, "n_layer": 1, "n_head": 4, "layer_norm_epsilon": 1e-5, "vocab_size": SIZE + 9}
+        | {"bos_token_id": SIZE, "eos_token_id": SIZE},
+        {**slow_files("<|endoftext|>"), "tokenizer_config.json": {"tokenizer_class": "GPT2Tokenizer"}},
+        "gpt-2",
+    ),
+    "qwen2-slow": (
+        "Qwen2ForCausalLM",
+        {"vocab_size": SIZE + 9, "eos_token_id": SIZE + 2},
+        {
+            **slow_files(),
+            "tokenizer_config.json": {
+                "tokenizer_class": "Qwen2Tokenizer",
+                "eos_token": "<|im_end|>",
+                "pad_token": "<|endoftext|>",
+                "chat_template": "C",
+                "added_tokens_decoder": {str(token["id"]): token for token in CHATML[:3]},
+            },
+        },
         "qwen2",
     ),
     "llama": (

@@ -109,6 +109,13 @@ def tokenizer_json(
     }
 
 
+def slow_files(*special: str) -> dict[str, Any]:
+    """The same as vocab.json and merges.txt, with ``special`` tokens at the end of the vocabulary."""
+    texts = [*ALPHABET, *("".join(pair) for pair in MERGES), *special]
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in MERGES)]
+    return {"vocab.json": {text: number for number, text in enumerate(texts)}, "merges.txt": "\n".join(lines) + "\n"}
+
+
 def rank_table() -> bytes:
     """The same vocabulary as tiktoken writes it: bytes first, then tokens in the order of their merges."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]

@@ -42,7 +42,7 @@ class Model:
 
 def read_model(files: TokenizerFiles) -> Model:
     """Take a tokenizer.json apart. FormatError where it makes no sense, UnsupportedError for one that is not BPE."""
-    name = files.folder / "tokenizer.json"
+    name = files.folder / files.bpe_name
     model = files.tokenizer.get("model")
     if not isinstance(model, dict):
         raise FormatError(f"{name} has no model", AGAIN)
@@ -200,7 +200,7 @@ def original(files: TokenizerFiles, model: Model, tokenizer: Any, prefixed: bool
         for token in files.added
         if not token.marked and (token.special or looks_special(token.text) or not prefixed)
     ]
-    return Original("tokenizer.json", encode, added, True, normalize, " and ".join(lost), prefixed, tuple(ignored))
+    return Original(files.bpe_name, encode, added, True, normalize, " and ".join(lost), prefixed, tuple(ignored))
 
 
 def _without_space(text: str) -> str:
@@ -222,4 +222,4 @@ def _broken(files: TokenizerFiles, error: BaseException) -> BaseException:
     """What to raise for an error of the ``tokenizers`` package, whose panics are no ordinary exceptions."""
     if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError)):
         return error
-    return FormatError(f"{files.folder / 'tokenizer.json'} cannot be used: {str(error)[:120]}", AGAIN)
+    return FormatError(f"{files.folder / files.bpe_name} cannot be used: {str(error)[:120]}", AGAIN)

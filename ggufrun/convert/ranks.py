@@ -1,7 +1,7 @@
-"""Vocabularies as tables of ranks: ``qwen.tiktoken``, and the ``tokenizer.model`` of Meta's Llama 3 folders.
+"""Vocabularies as tables of ranks: ``qwen.tiktoken``, the ``tokenizer.model`` of Meta's Llama 3 folders and of GLM-4.
 
-Each line is a token's bytes in base 64 and its rank, which is its id. A text is split by a regular expression, and in
-each word the two neighbours whose union has the lowest rank are joined until none has one.
+Each line is a token's bytes in base 64 and its rank (``tekken`` reads another format of the same). A text is split by a
+regular expression, and in each word the two neighbours whose union has the lowest rank are joined until none has one.
 
 Source of the rules: the ``tiktoken`` package for the algorithm, llama.cpp's ``_set_vocab_qwen`` for Qwen's merges, the
 ``TikTokenConverter`` of transformers for Llama 3's, Meta's ``llama/tokenizer.py`` and Qwen's ``tokenization_qwen.py``
@@ -14,6 +14,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ggufrun.convert.tokenizerfiles import MAX_VOCABULARY
@@ -28,6 +29,37 @@ MAX_WORK = 1 << 27
 """Squared lengths of all tokens: what it takes to find the merges; Qwen's and Llama 3's tables need a tenth."""
 
 Ranks = Mapping[bytes, int]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A vocabulary: ``ranks`` of the plain tokens, and the ``special`` ones, which follow them or, if ``leading``, come
+    before them. ``rule`` splits text into words, and a word that is ``whole`` in the table is not cut up and joined
+    again. ``composes``: text is brought to Unicode's composed form first.
+    """
+
+    path: Path
+    ranks: Ranks
+    special: Sequence[str]
+    rule: str
+    whole: bool = True
+    composes: bool = False
+    leading: bool = False
+
+    @property
+    def shift(self) -> int:
+        """The id of the plain token of rank 0."""
+        return len(self.special) if self.leading else 0
+
+    @property
+    def ids(self) -> dict[str, int]:
+        """The special tokens' ids."""
+        return {text: number for number, text in enumerate(self.special, 0 if self.leading else len(self.ranks))}
+
+    @property
+    def size(self) -> int:
+        """Tokens in all."""
+        return len(self.ranks) + len(self.special)
 
 QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{number}|>" for number in range(205)))
 """Qwen 1's special tokens, which follow the table."""
@@ -123,7 +155,7 @@ def join(ranks: Ranks, word: bytes, limit: int | None = None) -> list[bytes]:
     return parts
 
 
-def qwen_merges(ranks: Ranks) -> list[str]:
+def last_merges(ranks: Ranks) -> list[str]:
     """One merge for every token: the last two parts that the table itself would join to it."""
     found = []
     for token, rank in ranks.items():
@@ -135,7 +167,7 @@ def qwen_merges(ranks: Ranks) -> list[str]:
     return found
 
 
-def llama3_merges(ranks: Ranks) -> list[str]:
+def all_merges(ranks: Ranks) -> list[str]:
     """Every pair of tokens that makes a token, in the order of what they make, then of the parts."""
     found = []
     for token in ranks:
@@ -146,40 +178,39 @@ def llama3_merges(ranks: Ranks) -> list[str]:
     return found
 
 
-def read_vocabulary(path: Path, ranks: Ranks, special: Sequence[str], size: int) -> Vocabulary:
-    """The table and the special tokens after it, padded to ``size`` tokens."""
-    if len(ranks) + len(special) > size:
+def read_vocabulary(table: Table, size: int) -> Vocabulary:
+    """All tokens, padded to ``size``."""
+    if table.size > size:
         raise FormatError(
-            f"{path} has {len(ranks)} tokens and {len(special)} special ones, config.json a vocabulary of {size}",
+            f"{table.path} has {len(table.ranks)} tokens and {len(table.special)} special ones, config.json a "
+            f"vocabulary of {size}",
             "use the tokenizer that the checkpoint was trained with",
         )
     vocabulary = Vocabulary.padded(size, 0.0)
-    for token, rank in ranks.items():
-        vocabulary.put(rank, text_of(token), 0.0, Kind.NORMAL)
-    for number, text in enumerate(special, len(ranks)):
+    for token, rank in table.ranks.items():
+        vocabulary.put(rank + table.shift, text_of(token), 0.0, Kind.NORMAL)
+    for text, number in table.ids.items():
         vocabulary.put(number, text, 0.0, Kind.CONTROL)
     return vocabulary
 
 
-def original(
-    path: Path, ranks: Ranks, special: Sequence[str], rule: str, whole: bool, composes: bool = False
-) -> Original:
-    """The table as the proof asks it. ``whole``: words that are tokens are not cut up and joined again."""
+def original(table: Table) -> Original:
+    """The table as the proof asks it."""
     from tokenizers import Regex
     from tokenizers.normalizers import NFC
     from tokenizers.pre_tokenizers import Split
 
-    split = Split(Regex(rule.removeprefix("Split ")), "isolated")
-    ids = {text: number for number, text in enumerate(special, len(ranks))}
-    normalize = NFC().normalize_str if composes else None
+    split = Split(Regex(table.rule.removeprefix("Split ")), "isolated")
+    ids, ranks, shift = table.ids, table.ranks, table.shift
+    normalize = NFC().normalize_str if table.composes else None
     any_special = re.compile(f"({'|'.join(map(re.escape, sorted(ids, key=len, reverse=True)))})")
     known: dict[str, list[int]] = {}
 
     def word_ids(word: str) -> list[int]:
         if word not in known:
             data = word.encode()
-            parts = [data] if whole and data in ranks else join(ranks, data)
-            known[word] = [ranks[part] for part in parts]
+            parts = [data] if table.whole and data in ranks else join(ranks, data)
+            known[word] = [ranks[part] + shift for part in parts]
         return known[word]
 
     def plain(text: str) -> list[int]:
@@ -194,5 +225,5 @@ def original(
     def encode(texts: Sequence[str], parse: bool) -> list[list[int]]:
         return [(parsed if parse else plain)(normalize(text) if normalize else text) for text in texts]
 
-    loss = "brings text to Unicode's composed form (NFC)" if composes else ""
-    return Original(path.name, encode, tuple(ids.items()), True, normalize, loss)
+    loss = "brings text to Unicode's composed form (NFC)" if table.composes else ""
+    return Original(table.path.name, encode, tuple(ids.items()), True, normalize, loss)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ggufrun.convert.config import Config, read_json
+from ggufrun.convert.slowfiles import assembled
 from ggufrun.errors import FormatError
 
 MAX_BYTES = 64 << 20
@@ -75,34 +76,62 @@ class TokenizerFiles:
         """tokenizer_config.json."""
         return self.object("tokenizer_config.json")
 
-    @cached_property
-    def tokenizer_text(self) -> str:
-        """tokenizer.json, as text; empty where there is none."""
-        path = self.path("tokenizer.json")
+    def large_text(self, name: str) -> str:
+        """The text of a tokenizer file, which may be long but not without bounds; empty where there is none."""
+        path = self.path(name)
         if path is None:
             return ""
         if path.stat().st_size > MAX_BYTES:
-            raise FormatError(f"{path} is larger than any tokenizer.json should be", AGAIN)
+            raise FormatError(f"{path} is larger than any {name} should be", AGAIN)
         data = path.read_bytes()
         if data.count(b"[") + data.count(b"{") > MAX_OBJECTS or data.count(b",") > MAX_VALUES:
-            raise FormatError(f"{path} holds more values than any tokenizer.json should", AGAIN)
+            raise FormatError(f"{path} holds more values than any {name} should", AGAIN)
         try:
             return data.decode()
         except UnicodeDecodeError as error:
             raise FormatError(f"{path} is no UTF-8 text", AGAIN) from error
 
-    @cached_property
-    def tokenizer(self) -> dict[str, Any]:
-        """tokenizer.json; empty where there is none."""
-        path = self.path("tokenizer.json")
+    def large_object(self, name: str) -> dict[str, Any]:
+        """A JSON object of any size within bounds; empty where there is no such file."""
+        path = self.path(name)
         if path is None:
             return {}
         try:
-            found = json.loads(self.tokenizer_text)
+            found = json.loads(self.large_text(name))
         except (ValueError, RecursionError) as error:
             raise FormatError(f"{path} is no JSON: {str(error)[:100]}", AGAIN) from error
-        if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
-            raise FormatError(f"{path} describes no tokenizer", AGAIN)
+        if not isinstance(found, dict):
+            raise FormatError(f"{path} is no JSON object", AGAIN)
+        return found
+
+    @property
+    def bpe_name(self) -> str:
+        """The file, or the first of the two, that describes a BPE tokenizer; empty where there is none."""
+        if self.path("tokenizer.json"):
+            return "tokenizer.json"
+        return "vocab.json" if self.path("vocab.json") and self.path("merges.txt") else ""
+
+    @cached_property
+    def tokenizer_text(self) -> str:
+        """tokenizer.json, or what stands for it, as text; empty where there is none."""
+        if self.bpe_name == "tokenizer.json":
+            return self.large_text("tokenizer.json")
+        return json.dumps(self.tokenizer, ensure_ascii=False) if self.bpe_name else ""
+
+    @cached_property
+    def tokenizer(self) -> dict[str, Any]:
+        """tokenizer.json, or what vocab.json and merges.txt make; empty where there is neither."""
+        if self.bpe_name == "vocab.json":
+            architectures = self.config.get("architectures")
+            return assembled(
+                self.large_object("vocab.json"),
+                self.large_text("merges.txt"),
+                self.settings,
+                architectures if isinstance(architectures, list) else (),
+            )
+        found = self.large_object("tokenizer.json")
+        if self.bpe_name and not isinstance(found.get("model"), dict):
+            raise FormatError(f"{self.path('tokenizer.json')} describes no tokenizer", AGAIN)
         return found
 
     @cached_property

@@ -18,10 +18,11 @@ import gguf
 from ggufrun.convert import bpe, pretokenizers, ranks, spm
 from ggufrun.convert.config import Config
 from ggufrun.convert.special import Special, add_ends, read_special, write_special
-from ggufrun.convert.splitting import pretokenizer_name
+from ggufrun.convert.splitting import Splitting, pretokenizer_name
+from ggufrun.convert.tekken import ROLES, read_tekken
 from ggufrun.convert.tokenizerfiles import MAX_VOCABULARY, TokenizerFiles
 from ggufrun.convert.vocabulary import Kind, Original, Vocabulary, check_vocabulary
-from ggufrun.errors import FormatError, NotFoundError, UnsupportedError
+from ggufrun.errors import FormatError, NotFoundError
 
 VocabFunction = Callable[[Path, Config, gguf.GGUFWriter, str | None], Original]
 """(folder of the tokenizer files, config, where to write, ``--pretokenizer`` or None) -> the original tokenizer."""
@@ -37,7 +38,7 @@ FILL_IN = ("prefix", "suffix", "middle")
 def add_vocabulary(
     folder: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None = None, prefix: bool | None = None
 ) -> Original:
-    """Whatever the folder has: SentencePiece first, then tokenizer.json, then a table of ranks.
+    """Whatever the folder has: SentencePiece first, then tokenizer.json or its forerunners, then a table of ranks.
 
     ``prefix`` says whether a SentencePiece model puts a space in front of a text; None leaves it to the model.
     """
@@ -47,8 +48,10 @@ def add_vocabulary(
         return _llama3_ranks(files, model, config, writer, pretokenizer)
     if model:
         return _sentencepiece(files, model, config, writer, prefix)
-    if files.path("tokenizer.json"):
+    if files.bpe_name:
         return _tokenizer_json(files, config, writer, pretokenizer, prefix)
+    if files.path("tekken.json"):
+        return _tekken(files, config, writer, pretokenizer)
     if files.path("qwen.tiktoken"):
         return qwen_vocabulary(folder, config, writer, pretokenizer)
     raise NotFoundError(f"no tokenizer.model or tokenizer.json in {folder}", "copy the model's tokenizer files there")
@@ -57,7 +60,7 @@ def add_vocabulary(
 def bpe_vocabulary(folder: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None = None) -> Original:
     """tokenizer.json where there is one, whatever lies beside it."""
     files = TokenizerFiles.of(folder, config)
-    if not files.path("tokenizer.json"):
+    if not files.bpe_name:
         return add_vocabulary(folder, config, writer, pretokenizer)
     return _tokenizer_json(files, config, writer, pretokenizer)
 
@@ -144,33 +147,35 @@ def qwen_vocabulary(folder: Path, config: Config, writer: gguf.GGUFWriter, preto
     path = files.path("qwen.tiktoken")
     if path is None:
         return bpe_vocabulary(folder, config, writer, pretokenizer)
-    table = ranks.read_ranks(path)
-    vocabulary = ranks.read_vocabulary(path, table, ranks.QWEN_SPECIAL, _size(config, 0))
+    table = ranks.Table(
+        path, ranks.read_ranks(path), ranks.QWEN_SPECIAL, pretokenizers.QWEN2, whole=False, composes=True
+    )
+    vocabulary = ranks.read_vocabulary(table, _size(config, 0))
     special = read_special(files)
-    end = len(table)
+    end = table.ids["<|endoftext|>"]
     if not special.ids:
         special.ids |= {"bos": end, "eos": end}
     special.default("unk", end)
     _write_bpe(writer, vocabulary, pretokenizer or "qwen2")
-    write_special(writer, special, ranks.qwen_merges(table))
-    return ranks.original(path, table, ranks.QWEN_SPECIAL, pretokenizers.QWEN2, whole=False, composes=True)
+    write_special(writer, special, ranks.last_merges(table.ranks))
+    return ranks.original(table)
 
 
 def chatglm_vocabulary(
     folder: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None = None
 ) -> Original:
-    """ChatGLM 3: SentencePiece with five markers and four roles after it. GLM-4 of the same class: tokenizer.json."""
+    """ChatGLM 3: SentencePiece with five markers and four roles after it. GLM-4 of the same class: tokenizer.json, or
+    a table of ranks, whose special tokens stand in tokenizer_config.json."""
     files = TokenizerFiles.of(folder, config)
     model = files.path("tokenizer.model")
     if files.path("tokenizer.json"):
         return _glm(files, config, writer, pretokenizer, GLM4_OLD)
-    if not model or ranks.is_ranks(model):
-        raise UnsupportedError(
-            f"{folder} has GLM-4's tokenizer only as the model's own code reads it",
-            "take the tokenizer.json of the same model in transformers' own format (THUDM/glm-4-9b-chat-hf)",
-        )
+    if not model:
+        raise NotFoundError(f"no tokenizer.model in {folder}", "copy the model's tokenizer files there")
+    if ranks.is_ranks(model):
+        return _glm4_ranks(files, model, config, writer, pretokenizer)
     source = spm.read_model(model)
-    size = _size(config, source.size, "padded_vocab_size" if config.has("padded_vocab_size") else "vocab_size")
+    size = _glm_size(config, source.size)
     vocabulary = spm.read_pieces(source, size)
     for number, text in enumerate(("<unk>", "<bos>", "<eos>")):
         vocabulary.tokens[number] = text.encode()
@@ -204,13 +209,39 @@ def _glm(
     if not files.path("tokenizer.json"):
         raise NotFoundError(f"no tokenizer.json in {files.folder}", "copy the model's tokenizer files there")
 
-    def complete(special: Special) -> None:
-        for kind, text in wanted:
-            if text not in files.ids:
-                raise FormatError(f"tokenizer.json has no token {text}", "use the model's own tokenizer files")
-            special.default(kind, files.ids[text])
+    return _byte_level(
+        files, config, writer, pretokenizer, lambda special: _complete_glm(files, special, "tokenizer.json", wanted)
+    )
 
-    return _byte_level(files, config, writer, pretokenizer, complete)
+
+def _glm4_ranks(
+    files: TokenizerFiles, path: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None
+) -> Original:
+    found = ranks.read_ranks(path)
+    names = [token.text for token in sorted(files.added, key=lambda token: token.id)]
+    table = ranks.Table(path, found, names, pretokenizers.LLAMA3)
+    if table.ids != files.ids:
+        raise FormatError(
+            f"the special tokens in {files.folder} do not follow the {len(found)} of {path.name}",
+            "use the model's own tokenizer_config.json",
+        )
+    vocabulary = ranks.read_vocabulary(table, _glm_size(config, table.size))
+    special = read_special(files, len(vocabulary.tokens))
+    _complete_glm(files, special, "tokenizer_config.json", GLM4_OLD)
+    _write_bpe(writer, vocabulary, pretokenizer or "chatglm-bpe")
+    write_special(writer, special, ranks.all_merges(found))
+    return ranks.original(table)
+
+
+def _glm_size(config: Config, least: int) -> int:
+    return _size(config, least, "padded_vocab_size" if config.has("padded_vocab_size") else "vocab_size")
+
+
+def _complete_glm(files: TokenizerFiles, special: Special, name: str, wanted: tuple[tuple[str, str], ...]) -> None:
+    for kind, text in wanted:
+        if text not in files.ids:
+            raise FormatError(f"{name} has no token {text}", "use the model's own tokenizer files")
+        special.default(kind, files.ids[text])
 
 
 def _size(config: Config, least: int, key: str = "vocab_size") -> int:
@@ -331,16 +362,31 @@ def _llama3_ranks(
     files: TokenizerFiles, path: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None
 ) -> Original:
     """Llama 3 as Meta ships it; from 3.1 on, where positions are scaled, some reserved tokens have got a use."""
-    table = ranks.read_ranks(path)
     # transformers' rope_parameters say "default" for positions that are not scaled
     scaling = config.values.get("rope_scaling")
     names = ranks.LLAMA3_SPECIAL if scaling else ranks.LLAMA3_0_SPECIAL
-    vocabulary = ranks.read_vocabulary(path, table, names, _size(config, len(table) + len(names)))
-    numbers = {text: number for number, text in enumerate(names, len(table))}
+    table = ranks.Table(path, ranks.read_ranks(path), names, pretokenizers.LLAMA3)
+    vocabulary = ranks.read_vocabulary(table, _size(config, table.size))
+    numbers = table.ids
     special = read_special(files, len(vocabulary.tokens))
     special.ids = {"bos": numbers["<|begin_of_text|>"]} | special.ids
     special.default("eos", numbers["<|end_of_text|>"])
     special.add.setdefault("bos", True)
     _write_bpe(writer, vocabulary, pretokenizer or "llama-bpe")
-    write_special(writer, special, ranks.llama3_merges(table))
-    return ranks.original(path, table, names, pretokenizers.LLAMA3, whole=True)
+    write_special(writer, special, ranks.all_merges(table.ranks))
+    return ranks.original(table)
+
+
+def _tekken(files: TokenizerFiles, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None) -> Original:
+    """Mistral's own tokenizer, where a checkpoint has no other."""
+    table = read_tekken(files.folder / "tekken.json", files.large_object("tekken.json"))
+    rule = Splitting((), (table.rule, pretokenizers.BYTES), ignore_merges=True)
+    name = pretokenizer_name(rule, (), {}, pretokenizer)
+    vocabulary = ranks.read_vocabulary(table, _size(config, table.size))
+    special = read_special(files, len(vocabulary.tokens))
+    for kind, text in ROLES.items():
+        special.default(kind, table.ids.get(text))
+    special.add.setdefault("bos", True)
+    _write_bpe(writer, vocabulary, name)
+    write_special(writer, special, ranks.all_merges(table.ranks))
+    return replace(ranks.original(table), approximate=pretokenizers.APPROXIMATE.get(name, ""))
