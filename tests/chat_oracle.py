@@ -87,6 +87,34 @@ TEMPLATES: dict[str, str] = {
     "namespace": "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
     "generation": "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{{ eos_token }}"
     "{% endgeneration %}{% else %}<{{ m.role }}>{{ m.content }}{% endif %}{% endfor %}",
+    "generation scope": "{% set n = 1 %}{% generation %}{% set n = 2 %}{{ n }}{% endgeneration %}{{ n }}",
+    "tools": "{% if tools %}{% for tool in tools %}{{ tool | tojson(indent=4) }}{{ tool.function.name }}"
+    "{% for name, field in tool.function.parameters.properties.items() %}{{ name }}:{{ field.type }} {% endfor %}"
+    "{% endfor %}{% else %}no tools{% endif %}{% for m in messages if m.tool_calls %}{% for call in m.tool_calls %}"
+    "{{ call.function.arguments | tojson(separators=(',', ':'), sort_keys=true) }}{% endfor %}{% endfor %}",
+    "documents": "{% if documents %}{% for d in documents %}{{ loop.index }}. {{ d.title }}: {{ d['text'] }}\n"
+    "{% endfor %}{% else %}{{ documents is none }}{% endif %}",
+    "thinking": "{% for m in messages %}{% if m.reasoning_content is defined and m.reasoning_content %}<think>\n"
+    "{{ m.reasoning_content.strip('\n') }}\n</think>\n\n{{ m.content.lstrip('\n') }}{% else %}{{ m.content }}"
+    "{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}A:{% if enable_thinking is defined and enable_thinking is false %}"
+    "<think>\n\n</think>\n\n{% endif %}{% endif %}{{ m is defined }}{{ messages[1].thinking is defined }}",
+    "absent": "{{ nothing }}{{ bos_token is defined }}{{ pad_token is defined }}{{ messages[0].name is defined }}"
+    "{{ messages[1].content is defined }}",
+    "today": "{{ strftime_now('%Y-%m-%d') }}{{ strftime_now is callable }}",
+    "refusal": "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}ok",
+    "hidden names": "{% set ns = namespace(_x=1) %}{{ ns._x }}",
+    "dictionaries": "{% set d = dict(a=1, **{'b': 2}) %}{{ d }}{{ d | tojson }}{{ d.get('c', '-') }}"
+    "{{ d.items() | list }}"
+    "{{ messages[0] | length }}{{ {'x': none, 'y': true, 'z': 1.5} | tojson }}"
+    "{{ '\u2028 é' | tojson(ensure_ascii=true) }}",
+    "whitespace control": "\n  {%- for m in messages -%}  \n  {{- m.role -}}  \n  {%+ if true %} x "
+    "{% endif +%}\n  {# note #}\n"
+    "{% endfor %}\n",
+    "recursive loop": "{% for m in messages recursive %}{{ loop.depth }}{{ loop.cycle('a', 'b') }}"
+    "{{ loop.last }}{% endfor %}",
+    "slices": "{{ messages[::-1][0].content }}{{ messages[1:][0].role }}{{ 'a,b' .split(',')[-1] }}{{ 'x' * 3 ~ 1 }}"
+    "{{ '%s-%d' | format('a', 2) }}{{ 'hello' | replace('l', 'L') | title }}{{ [3, 1] | sort | join }}",
     "macro": "{% macro turn(m) %}<|{{ m['role'] }}|>{{ m['content'] }}{% endmacro %}{{ bos_token }}"
     "{% for m in messages %}{{ turn(m) }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}",
     "tests and filters": "{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | join('+') }}"
@@ -102,26 +130,85 @@ MESSAGES = [
     {"role": "user", "content": '再见 "friend"'},
 ]
 
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "天气 <b> & more",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "days": {"type": "integer", "enum": [1, 2]}},
+            "required": ["city"],
+        },
+    },
+}
+CALL = {
+    "id": "abc123def",
+    "type": "function",
+    "function": {"name": "get_weather", "arguments": {"days": 1, "city": "上海"}},
+}
+THOUGHT = {"role": "assistant", "content": "你好", "reasoning_content": "想一想\nhm"}
+ASKED, AGAIN = MESSAGES[1], MESSAGES[3]
+
+CASES: dict[str, dict[str, Any]] = {
+    "one turn": {"messages": [ASKED]},
+    "system": {"messages": MESSAGES[:2]},
+    "turns": {"messages": MESSAGES[1:]},
+    "system and turns": {"messages": [*MESSAGES, THOUGHT, ASKED]},
+    "an answer at the end": {"messages": MESSAGES[:3], "prompt": False},
+    "reasoning": {"messages": [ASKED, THOUGHT, AGAIN], "variables": {"enable_thinking": True, "thinking": True}},
+    "no reasoning": {"messages": [ASKED, THOUGHT, AGAIN], "variables": {"enable_thinking": False, "thinking": False}},
+    "effort": {"messages": [ASKED], "variables": {"reasoning_effort": "high"}},
+    "tools": {"messages": MESSAGES[:2], "variables": {"tools": [TOOL]}},
+    "a tool called": {
+        "messages": [
+            ASKED,
+            {"role": "assistant", "content": "", "tool_calls": [CALL]},
+            {"role": "tool", "tool_call_id": "abc123def", "name": "get_weather", "content": "sunny"},
+        ],
+        "variables": {"tools": [TOOL]},
+    },
+    "documents": {"messages": [ASKED], "variables": {"documents": [{"title": "T", "text": "文"}]}},
+    "nothing but a system prompt": {"messages": MESSAGES[:1], "prompt": False},
+    "out of order": {"messages": [MESSAGES[2], MESSAGES[2], MESSAGES[0]]},
+    "values that are none": {
+        "messages": [{**ASKED, "name": None}, {"role": "assistant", "content": None, "reasoning": "r"}, AGAIN]
+    },
+}
+"""What is asked of a template: messages, whether an answer is to follow (it is), and variables."""
+
 RENDER = """
-import json, sys
+import datetime, json, sys
+class Clock(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return cls(2026, 1, 2, 3, 4, 5)
+import transformers.utils.chat_template_utils as utils
+utils.datetime = Clock
 from transformers import PreTrainedTokenizerFast
 from tokenizers import Tokenizer, models
 tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), bos_token="<s>", eos_token="</s>")
 given = json.load(sys.stdin)
 rendered = {}
 for name, template in given["templates"].items():
-    try:
-        rendered[name] = tokenizer.apply_chat_template(
-            given["messages"], chat_template=template, tokenize=False, add_generation_prompt=True)
-    except Exception as error:
-        rendered[name] = None
+    rendered[name] = {}
+    for case, asked in given["cases"].items():
+        try:
+            rendered[name][case] = tokenizer.apply_chat_template(
+                asked["messages"], chat_template=template, tokenize=False,
+                add_generation_prompt=asked.get("prompt", True), **asked.get("variables", {}))
+        except Exception as error:
+            rendered[name][case] = None
 json.dump(rendered, sys.stdout)
 """
+"""The clock stands still at what `NOW` says."""
+
+NOW = (2026, 1, 2, 3, 4, 5)
 
 
-def render_with_transformers(python: Path, templates: dict[str, str], messages: list[dict[str, str]]) -> Any:
-    """Name -> what ``apply_chat_template`` makes of ``messages``, or None where it raises."""
-    given = json.dumps({"templates": templates, "messages": messages})
+def render_with_transformers(python: Path, templates: dict[str, str]) -> Any:
+    """Template -> case -> what ``apply_chat_template`` makes of it, or None where it raises."""
+    given = json.dumps({"templates": templates, "cases": CASES})
     result = subprocess.run([python, "-c", RENDER], input=given, capture_output=True, check=True, text=True)
     return json.loads(result.stdout)
 
@@ -144,4 +231,4 @@ if __name__ == "__main__":
         record_all(completion, Path(sys.argv[1]))
     else:
         python = Path(os.environ["ORACLE_PYTHON"])
-        write("chat_templates.json", render_with_transformers(python, TEMPLATES, MESSAGES))
+        write("chat_templates.json", render_with_transformers(python, TEMPLATES))

@@ -3,44 +3,75 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 
 import pytest
 
+from ggufrun.chat import template
 from ggufrun.chat.template import ChatTemplate, TemplateRefusal
 from ggufrun.errors import FormatError
 from tests import chat_oracle
 from tests.conftest import Oracle
 
-
-def render(source: str, messages: list[dict[str, str]] | None = None, prompt: bool = True) -> str:
-    return ChatTemplate(source).render(messages or chat_oracle.MESSAGES, bos="<s>", eos="</s>", prompt=prompt)
+TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
+def render(source: str, case: str = "system and turns") -> str:
+    asked = chat_oracle.CASES[case]
+    return ChatTemplate(source).render(
+        asked["messages"], tokens=TOKENS, prompt=asked.get("prompt", True), variables=asked.get("variables", {})
+    )
+
+
+def render_all(source: str) -> dict[str, str | None]:
+    """Case -> text, or None where the template fails."""
+    rendered: dict[str, str | None] = {}
+    for case in chat_oracle.CASES:
+        try:
+            rendered[case] = render(source, case)
+        except FormatError:
+            rendered[case] = None
+    return rendered
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time at which the answers were recorded."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> Clock:
+            return cls(*chat_oracle.NOW)
+
+    monkeypatch.setattr(template, "datetime", Clock)
+
+
+@pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize("name", chat_oracle.TEMPLATES)
 def test_as_transformers_renders(name: str) -> None:
-    assert render(chat_oracle.TEMPLATES[name]) == chat_oracle.read("chat_templates.json")[name]
+    assert render_all(chat_oracle.TEMPLATES[name]) == chat_oracle.read("chat_templates.json")[name]
 
 
 def test_transformers_today(oracle: Oracle) -> None:
-    fresh = chat_oracle.render_with_transformers(oracle.python, chat_oracle.TEMPLATES, chat_oracle.MESSAGES)
+    fresh = chat_oracle.render_with_transformers(oracle.python, chat_oracle.TEMPLATES)
     assert fresh == chat_oracle.read("chat_templates.json")
 
 
+@pytest.mark.usefixtures("clock")
 def test_published_templates(oracle: Oracle) -> None:
     """Every template that llama.cpp ships is rendered as transformers renders it, or refused by both."""
     folder = oracle.convert.parent / "models" / "templates"
     published = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.jinja"))}
-    assert len(published) > 40
-    messages = [message for message in chat_oracle.MESSAGES if message["role"] != "system"]
-    wanted = chat_oracle.render_with_transformers(oracle.python, published, messages)
-    wrong = {}
-    for name, source in published.items():
-        try:
-            got: str | None = render(source, messages)
-        except FormatError:
-            got = None
-        if got != wanted[name]:
-            wrong[name] = got
+    assert len(published) > 60
+    wanted = chat_oracle.render_with_transformers(oracle.python, published)
+    # most of the answers are texts
+    assert sum(text is not None for cases in wanted.values() for text in cases.values()) > 800
+    wrong = {
+        (name, case): text
+        for name, source in published.items()
+        for case, text in render_all(source).items()
+        if text != wanted[name][case]
+    }
     assert not wrong
 
 

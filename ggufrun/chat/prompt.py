@@ -167,6 +167,9 @@ class TemplatePrompt:
         self.template = template
         self._vocab = vocab
         self._bos_text, self._eos_text = vocab.text(vocab.bos), vocab.text(vocab.eos)
+        # one that the vocabulary does not have is not defined for the template either
+        named = {"bos_token": self._bos_text, "eos_token": self._eos_text}
+        self._tokens = {name: text for name, text in named.items() if text}
 
     def turn(self, past: Sequence[Exchange], ids: Sequence[int], system: str, user: str) -> Prompt:
         """Render the whole conversation, and feed only what is new in it if the rest is what the model has seen."""
@@ -184,7 +187,7 @@ class TemplatePrompt:
         return Prompt(self._tokenize(text), text)
 
     def _render(self, messages: Sequence[Message]) -> str:
-        text = self.template.render(messages, bos=self._bos_text, eos=self._eos_text, prompt=True)
+        text = self.template.render(messages, tokens=self._tokens, prompt=True)
         if not text.strip():
             raise FormatError("the chat template makes an empty prompt", "use --style, or --chat-template")
         return text

@@ -1,16 +1,17 @@
 """Chat templates: Jinja from a model file, which is to say code from a stranger, rendered in a sandbox.
 
 The environment is the one that the templates were written for, that of transformers' ``apply_chat_template``:
-``trim_blocks``, ``lstrip_blocks``, loop controls, ``raise_exception``, ``strftime_now`` and a ``tojson`` that keeps
-characters as they are.
+``trim_blocks``, ``lstrip_blocks``, loop controls, ``generation`` blocks, ``raise_exception``, ``strftime_now`` and a
+``tojson`` that keeps characters as they are.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ggufrun.errors import FormatError, UsageError
@@ -18,8 +19,14 @@ from ggufrun.errors import FormatError, UsageError
 if TYPE_CHECKING:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-Message = Mapping[str, str]
-"""``role`` and ``content``."""
+Message = Mapping[str, Any]
+"""``role`` and ``content``, and for an answer that was thought about ``reasoning_content``."""
+
+REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
+"""What templates call a message's reasoning; the first is the one that most read."""
+
+SWITCHES = ("enable_thinking", "thinking")
+"""Variables by which templates let their model think, or not."""
 
 MAX_RENDERED = 1 << 24
 """Characters; a template that writes more is broken or hostile."""
@@ -35,33 +42,45 @@ class ChatTemplate:
     """A compiled template. Raises FormatError, naming the line, when it is no valid Jinja."""
 
     def __init__(self, source: str) -> None:
-        from jinja2 import TemplateError, TemplateSyntaxError
+        from jinja2 import TemplateError, TemplateSyntaxError, meta
 
         self.source = source
         try:
-            self._template = _environment().from_string(source)
+            environment = _environment()
+            self._template = environment.from_string(source)
+            self.variables = frozenset(meta.find_undeclared_variables(environment.parse(source)))
         except TemplateSyntaxError as error:
             raise FormatError(f"the chat template is broken in line {error.lineno}: {error.message}", ADVICE) from error
         except (TemplateError, RecursionError, MemoryError, ValueError, OverflowError, SyntaxError) as error:
             raise FormatError(f"the chat template is broken: {error}", ADVICE) from error
 
-    def render(self, messages: Sequence[Message], *, bos: str, eos: str, prompt: bool) -> str:
+    @property
+    def switches(self) -> tuple[str, ...]:
+        """The variables of `SWITCHES` that this template asks for."""
+        return tuple(name for name in SWITCHES if name in self.variables)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tokens: Mapping[str, str] = MappingProxyType({}),
+        prompt: bool,
+        variables: Mapping[str, Any] = MappingProxyType({}),
+    ) -> str:
         """The conversation as text; with ``prompt`` it ends where the assistant's answer begins.
 
-        Raises TemplateRefusal when the template does not accept the messages, FormatError when it fails.
+        ``tokens`` are special tokens by their names (``bos_token``), ``variables`` anything else that the template may
+        ask for, ``tools`` and ``documents`` among it. Raises TemplateRefusal when the template does not accept the
+        messages, FormatError when it fails.
         """
         from jinja2 import TemplateError
 
         pieces: list[str] = []
         length = 0
+        given = {"tools": None, "documents": None, **tokens, **variables}
         try:
             for piece in self._template.generate(
-                messages=[dict(message) for message in messages],
-                add_generation_prompt=prompt,
-                bos_token=bos,
-                eos_token=eos,
-                tools=None,
-                documents=None,
+                {**given, "messages": [_message(message) for message in messages], "add_generation_prompt": prompt}
             ):
                 length += len(piece)
                 if length > MAX_RENDERED:
@@ -78,6 +97,13 @@ class ChatTemplate:
         return "".join(pieces)
 
 
+def _message(message: Message) -> dict[str, Any]:
+    """What the template sees: nothing that is None, and a reasoning by the names that templates look for."""
+    plain = {name: value for name, value in message.items() if value is not None}
+    reasoning = next((plain[name] for name in REASONING_NAMES if name in plain), None)
+    return plain if reasoning is None else {"thinking": reasoning, **plain, "reasoning_content": reasoning}
+
+
 @cache
 def _environment() -> ImmutableSandboxedEnvironment:
     from jinja2 import nodes
@@ -85,15 +111,42 @@ def _environment() -> ImmutableSandboxedEnvironment:
     from jinja2.ext import Extension, loopcontrols
     from jinja2.parser import Parser
     from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2.utils import Namespace
 
     class Generation(Extension):
-        """``{% generation %}`` marks the assistant's words for training; here only the words count."""
+        """``{% generation %}`` marks the assistant's words for training; here only the words count.
+
+        As in transformers the words are a block of their own: what is set in it is not seen behind it.
+        """
 
         tags = {"generation"}  # noqa: RUF012 - the name and the type are jinja2's
 
-        def parse(self, parser: Parser) -> list[nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        def parse(self, parser: Parser) -> nodes.Node:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.CallBlock(self.call_method("_words"), [], [], body).set_lineno(line)
+
+        def _words(self, caller: Callable[[], str]) -> str:
+            return caller()
+
+    class Notebook(Namespace):
+        """``namespace()``, which keeps no names that begin with an underscore: they might reach into Python."""
+
+        def __init__(*args: Any, **values: Any) -> None:
+            # a name may be called "self"
+            itself, *rest = args
+            kept = dict(*rest, **values)
+            for name in kept:
+                _check_name(name)
+            Namespace.__init__(itself, kept)
+
+        def __setitem__(self, name: str, value: Any) -> None:
+            _check_name(name)
+            super().__setitem__(name, value)
+
+    def _check_name(name: object) -> None:
+        if isinstance(name, str) and name.startswith("_"):
+            raise SecurityError(f"a namespace may not keep {name!r}")
 
     class Sandbox(ImmutableSandboxedEnvironment):
         """Jinja's sandbox guards attributes and ranges; this one also products, which can eat all memory at once."""
@@ -115,6 +168,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = _strftime_now
+    environment.globals["namespace"] = Notebook
     return environment
 
 
