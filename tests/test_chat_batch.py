@@ -11,7 +11,8 @@ from ggufrun.chat import styles
 from ggufrun.chat.batch import Item, answer_all, read_items
 from ggufrun.chat.prompt import StylePrompt
 from ggufrun.chat.replay import replay
-from ggufrun.chat.session import Session, Text
+from ggufrun.chat.reply import Text
+from ggufrun.chat.session import Session
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.model import Model
 from ggufrun.engine.sampler import SamplingParams

@@ -9,7 +9,8 @@ import pytest
 from ggufrun.chat import commands
 from ggufrun.chat.choose import FormatOptions, choose
 from ggufrun.chat.prompt import AffixPrompt
-from ggufrun.chat.session import Session, Text
+from ggufrun.chat.reply import Text
+from ggufrun.chat.session import Session
 from ggufrun.engine.context import Context
 from ggufrun.engine.sampler import SamplingParams
 from tests.poems import POEMS

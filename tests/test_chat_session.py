@@ -11,7 +11,8 @@ import pytest
 from ggufrun.chat import styles
 from ggufrun.chat.choose import FormatOptions, choose
 from ggufrun.chat.prompt import AffixPrompt, StylePrompt, TemplatePrompt
-from ggufrun.chat.session import Done, Event, Session, Start, Text
+from ggufrun.chat.reply import Text
+from ggufrun.chat.session import Done, Event, Session, Start
 from ggufrun.chat.template import ChatTemplate
 from ggufrun.engine.context import Context, ContextFull, Interrupted
 from ggufrun.engine.generate import StopReason

@@ -65,7 +65,7 @@ def test_a_session_goes_on_where_it_stood(demo_model: Model, tmp_path: Path, mak
     store.save(session, path)
     loaded = store.load(again, path)
     assert (again.past, again.ids, again.system) == (session.past, session.ids, session.system)
-    assert loaded == store.Loaded(1, len(session.context.held))
+    assert (loaded.turns, loaded.tokens, loaded.note) == (1, len(session.context.held), "")
     wanted, first = ask(session, LATER)
     found, second = ask(again, LATER)
     assert found == wanted and "李白" in found
@@ -100,7 +100,7 @@ def test_other_settings_compute_anew(demo_model: Model, tmp_path: Path) -> None:
     ):
         with Context(demo_model, params) as context:
             again = Session(context, style_of(context, format), GREEDY, system="s")
-            assert store.load(again, path, system).tokens == 0
+            assert store.load(again, path, system, adopt=False).tokens == 0
             assert again.system == (system or "s") and list(context.held) == []
             assert ask(again, LATER)[0]
 
@@ -207,7 +207,8 @@ def test_words_come_first_and_files_are_whole(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(store, "save_state", die)
         store.save(session, path)
-    assert store.load(again, path) == store.Loaded(2, held)
+    loaded = store.load(again, path)
+    assert (loaded.turns, loaded.tokens, loaded.note) == (2, held, "")
     assert again.ids == session.ids
     assert ask(again, LATER)[0] == ask(session, LATER)[0]
     assert path.stat().st_mode & 0o077 == store.state_path(path).stat().st_mode & 0o077 == 0
@@ -227,7 +228,7 @@ def test_a_large_state_waits_for_the_end(demo_model: Model, tmp_path: Path, monk
 def test_an_empty_session(demo_model: Model, tmp_path: Path) -> None:
     path = tmp_path / "talk.json"
     store.save(fresh(demo_model), path)
-    assert store.load(fresh(demo_model), path) == store.Loaded(0, 0)
+    assert store.load(fresh(demo_model), path).turns == 0
 
 
 def test_state_alone(demo_model: Model, tmp_path: Path) -> None:
@@ -258,3 +259,52 @@ def test_export(demo_model: Model, tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         store.export(session, tmp_path / "talk.pdf")
     assert issubclass(UsageError, GgufrunError)
+
+
+def test_a_session_brings_its_format_and_settings(demo_model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "talk.json"
+    session = fresh(demo_model, affixes_of)
+    session.sampling = SamplingParams(temp=0, top_k=7, samplers=("top_k", "temperature"), logit_bias=((5, -1.5),))
+    session.limit = 9
+    ask(session, "背一下静夜思")
+    for make in (affixes_of, template_of, style_of):
+        session.use(make(session.context))
+        ask(session, "背一下静夜思")
+        store.save(session, path)
+        again = fresh(demo_model, template_of)
+        loaded = store.load(again, path)
+        assert store.format_key(again.format) == store.format_key(session.format)
+        assert (loaded.sampling, loaded.limit) == (session.sampling, 9)
+        assert loaded.tokens and again.ids == session.ids
+        # Flags of the command line come first.
+        kept = fresh(demo_model, lambda context: style_of(context, "alpaca"))
+        loaded = store.load(kept, path, adopt=False)
+        assert store.format_key(kept.format) == ["style", "alpaca"] and loaded.tokens == 0
+    # An older file tells nothing of it.
+    value = json.loads(path.read_bytes())
+    for name in ("prompt", "sampling", "limit"):
+        del value[name]
+    path.write_text(json.dumps(value))
+    loaded = store.load(again, path)
+    assert loaded.sampling is None and loaded.turns == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("prompt", []),
+        ("prompt", {"style": "alpaca"}),
+        ("prompt", {"affixes": 5, "stops": []}),
+        ("prompt", {"template": 5, "variables": {}, "stops": []}),
+        ("sampling", {"temp": "hot"}),
+        ("sampling", {"top_p": 7}),
+        ("sampling", 5),
+    ],
+)
+def test_settings_that_are_none(demo_model: Model, tmp_path: Path, name: str, wrong: object) -> None:
+    path = tmp_path / "talk.json"
+    store.save(fresh(demo_model), path)
+    value = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**value, name: wrong}))
+    with pytest.raises(FormatError, match="damaged"):
+        store.load(fresh(demo_model), path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.chat import styles
+from ggufrun.chat import stylebook, styles
 from ggufrun.chat.prompt import AffixPrompt, Exchange, StylePrompt
 from ggufrun.engine.model import Model
 from ggufrun.engine.native import llama
@@ -155,14 +155,14 @@ def test_affixes(demo_model: Model) -> None:
     ],
 )
 def test_guessing(demo_model: Model, name: str, style: str | None) -> None:
-    found = styles.guess(name, demo_model.vocab)
+    found = stylebook.guess(name, demo_model.vocab)
     assert (found[0].name if found else None) == style
 
 
 def test_no_such_style() -> None:
-    assert styles.find("Alpaca_2").name == "alpaca-2"
+    assert stylebook.find("Alpaca_2").name == "alpaca-2"
     with pytest.raises(UsageError, match="choose from alpaca-2, llama-2"):
-        styles.find("nothing")
+        stylebook.find("nothing")
 
 
 def test_a_system_prompt_beside_affixes(demo_model: Model) -> None:

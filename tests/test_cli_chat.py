@@ -327,6 +327,30 @@ def test_what_a_terminal_would_obey_is_taken_out() -> None:
     assert "a\x1b[31mb\x07\r\x9b\tc\n诗".translate(CONTROLS) == "a[31mb\tc\n诗"
 
 
+THINKS = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<a>{% if enable_thinking is defined "
+    "and not enable_thinking %}<think></think>{% endif %}"
+)
+SAYS = 'root ::= "<think>\\nhm\\n</think>\\n\\n你好！"'
+
+
+def test_thoughts_and_answers_go_apart(run: Run, model: str, tmp_path: Path) -> None:
+    flags = (model, "hi", "--chat-template", THINKS, "--grammar", SAYS)
+    result = run(*flags)
+    assert (result.status, result.out, result.err) == (0, "你好！\n", "(thinking)\nhm\n\n")
+    result = run(*flags, "--hide-thinking")
+    assert (result.status, result.out, result.err) == (0, "你好！\n", "")
+    # Beside affixes nothing is told apart, as in llama.cpp.
+    result = run(model, "hi", "--in-prefix", "x", "--grammar", SAYS)
+    assert (result.out, result.err) == ("<think>\nhm\n</think>\n\n你好！\n", "")
+    for switch in (["--no-think"], ["--reasoning", "off"], ["--chat-template-kwargs", '{"enable_thinking": false}']):
+        fed = run(*flags, *switch, "--verbose-prompt", "-n", "1").err
+        assert "".join(re.findall(r"-> '(.*)'$", fed, re.MULTILINE)).endswith("<a><think></think>")
+    assert "no switch" in run(model, "hi", "--no-think", "-n", "1").err
+    for wrong in (["--think", "--reasoning", "on"], ["--chat-template-kwargs", "{"], ["--chat-template-kwargs", "5"]):
+        assert run(*flags, *wrong).status == 2
+
+
 class Terminal:
     """A program on a pseudo-terminal, driven like a person would."""
 

@@ -147,17 +147,6 @@ def test_uncertain_widths_are_not_redrawn() -> None:
     assert "\x1b[" not in "".join(sent)
 
 
-def test_thinking_is_dimmed() -> None:
-    drawn = Drawn()
-    drawn.draw("<think>\nhm **x**\n</think>\nanswer\n", 1)
-    # pyte knows no dim; the codes are there, and marks inside are not drawn.
-    assert "hm **x**" in drawn.text() and "answer" in drawn.text()
-    sent: list[str] = []
-    writer = MarkdownWriter(sent.append, lambda: terminal_size((80, 24)))
-    writer.feed("<think>\nhm\n</think>\nanswer\n")
-    assert "\x1b[2mhm\x1b[22m" in "".join(sent) and "\x1b[2manswer" not in "".join(sent)
-
-
 def test_rows() -> None:
     assert [rows("a" * n, 10) for n in (0, 1, 10, 11, 20, 21)] == [1, 1, 1, 2, 2, 3]
     # A wide character does not fit into the last cell.

@@ -132,3 +132,24 @@ def test_a_window_resized_in_the_middle_of_an_answer(open_chat: Open) -> None:
     screen.prompt()
     screen.type("/exit\r")
     assert screen.leave() == 0
+
+
+def test_thoughts_are_dim_and_can_be_hidden(open_chat: Open) -> None:
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}<a>"
+    grammar = 'root ::= "<think>\\nhm\\n</think>\\n\\n**你好**"'
+    screen = open_chat("hi", "--chat-template", template, "--grammar", grammar)
+    screen.until("你好")
+    screen.prompt()
+    lines = [line.rstrip() for line in screen.screen.display]
+    assert lines[lines.index("hm") : lines.index("hm") + 3] == ["hm", "", "你好"]
+    assert b"\x1b[2mh" in screen.raw and b"\x1b[22m" in screen.raw and b"<think>" not in screen.raw
+    screen.say("/think hide")
+    screen.until("is hidden")
+    screen.say("again")
+    screen.until("thought for")
+    screen.prompt()
+    assert screen.text.count("hm\n") == 1 and "thinking …" not in screen.text
+    screen.say("/think off")
+    screen.until("no switch")
+    screen.type("/exit\r")
+    assert screen.leave() == 0

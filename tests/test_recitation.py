@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ggufrun.chat.choose import FormatOptions, choose
-from ggufrun.chat.session import Session, Text
+from ggufrun.chat.reply import Text
+from ggufrun.chat.session import Session
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.model import Model, ModelParams
 from ggufrun.engine.sampler import SamplingParams

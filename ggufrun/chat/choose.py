@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from ggufrun.chat import styles
+from ggufrun.chat import stylebook, styles
 from ggufrun.chat.prompt import AffixPrompt, Format, StylePrompt, TemplatePrompt
 from ggufrun.chat.template import ChatTemplate
 from ggufrun.engine.model import Model
@@ -35,7 +36,8 @@ SAMPLING_KEYS: dict[str, str] = {
 @dataclass(frozen=True)
 class FormatOptions:
     """What the user asked for. ``template`` is Jinja text, a file of it, or the name of a style; ``raw`` feeds texts as
-    they stand, without any format.
+    they stand, without any format. ``variables`` are for the template, and ``think`` sets those of them that let a
+    model think before it answers, or not.
     """
 
     style: str | None = None
@@ -45,6 +47,8 @@ class FormatOptions:
     prefix_bos: bool = False
     reverse: tuple[str, ...] = ()
     raw: bool = False
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    think: bool | None = None
 
     @property
     def affixes(self) -> bool:
@@ -80,7 +84,7 @@ def choose(model: Model, options: FormatOptions) -> Choice:
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} each set the prompt format", "give one of them")
     vocab = model.vocab
-    known = styles.guess(model.name, vocab)
+    known = stylebook.guess(model.name, vocab)
     usual = {**(known[0].sampling if known else {}), **recommended(model)}
     if options.affixes or options.raw:
         affixes = AffixPrompt(
@@ -92,18 +96,14 @@ def choose(model: Model, options: FormatOptions) -> Choice:
         )
         return Choice(affixes, "the flags say so", sampling=recommended(model))
     if options.style is not None:
-        return _style(model, styles.find(options.style), options, "--style says so")
+        return _style(model, stylebook.find(options.style), options, "--style says so")
     if options.template is not None:
         name = BUILTIN_NAMES.get(options.template, options.template)
-        if name in styles.STYLES:
-            return _style(model, styles.STYLES[name], options, "--chat-template says so")
-        template = ChatTemplate(_template_text(options.template))
-        return Choice(TemplatePrompt(vocab, template, options.reverse), "--chat-template says so", sampling=usual)
+        if name in stylebook.known():
+            return _style(model, stylebook.find(name), options, "--chat-template says so")
+        return _template(model, _template_text(options.template), options, "--chat-template says so", usual)
     if model.chat_template is not None:
-        template = ChatTemplate(model.chat_template)
-        return Choice(
-            TemplatePrompt(vocab, template, options.reverse), "the model file has a chat template", sampling=usual
-        )
+        return _template(model, model.chat_template, options, "the model file has a chat template", usual)
     if known is not None:
         return _style(model, known[0], options, known[1])
     return Choice(
@@ -112,6 +112,16 @@ def choose(model: Model, options: FormatOptions) -> Choice:
         sampling=usual,
         warning="this looks like a base model: it continues text and does not answer; --style sets a prompt format",
     )
+
+
+def _template(
+    model: Model, source: str, options: FormatOptions, why: str, sampling: Mapping[str, float]
+) -> Choice:
+    prompt = TemplatePrompt(model.vocab, ChatTemplate(source), options.reverse, options.variables)
+    warning = ""
+    if options.think is not None and not prompt.think(options.think):
+        warning = "this chat template has no switch for thinking"
+    return Choice(prompt, why, sampling=sampling, warning=warning)
 
 
 def _style(model: Model, style: styles.Style, options: FormatOptions, why: str) -> Choice:
@@ -142,6 +152,6 @@ def _template_text(given: str) -> str:
     if not path.is_file():
         raise NotFoundError(
             f"--chat-template {given}: no such file, and no style of this name",
-            f"give Jinja text, a file, or one of {', '.join(styles.STYLES)}",
+            f"give Jinja text, a file, or one of {', '.join(stylebook.known())}",
         )
     return path.read_text(encoding="utf-8", errors="replace")

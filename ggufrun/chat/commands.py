@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ggufrun.chat import store, styles
+from ggufrun.chat import store, stylebook
 from ggufrun.chat.choose import FormatOptions, choose
-from ggufrun.chat.prompt import AffixPrompt
+from ggufrun.chat.prompt import AffixPrompt, TemplatePrompt
 from ggufrun.chat.session import Event, Session
 from ggufrun.engine.sampler import SamplingParams
 from ggufrun.errors import GgufrunError
@@ -27,7 +27,8 @@ TAKES_FILE = ("read", "save", "load", "export")
 @dataclass(frozen=True)
 class Outcome:
     """Lines to show, an answer to stream, or the wish to leave. ``message`` is to be asked as if it had been typed,
-    ``edit`` is a question to be changed and asked anew, ``copy`` a text for the clipboard.
+    ``edit`` is a question to be changed and asked anew, ``copy`` a text for the clipboard, ``thinking`` says whether
+    reasoning is to be shown from now on.
     """
 
     lines: tuple[str, ...] = ()
@@ -36,6 +37,7 @@ class Outcome:
     message: str | None = None
     edit: str | None = None
     copy: str | None = None
+    thinking: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -120,11 +122,23 @@ def _stats(session: Session, argument: str) -> Outcome:
 
 def _style(session: Session, argument: str) -> Outcome:
     if not argument:
-        return Outcome((f"format: {session.format.name}", f"styles: {', '.join(styles.STYLES)}"))
+        return Outcome((f"format: {session.format.name}", f"styles: {', '.join(stylebook.known())}"))
     choice = choose(session.context.model, FormatOptions(style=argument))
     session.use(choice.format)
     session.system = choice.system
     return Outcome((f"the format is {choice.format.name}; the conversation starts anew",))
+
+
+def _think(session: Session, argument: str) -> Outcome:
+    word = argument.lower()
+    if word in ("show", "hide"):
+        hidden = "shown" if word == "show" else "hidden"
+        return Outcome((f"what the model thinks is {hidden}",), thinking=word == "show")
+    if word not in ("on", "off"):
+        return Outcome(("write /think on, off, show or hide",))
+    if not isinstance(session.format, TemplatePrompt) or not session.format.think(word == "on"):
+        return Outcome(("this prompt format has no switch for thinking; /think hide leaves it out of sight",))
+    return Outcome((f"thinking is {word}, from the next answer on",))
 
 
 def _tokens(session: Session, argument: str) -> Outcome:
@@ -218,7 +232,11 @@ def _save(session: Session, argument: str) -> Outcome:
 def _load(session: Session, argument: str) -> Outcome:
     if not argument:
         return Outcome(("name a file: /load FILE",))
-    return Outcome(told(_path(argument), store.load(session, _path(argument))))
+    loaded = store.load(session, _path(argument))
+    if loaded.sampling is not None:
+        session.sampling = loaded.sampling
+        session.limit = session.limit if loaded.limit is None else loaded.limit
+    return Outcome(told(_path(argument), loaded))
 
 
 def told(path: Path, loaded: store.Loaded) -> tuple[str, ...]:
@@ -256,6 +274,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(("clear", "new"), "", "forget the conversation", _clear),
     Command(("stats",), "", "speed, and how full the context is", _stats),
     Command(("style",), "[NAME]", "show or change the prompt format", _style),
+    Command(("think",), "on|off|show|hide", "let the model think before it answers, or show what it thinks", _think),
     Command(("tokens",), "", "the token ids of the last turn", _tokens),
     Command(("set",), "[NAME VALUE]", "show or change a sampling setting, such as temp 0.5; n limits an answer", _set),
     Command(("edit",), "[TEXT]", "change the last question and ask it again", _edit),

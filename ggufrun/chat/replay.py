@@ -9,17 +9,24 @@ from ggufrun.engine.vocab import NULL, Vocab
 
 
 def replay(
-    format: Format, vocab: Vocab, system: str, turns: Sequence[tuple[str, str]], *, opened: bool = False
+    format: Format,
+    vocab: Vocab,
+    system: str,
+    turns: Sequence[tuple[str, str]],
+    *,
+    opened: bool = False,
+    reasoning: Sequence[str] = (),
 ) -> tuple[list[Exchange], list[int]]:
     """Past and ids after ``turns``, pairs of question and answer, each answer closed by the model's end of text.
 
-    ``opened`` says that the first was no question but a text as it stands.
+    ``opened`` says that the first was no question but a text as it stands. ``reasoning``, where there was any, is kept
+    beside the answers; what the model is to see of it is the format's affair.
 
     Raises FormatError when a template does not accept the messages.
     """
     past: list[Exchange] = []
     ids: list[int] = []
-    for user, answer in turns:
+    for place, (user, answer) in enumerate(turns):
         before = tuple(ids)
         raw = False
         if opened and not past and isinstance(format, AffixPrompt):
@@ -28,5 +35,6 @@ def replay(
             prompt = format.turn(past, ids, system, user)
         end = next((token for token in (vocab.eot, vocab.eos) if token != NULL), None)
         ids = [*prompt.ids, *vocab.tokenize(answer, special=False), *([] if end is None else [end])]
-        past.append(Exchange(user, answer, before, tuple(ids), prompt.rendered, raw))
+        thoughts = reasoning[place] if place < len(reasoning) else ""
+        past.append(Exchange(user, answer, before, tuple(ids), prompt.rendered, raw, thoughts))
     return past, ids

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ggufrun.chat.prompt import AffixPrompt, Exchange, Format, Prompt
-from ggufrun.chat.stream import AnswerStream
+from ggufrun.chat.reply import Reply, Text, Thought
 from ggufrun.engine.context import Context, ContextFull, common_prefix
 from ggufrun.engine.draft import Speculation
 from ggufrun.engine.generate import GenerationStats, StopReason, generate
@@ -19,13 +19,6 @@ class Start:
     """The question has become tokens: ``new_ids`` follow what the model has seen."""
 
     new_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Text:
-    """A piece of the answer, ready to be shown: whole characters only."""
-
-    text: str
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,7 @@ class Done:
         return self.stats.reason
 
 
-Event = Start | Text | Done
+Event = Start | Text | Thought | Done
 
 
 class Session:
@@ -145,13 +138,19 @@ class Session:
 
     def _turn(self, user: str) -> Prompt:
         prompt = self.format.turn(self.past, self.ids, self.system, user)
-        if self.shift and prompt.ids[: len(self.ids)] != self.ids:
+        if self.shift and not self._seen(prompt):
             # A template that writes the past anew: what does not fit is left out, the oldest first.
             for first in range(1, len(self.past) + 1):
                 if len(prompt.ids) < self.context.n_ctx:
                     break
                 prompt = self.format.turn(self.past[first:], [], self.system, user)
         return prompt
+
+    def _seen(self, prompt: Prompt) -> int:
+        """How many of a prompt's ids are older than its turn."""
+        if prompt.seen is not None:
+            return prompt.seen
+        return len(self.ids) if prompt.ids[: len(self.ids)] == self.ids else 0
 
     def _pinned(self, user: str, ids: list[int], opened: bool) -> int:
         """How many of the first of ``ids``, the conversation with its newest turn, stay when the context is shifted."""
@@ -174,7 +173,7 @@ class Session:
 
     def _answer(self, user: str, prompt: Prompt, opened: bool = False) -> Iterator[Event]:
         context, vocab = self.context, self.context.model.vocab
-        seen = len(self.ids) if prompt.ids[: len(self.ids)] == self.ids else 0
+        seen = self._seen(prompt)
         if len(prompt.ids) - (seen if self.shift else 0) >= context.n_ctx:
             raise ContextFull(
                 f"the conversation takes {len(prompt.ids)} tokens, and the context has {context.n_ctx}",
@@ -183,8 +182,7 @@ class Session:
         before = tuple(self.ids)
         new_ids = tuple(prompt.ids[seen:])
         stats = GenerationStats()
-        stream = AnswerStream(self.format.stops, strip_space=self.format.strip_space)
-        shown: list[str] = []
+        reply = Reply(self.format, prompt)
         generated: list[int] = []
         yield Start(new_ids)
         context.resume()
@@ -204,25 +202,28 @@ class Session:
             )
             for token in answer:
                 generated.append(token)
-                text = stream.feed(b"" if vocab.is_eog(token) else vocab.piece(token))
-                if text:
-                    shown.append(text)
-                    yield Text(text)
-                if stream.stop is not None:
+                named = self.format.named.get(token)
+                yield from reply.feed(b"" if vocab.is_eog(token) else named or vocab.piece(token))
+                if reply.stream.stop is not None:
                     stats.reason = StopReason.TEXT
                     break
-            rest = stream.flush()
-            if rest:
-                shown.append(rest)
-                yield Text(rest)
+            yield from reply.flush()
         finally:
             sampler.close()
-            kept = generated if self.format.keep_stop else generated[: stream.tokens_before_stop]
+            kept = generated if self.format.keep_stop else generated[: reply.stream.tokens_before_stop]
             if kept or stats.reason not in (StopReason.INTERRUPTED, StopReason.CLOSED):
                 self.ids = [*prompt.ids, *kept]
                 for shift in stats.shifts:
                     shift.apply(self.ids)
-                self.past.append(Exchange(user, "".join(shown), before, tuple(self.ids), prompt.rendered, opened))
+                words = Exchange(user, reply.answer, before, tuple(self.ids), prompt.rendered, opened)
+                if reply.splitter.thought:
+                    words = replace(
+                        words,
+                        reasoning=reply.reasoning,
+                        said=reply.said,
+                        thought=None if stats.shifts else reply.place(len(prompt.ids), len(kept)),
+                    )
+                self.past.append(words)
         self.last = Done(stats, new_ids, tuple(generated), len(self.ids))
         yield self.last
 

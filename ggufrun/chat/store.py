@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ggufrun.chat.prompt import AffixPrompt, Exchange, Format, TemplatePrompt
+from ggufrun.chat import stylebook
+from ggufrun.chat.prompt import AffixPrompt, Exchange, Format, StylePrompt, TemplatePrompt
 from ggufrun.chat.replay import replay
 from ggufrun.chat.session import Session
+from ggufrun.chat.template import ChatTemplate
+from ggufrun.engine.sampling import SamplingParams
 from ggufrun.engine.state import identity, load_state, save_state, state_size
-from ggufrun.errors import EngineError, FormatError, NotFoundError, TargetError, UsageError
+from ggufrun.engine.vocab import Vocab
+from ggufrun.errors import EngineError, FormatError, GgufrunError, NotFoundError, TargetError, UsageError
 
 VERSION = 1
 
@@ -28,12 +32,14 @@ CHEAP = 64 << 20
 @dataclass(frozen=True)
 class Loaded:
     """What became of a session: ``turns`` of conversation, ``tokens`` that need not be computed again, and why not all
-    of them (``note``).
+    of them (``note``). ``sampling`` and ``limit`` are the settings that it was held with, if the file tells.
     """
 
     turns: int
     tokens: int
     note: str = ""
+    sampling: SamplingParams | None = None
+    limit: int | None = None
 
 
 def state_path(path: Path) -> Path:
@@ -48,6 +54,10 @@ def save(session: Session, path: Path, *, always: bool = True) -> None:
         "model": session.context.model.name,
         "identity": identity(session.context),
         "format": format_key(session.format),
+        "prompt": describe_format(session.format),
+        "sampling": asdict(session.sampling),
+        # an answer that may fill the context may fill another one too
+        "limit": None if session.limit == session.context.n_ctx else session.limit,
         "system": session.system,
         "turns": [_turn(exchange, session.ids) for exchange in session.past],
         "placed": list(session._placed),
@@ -62,43 +72,98 @@ def save(session: Session, path: Path, *, always: bool = True) -> None:
         raise TargetError(f"the session cannot be saved in {path}: {why}", "save it elsewhere") from error
 
 
-def load(session: Session, path: Path, system: str | None = None) -> Loaded:
+def load(session: Session, path: Path, system: str | None = None, *, adopt: bool = True) -> Loaded:
     """Put the conversation of ``path`` in the place of the session's, and what was computed of it into the context.
 
-    With another model, format or ``system`` the words are tokenized anew. Raises NotFoundError, FormatError.
+    With ``adopt`` a session that was held with this model brings its prompt format along. With another model, format or
+    ``system`` the words are tokenized anew. Raises NotFoundError, FormatError.
     """
     value = _read(path)
     turns = [_exchange(turn, value["ids"], path) for turn in _list(value, "turns", path)]
+    settings = _settings(value, path)
     vocab = session.context.model.vocab
     said = _text(value, "system", path)
+    known = identity(session.context)
+    placed = tuple(_ids(value, "placed", path))
+    if adopt and (value.get("identity") == known or value.get("model") == session.context.model.name):
+        session.format = _format(value.get("prompt"), vocab, path) or session.format
     session.clear()
     session.system = said if system is None else system
     same = (
-        value.get("identity") == identity(session.context)
+        value.get("identity") == known
         and value.get("format") == format_key(session.format)
         and session.system == said
     )
     if not same:
-        opened = bool(turns) and turns[0].opened
         session.past, session.ids = replay(
-            session.format, vocab, session.system, [(turn.user, turn.answer) for turn in turns], opened=opened
+            session.format,
+            vocab,
+            session.system,
+            [(turn.user, turn.answer) for turn in turns],
+            opened=bool(turns) and turns[0].opened,
+            reasoning=[turn.reasoning for turn in turns],
         )
         session.context.clear()
         note = "it was held with another model or format: its words are read anew"
-        return Loaded(len(turns), 0, note if turns else "")
+        return Loaded(len(turns), 0, note if turns else "", *settings)
     session.past, session.ids = turns, list(value["ids"])
-    session._placed = tuple(_ids(value, "placed", path))
+    session._placed = placed
     if session.ids and not 0 <= min(session.ids) <= max(session.ids) < vocab.size:
         session.clear()
         raise _damaged(path)
     if not session.ids:
-        return Loaded(0, 0)
+        return Loaded(0, 0, "", *settings)
     try:
-        return Loaded(len(turns), load_state(session.context, state_path(path)))
+        return Loaded(len(turns), load_state(session.context, state_path(path)), "", *settings)
     except (FormatError, OSError) as error:
         session.context.clear()
         why = error.what if isinstance(error, FormatError) else f"{state_path(path).name} is missing"
-        return Loaded(len(turns), 0, f"{why}: the conversation is computed anew")
+        return Loaded(len(turns), 0, f"{why}: the conversation is computed anew", *settings)
+
+
+def describe_format(format: Format) -> dict[str, Any]:
+    """What a format is made of, so that `load` can make it again."""
+    if isinstance(format, TemplatePrompt):
+        return {"template": format.template.source, "variables": format.variables, "stops": list(format.stops)}
+    if isinstance(format, AffixPrompt):
+        return {"affixes": format.given, "stops": list(format.stops)}
+    assert isinstance(format, StylePrompt)
+    own = len(format.style.stops)
+    return {"style": format.name, "stops": list(format.stops[own:])}
+
+
+def _format(value: Any, vocab: Vocab, path: Path) -> Format | None:
+    """The format that `describe_format` has described; None for a style that is not known here, or for nothing."""
+    if value is None:
+        return None
+    try:
+        reverse = [str(stop) for stop in value["stops"]]
+        if "template" in value:
+            return TemplatePrompt(vocab, ChatTemplate(value["template"]), reverse, dict(value["variables"]))
+        if "affixes" in value:
+            prefix, suffix, bos = value["affixes"]
+            return AffixPrompt(vocab, prefix=str(prefix), suffix=str(suffix), prefix_bos=bos is True, reverse=reverse)
+        style = stylebook.known().get(value["style"])
+        return StylePrompt(vocab, style, reverse) if style is not None else None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(path) from error
+
+
+def _settings(value: dict[str, Any], path: Path) -> tuple[SamplingParams | None, int | None]:
+    """Sampling and limit, as far as the file tells: older ones do not."""
+    found, limit = value.get("sampling"), value.get("limit")
+    if found is None:
+        return None, None
+    names = {item.name for item in fields(SamplingParams)}
+    try:
+        given = {name: _tuples(item) for name, item in found.items() if name in names}
+        return SamplingParams(**given), limit if type(limit) is int else None
+    except (GgufrunError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(path) from error
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def format_key(format: Format) -> Any:
@@ -130,7 +195,8 @@ def as_json(session: Session) -> str:
     messages = [{"role": "system", "content": session.system}] if session.system else []
     for exchange in session.past:
         messages.append({"role": "user", "content": exchange.user})
-        messages.append({"role": "assistant", "content": exchange.answer})
+        answer = {"role": "assistant", "content": exchange.answer}
+        messages.append({**answer, "reasoning_content": exchange.reasoning} if exchange.reasoning else answer)
     whole = {"model": session.context.model.name, "messages": messages}
     return json.dumps(whole, ensure_ascii=False, indent=2) + "\n"
 
@@ -142,6 +208,8 @@ def as_markdown(session: Session) -> str:
         parts.append("\n".join(f"> *{line}*" if line.strip() else ">" for line in session.system.splitlines()))
     for exchange in session.past:
         parts.append("\n".join(f"> {line}".rstrip() for line in exchange.user.split("\n")))
+        if exchange.reasoning:
+            parts.append(f"<details><summary>Reasoning</summary>\n\n{exchange.reasoning}\n\n</details>")
         parts.append(exchange.answer.strip("\n"))
     return "\n\n".join(parts) + "\n"
 
@@ -165,6 +233,8 @@ def _turn(exchange: Exchange, ids: list[int]) -> dict[str, Any]:
         "after": _shorter(exchange.after, ids),
         "rendered": exchange.rendered,
         "opened": exchange.opened,
+        **({"reasoning": exchange.reasoning} if exchange.reasoning else {}),
+        **({"said": exchange.said, "thought": exchange.thought} if exchange.said else {}),
     }
 
 
@@ -196,7 +266,13 @@ def _exchange(turn: Any, ids: list[int], path: Path) -> Exchange:
         for name in ("before", "after")
     )
     user, answer, rendered = (_text(turn, name, path) for name in ("user", "answer", "rendered"))
-    return Exchange(user, answer, before, after, rendered, turn.get("opened") is True)
+    reasoning, said = (_text({name: "", **turn}, name, path) for name in ("reasoning", "said"))
+    place = turn.get("thought")
+    if place is not None:
+        place = tuple(_ids(turn, "thought", path))
+        if len(place) != 2 or not 0 <= place[0] <= place[1] <= len(after):
+            raise _damaged(path)
+    return Exchange(user, answer, before, after, rendered, turn.get("opened") is True, reasoning, said, place)
 
 
 def _list(value: dict[str, Any], name: str, path: Path) -> list[Any]:

@@ -7,6 +7,7 @@ has been handed out ever has to be taken back.
 from __future__ import annotations
 
 import codecs
+from bisect import bisect_right
 from collections.abc import Sequence
 
 
@@ -70,6 +71,7 @@ class AnswerStream:
         self._characters = Utf8Stream()
         self._text = StopStream(stops)
         self._strip = strip_space
+        self._stripped = 0
         self._seen = 0
         self._ends: list[int] = []
 
@@ -87,13 +89,19 @@ class AnswerStream:
     def _shown(self, text: str) -> str:
         if self._strip and text:
             self._strip = False
-            return text.removeprefix(" ")
+            self._stripped = int(text.startswith(" "))
+            return text[self._stripped :]
         return text
 
     @property
     def stop(self) -> str | None:
         """The stop text that ended the answer, if one did."""
         return self._text.stop
+
+    def tokens_within(self, length: int) -> int | None:
+        """How many of the tokens fed make the first ``length`` characters shown; None when one is split there."""
+        wanted = length + self._stripped if length else 0
+        return bisect_right(self._ends, wanted) if wanted == 0 or wanted in self._ends else None
 
     @property
     def tokens_before_stop(self) -> int:

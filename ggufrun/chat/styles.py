@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from ggufrun.engine.vocab import NULL, Vocab
-from ggufrun.errors import UsageError
 
 PLACE = re.compile(r"\{(bos|eos|cut|s|u)\}")
 
@@ -202,27 +201,6 @@ TOKENS: tuple[tuple[str, str], ...] = (
     ("<start_of_turn>", "gemma"),
 )
 """A control token that only models of one style have; not ``<|im_start|>``, which base models of Qwen carry too."""
-
-
-def find(name: str) -> Style:
-    """The style called ``name``; raises UsageError with the names there are."""
-    style = STYLES.get(name.lower().replace("_", "-"))
-    if style is None:
-        raise UsageError(f"there is no style {name!r}", f"choose from {', '.join(STYLES)}")
-    return style
-
-
-def guess(model_name: str, vocab: Vocab) -> tuple[Style, str] | None:
-    """The style that a model's name or vocabulary reveals, and what revealed it; None when nothing does."""
-    for pattern, style in NAMES:
-        if re.search(pattern, model_name.lower()):
-            return STYLES[style], f"the model is called {model_name}"
-    for token, style in TOKENS:
-        if vocab.control(token) is not None:
-            return STYLES[style], f"the vocabulary has {token}"
-    if vocab.control("<|im_start|>") is not None and re.search(r"chat|instruct", model_name.lower()):
-        return STYLES["chatml"], "the vocabulary has <|im_start|>, and the model's name says that it talks"
-    return None
 
 
 def encode(vocab: Vocab, style: Style, pattern: str, *, user: str = "", system: str = "") -> list[int]:

@@ -103,10 +103,11 @@ def _talk(
         show_tokens=flags.show_tokens,
         verbose_prompt=flags.verbose_prompt,
         markdown=flags.markdown,
+        thinking=not flags.hide_thinking,
     )
     typed = expand if flags.escape else str
     talk = Talk(session, screen, typed, file=flags.session, multiline=flags.multiline)
-    if flags.session is not None and _resumed(session, flags.session, system):
+    if flags.session is not None and _resumed(session, flags, system):
         opening = None if affixes else opening
     if affixes:
         # Beside affixes -p is no message but the beginning of the text itself.
@@ -124,16 +125,26 @@ def _talk(
         talk.single(*joined(first, raw, typed(piped)))
 
 
-def _resumed(session: Session, path: Path, system: str | None) -> bool:
-    """Take the session up that lies in ``path``, if there is one with something in it."""
+def _resumed(session: Session, flags: ChatFlags, system: str | None) -> bool:
+    """Take the session up that --session names, if there is one with something in it.
+
+    It brings its prompt format and its settings along, where no flag says otherwise.
+    """
+    from dataclasses import asdict
+
     from ggufrun.chat import store
     from ggufrun.chat.commands import told
 
+    path = flags.session
+    assert path is not None
     if path.is_dir() or not path.parent.is_dir():
         raise TargetError(f"--session {path} cannot be written", "give a file in a folder that exists")
     if not path.exists():
         return False
-    loaded = store.load(session, path, system)
+    loaded = store.load(session, path, system, adopt=not settings.says_format(flags))
+    if loaded.sampling is not None:
+        session.sampling = settings.sampling_params(flags, asdict(loaded.sampling))
+        session.limit = loaded.limit if loaded.limit is not None and flags.n_predict is None else session.limit
     note(*told(path, loaded))
     return bool(session.past or session.ids)
 

@@ -58,6 +58,21 @@ class ChatFlags:
     chat_template_file: Annotated[
         Path | None, _option("--chat-template-file", help="A file with a Jinja template.", metavar="FILE")
     ] = None
+    chat_template_kwargs: Annotated[
+        str | None, _option("--chat-template-kwargs", help="Variables for the template.", metavar="JSON")
+    ] = None
+    think: Annotated[
+        bool | None, _option("--think/--no-think", help="Let the model think first, where its template has a switch.")
+    ] = None
+    reasoning: Annotated[
+        str | None, _option("-rea", "--reasoning", help="The same, as in llama.cpp.", metavar="[on|off|auto]")
+    ] = None
+    reasoning_effort: Annotated[
+        str | None, _option("--reasoning-effort", help="How much it thinks: low, medium, high.", metavar="LEVEL")
+    ] = None
+    hide_thinking: Annotated[
+        bool, _option("--hide-thinking", "--hidethinking", help="Do not show what the model thinks.")
+    ] = False
     in_prefix: Annotated[str | None, _option("--in-prefix", help="Put before every message.")] = None
     in_suffix: Annotated[str | None, _option("--in-suffix", help="Put after every message.")] = None
     in_prefix_bos: Annotated[bool, _option("--in-prefix-bos", help="Put BOS before the prefix.")] = False

@@ -59,7 +59,6 @@ class MarkdownWriter:
         self._fence = ""
         self._language = ""
         self._code: list[str] = []
-        self._thinking = False
 
     def feed(self, text: str) -> None:
         """More of the answer."""
@@ -69,7 +68,7 @@ class MarkdownWriter:
                 if not self._line:
                     self._begin(body)
                 self._line += body
-                self._write(f"\x1b[2m{body}\x1b[22m" if self._thinking else body)
+                self._write(body)
             if body != part:
                 self._end_line()
 
@@ -94,13 +93,6 @@ class MarkdownWriter:
         line, self._line = self._line, ""
         if not line:
             self._end_table()
-        if "<think>" in line or "</think>" in line:
-            self._thinking = "</think>" not in line
-            self._write("\n")
-            return
-        if self._thinking:
-            self._write("\n")
-            return
         fence = FENCE.match(line)
         if self._fence:
             closing = fence is not None and fence[1].startswith(self._fence) and not fence[2]

@@ -20,6 +20,8 @@ CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) n
 FRAME = 0.02
 """Seconds between two refreshes of a fast answer."""
 
+DIM, BRIGHT = "\x1b[2m", "\x1b[22m"
+
 REASONS: dict[StopReason, str] = {
     StopReason.LENGTH: "cut at the token limit (-n)",
     StopReason.FULL: "the context is full: /clear starts anew, -c gives a longer one",
@@ -30,21 +32,30 @@ REASONS: dict[StopReason, str] = {
 
 class Screen:
     """Draws. ``color`` is on, off or auto; ``plain`` leaves out colours, header and status; ``markdown`` draws answers
-    at a terminal as such.
+    at a terminal as such; ``thinking`` shows what a model thinks before it answers.
     """
 
     def __init__(
-        self, *, color: str, plain: bool, show_tokens: bool, verbose_prompt: bool, markdown: bool = False
+        self,
+        *,
+        color: str,
+        plain: bool,
+        show_tokens: bool,
+        verbose_prompt: bool,
+        markdown: bool = False,
+        thinking: bool = True,
     ) -> None:
         self.plain = plain
         self.show_tokens = show_tokens
         self.verbose_prompt = verbose_prompt
+        self.thinking = thinking
         self.colored = not plain and (color == "on" or (color == "auto" and err().is_terminal))
         self._obeys = sys.stdout.isatty()
         self._wraps = err().is_terminal
         self._column = 0
         self._shown_at = 0.0
         self._speed = ""
+        self._thought_since: float | None = None
         self.toolbar = False
         self._markdown: Any = None
         if markdown and self.colored and self._obeys and os.environ.get("TERM", "dumb") != "dumb":
@@ -55,8 +66,45 @@ class Screen:
             # A pipe takes UTF-8, whatever the locale says.
             sys.stdout.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
 
+    def thought(self, text: str) -> None:
+        """A piece of what the model thinks: dim at a terminal, on stderr where stdout is for answers."""
+        stream = sys.stdout if self._obeys else sys.stderr
+        if stream.isatty():
+            text = text.translate(CONTROLS)
+        first, self._thought_since = self._thought_since is None, self._thought_since or monotonic()
+        if not self.thinking:
+            if first and self._obeys and self.colored:
+                stream.write(f"{DIM}thinking …{BRIGHT}")
+                stream.flush()
+            return
+        dim = self.colored and stream.isatty()
+        if first and not dim:
+            stream.write("(thinking)\n")
+        stream.write(f"{DIM}{text}{BRIGHT}" if dim else text)
+        self._refresh(stream)
+
+    def _end_thought(self) -> None:
+        """What was thought is over: a line apart comes the answer."""
+        if self._thought_since is None:
+            return
+        seconds, self._thought_since = monotonic() - self._thought_since, None
+        stream = sys.stdout if self._obeys else sys.stderr
+        if self.thinking:
+            stream.write("\n\n")
+        elif self._obeys and self.colored:
+            stream.write(f"\r\x1b[K{DIM}thought for {seconds:.1f} s{BRIGHT}\n\n")
+        stream.flush()
+
+    def _refresh(self, stream: Any) -> None:
+        # Sooner than anybody sees, but not for each of a thousand tokens a second.
+        now = monotonic()
+        if now - self._shown_at >= FRAME:
+            stream.flush()
+            self._shown_at = now
+
     def answer(self, text: str) -> None:
         """A piece of an answer."""
+        self._end_thought()
         if self._obeys:
             text = text.translate(CONTROLS)
         if text:
@@ -65,14 +113,11 @@ class Screen:
             else:
                 sys.stdout.write(text)
             self._column = 0 if text.endswith("\n") else 1
-            # Sooner than anybody sees, but not for each of a thousand tokens a second.
-            now = monotonic()
-            if now - self._shown_at >= FRAME:
-                sys.stdout.flush()
-                self._shown_at = now
+            self._refresh(sys.stdout)
 
     def end_answer(self) -> None:
         """Close the last line of an answer."""
+        self._end_thought()
         if self._column:
             self.answer("\n")
         if self._markdown is not None:

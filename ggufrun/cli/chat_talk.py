@@ -10,7 +10,8 @@ from pathlib import Path
 from ggufrun.chat import commands, store
 from ggufrun.chat.choose import Choice
 from ggufrun.chat.prompt import AffixPrompt
-from ggufrun.chat.session import Done, Event, Session, Start, Text
+from ggufrun.chat.reply import Text, Thought
+from ggufrun.chat.session import Done, Event, Session, Start
 from ggufrun.cli.chat_input import Reader
 from ggufrun.cli.chat_keys import HANGUP, Hangup, no_echo, on_ctrl_c
 from ggufrun.cli.chat_screen import Screen
@@ -102,6 +103,8 @@ class Talk:
             return True
         outcome = commands.run(self.session, *command)
         self.screen.note(*outcome.lines)
+        if outcome.thinking is not None:
+            self.screen.thinking = outcome.thinking
         if outcome.copy is not None:
             self.screen.copy(outcome.copy)
         if outcome.answer is not None:
@@ -163,6 +166,8 @@ class Talk:
             for event in events:
                 if isinstance(event, Text):
                     self.screen.answer(event.text)
+                elif isinstance(event, Thought):
+                    self.screen.thought(event.text)
                 elif isinstance(event, Start):
                     self.screen.fed(self.session, event.new_ids)
                 else:
@@ -188,12 +193,12 @@ def arguments() -> dict[str, list[str] | None]:
     """Commands for completion, each with the words that may follow it; None where a file does."""
     from dataclasses import fields
 
-    from ggufrun.chat.styles import STYLES
+    from ggufrun.chat.stylebook import known as known_styles
     from ggufrun.engine.sampler import SamplingParams
 
     known: dict[str, list[str] | None] = {name: [] for name in sorted(commands.BY_NAME)}
     known |= dict.fromkeys(commands.TAKES_FILE)
-    return known | {"style": list(STYLES), "set": [*(item.name for item in fields(SamplingParams)), "n"]}
+    return known | {"style": list(known_styles()), "set": [*(item.name for item in fields(SamplingParams)), "n"]}
 
 
 def hangup_file() -> Path:

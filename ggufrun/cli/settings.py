@@ -5,6 +5,7 @@ What is wrong with a flag is a UsageError that names it, raised before anything 
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,22 @@ if TYPE_CHECKING:
     from ggufrun.engine.model import Model
     from ggufrun.engine.rope import RopeParams
     from ggufrun.engine.sampler import SamplingParams
+
+
+FORMAT_FLAGS = (
+    "style",
+    "chat_template",
+    "chat_template_file",
+    "chat_template_kwargs",
+    "think",
+    "reasoning",
+    "reasoning_effort",
+    "in_prefix",
+    "in_suffix",
+    "reverse",
+    "conversation",
+)
+"""Flags that say how a message becomes tokens."""
 
 
 def model_and_instruction(flags: ChatFlags) -> tuple[Path, str | None]:
@@ -93,8 +110,36 @@ def choose_format(model: Model, flags: ChatFlags) -> Choice:
         prefix_bos=flags.in_prefix_bos,
         reverse=tuple(expanded(flags, text) for text in flags.reverse or ()),
         raw=flags.conversation is False,
+        variables=template_variables(flags),
+        think=_thinks(flags),
     )
     return choose(model, options)
+
+
+def says_format(flags: ChatFlags) -> bool:
+    """Do the flags say anything about the prompt format?"""
+    return flags.in_prefix_bos or any(getattr(flags, name) is not None for name in FORMAT_FLAGS)
+
+
+def template_variables(flags: ChatFlags) -> dict[str, Any]:
+    """``--chat-template-kwargs`` and ``--reasoning-effort``."""
+    variables: Any = {}
+    if flags.chat_template_kwargs is not None:
+        try:
+            variables = json.loads(flags.chat_template_kwargs)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"--chat-template-kwargs is no JSON: {error}", "give an object") from error
+        if not isinstance(variables, dict):
+            raise UsageError("--chat-template-kwargs is no JSON object", 'write it as {"name": value}')
+    effort = flags.reasoning_effort
+    return variables if effort in (None, "default") else {**variables, "reasoning_effort": effort}
+
+
+def _thinks(flags: ChatFlags) -> bool | None:
+    switch = _switch("--reasoning", flags.reasoning)
+    if switch is not None and flags.think is not None:
+        raise UsageError("--think and --reasoning say the same", "give one of them")
+    return {"on": True, "off": False}.get(switch or "", flags.think)
 
 
 def n_predict(flags: ChatFlags) -> int | None:
