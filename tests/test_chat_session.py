@@ -14,9 +14,10 @@ from ggufrun.chat.prompt import AffixPrompt, StylePrompt, TemplatePrompt
 from ggufrun.chat.reply import Text
 from ggufrun.chat.session import Done, Event, Session, Start
 from ggufrun.chat.template import ChatTemplate
-from ggufrun.engine.context import Context, ContextFull, Interrupted
+from ggufrun.engine.context import Context
 from ggufrun.engine.generate import StopReason
 from ggufrun.engine.sampler import SamplingParams
+from ggufrun.engine.sequence import ContextFull, Interrupted
 from ggufrun.errors import EngineError, FormatError, NotFoundError, UsageError
 from tests import chat_oracle
 from tests.conftest import Oracle

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from ggufrun.engine.context import Context, ContextFull, ContextParams, Interrupted, common_prefix
+from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.generate import GenerationStats, StopReason, generate
 from ggufrun.engine.model import Model
 from ggufrun.engine.native import llama
 from ggufrun.engine.sampler import Sampler, SamplingParams
+from ggufrun.engine.sequence import ContextFull, Interrupted, common_prefix
 from ggufrun.errors import EngineError, UsageError
 
 POEM = "[INST] 背一下静夜思 [/INST]"

@@ -37,11 +37,11 @@ def write(
     params: SamplingParams,
     count: int,
     speculation: Speculation | None = None,
-    **more: int,
+    keep: int | None = None,
 ) -> tuple[list[int], GenerationStats]:
     sampler = Sampler(context.model, params, context.n_ctx)
     stats = GenerationStats()
-    made = list(generate(context, sampler, ids, limit=count, stats=stats, speculation=speculation, **more))
+    made = list(generate(context, sampler, ids, limit=count, stats=stats, speculation=speculation, keep=keep))
     sampler.close()
     return made, stats
 

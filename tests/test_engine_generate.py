@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from ggufrun.engine.context import Context, ContextFull
+from ggufrun.engine.context import Context
 from ggufrun.engine.generate import GenerationStats, StopReason, generate
 from ggufrun.engine.sampler import Sampler, SamplingParams
+from ggufrun.engine.sequence import ContextFull
 from tests.poems import POEMS
 
 GREEDY = SamplingParams(temp=0)

@@ -10,11 +10,12 @@ from ggufrun.chat import styles
 from ggufrun.chat.prompt import StylePrompt, TemplatePrompt
 from ggufrun.chat.session import Done, Session
 from ggufrun.chat.template import ChatTemplate
-from ggufrun.engine.context import Context, ContextFull, ContextParams
+from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.generate import GenerationStats, StopReason, generate
 from ggufrun.engine.model import Model
 from ggufrun.engine.native import llama
 from ggufrun.engine.sampler import Sampler, SamplingParams
+from ggufrun.engine.sequence import ContextFull
 from ggufrun.engine.window import Shift, fill, next_shift
 
 ENDLESS = SamplingParams(temp=0, ignore_eos=True, repeat_penalty=1.2)

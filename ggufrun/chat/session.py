@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from ggufrun.chat.negative import Negative
 from ggufrun.chat.prompt import AffixPrompt, Exchange, Format, Prompt
 from ggufrun.chat.reply import Reply, Text, Thought
-from ggufrun.engine.context import Context, ContextFull, common_prefix
+from ggufrun.engine.context import Context
 from ggufrun.engine.draft import Speculation
 from ggufrun.engine.generate import GenerationStats, StopReason, generate
 from ggufrun.engine.sampler import RANDOM_SEED, Sampler, SamplingParams
+from ggufrun.engine.sequence import ContextFull, common_prefix
 from ggufrun.errors import EngineError
 
 
@@ -44,7 +46,8 @@ class Session:
 
     ``once`` forgets everything between questions but the system prompt. ``limit`` bounds the tokens of an answer. With
     ``shift``, a full context loses its older half but for the beginning: what the system prompt takes, or ``keep``
-    tokens as llama.cpp counts them (BOS not included, negative or too many: all of the first turn).
+    tokens as llama.cpp counts them (BOS not included, negative or too many: all of the first turn). Answers are led
+    away from ``negative``.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Session:
         shift: bool = False,
         keep: int | None = None,
         speculation: Speculation | None = None,
+        negative: Negative | None = None,
     ) -> None:
         self.context = context
         self.format = format
@@ -69,6 +73,7 @@ class Session:
         self.shift = shift
         self.keep = keep
         self.speculation = speculation
+        self.negative = negative
         self.past: list[Exchange] = []
         self.ids: list[int] = []
         self.last: Done | None = None
@@ -190,6 +195,8 @@ class Session:
         try:
             sampler.accept(new_ids)
             keep = self._pinned(user, prompt.ids, opened) if self.shift else None
+            if self.negative is not None:
+                self.negative.ask(self.format, self.past, user, prompt.ids, seen, opened=opened, shift=self.shift)
             answer = generate(
                 context,
                 sampler,
@@ -199,6 +206,7 @@ class Session:
                 seen=seen,
                 keep=keep,
                 speculation=self.speculation,
+                guidance=self.negative.guidance if self.negative is not None else None,
             )
             for token in answer:
                 generated.append(token)
@@ -224,6 +232,8 @@ class Session:
                         thought=None if stats.shifts else reply.place(len(prompt.ids), len(kept)),
                     )
                 self.past.append(words)
+                if self.negative is not None:
+                    self.negative.answered(self.past[-1], kept)
         self.last = Done(stats, new_ids, tuple(generated), len(self.ids))
         yield self.last
 

@@ -12,10 +12,12 @@ from ggufrun.cli import batch, settings
 from ggufrun.cli.chat_flags import SWITCH_VALUES, ChatFlags, FlagCommand, command_from
 from ggufrun.cli.console import note, warn
 from ggufrun.cli.guessing import draft_params, guessing, widened
+from ggufrun.cli.guiding import doubled, guidance_params, negative
 from ggufrun.errors import TargetError, UsageError
 
 if TYPE_CHECKING:
     from ggufrun.chat.choose import Choice
+    from ggufrun.chat.negative import Negative
     from ggufrun.chat.session import Session
     from ggufrun.engine.context import Context
     from ggufrun.engine.draft import Speculation
@@ -39,6 +41,8 @@ def run(flags: ChatFlags) -> None:
     if flags.batch_file is not None or flags.batch_output is not None:
         if flags.lookup or flags.draft_model is not None:
             raise UsageError("--lookup and -md guess for a conversation, not for a batch", "leave them out")
+        if guidance_params(flags) is not None:
+            raise UsageError("--cfg-scale leads a conversation, not a batch", "leave it out")
         batch.run(flags)
         return
     path, instruction = settings.model_and_instruction(flags)
@@ -48,7 +52,8 @@ def run(flags: ChatFlags) -> None:
     from ggufrun.engine.context import Context
 
     draft = draft_params(flags)
-    context_params, n_predict = widened(settings.context_params(flags), draft), settings.n_predict(flags)
+    guidance, n_predict = guidance_params(flags), settings.n_predict(flags)
+    context_params = doubled(widened(settings.context_params(flags), draft), guidance)
     settings.sampling_params(flags, {})
     settings.check_file(path)
     if flags.draft_model is not None:
@@ -57,7 +62,8 @@ def run(flags: ChatFlags) -> None:
         choice = settings.choose_format(model, flags)
         sampling = settings.sampling_params(flags, choice.sampling)
         with Context(model, context_params) as context, guessing(flags, context, draft) as speculation:
-            _talk(flags, context, choice, sampling, n_predict, instruction, opening, speculation)
+            away = negative(context, guidance)
+            _talk(flags, context, choice, sampling, n_predict, instruction, opening, speculation, away)
 
 
 def _talk(
@@ -69,6 +75,7 @@ def _talk(
     instruction: str | None,
     opening: str | None,
     speculation: Speculation | None = None,
+    away: Negative | None = None,
 ) -> None:
     from ggufrun.chat.escapes import expand
     from ggufrun.chat.prompt import AffixPrompt
@@ -96,6 +103,7 @@ def _talk(
         shift=flags.context_shift,
         keep=flags.keep,
         speculation=speculation,
+        negative=away,
     )
     screen = Screen(
         color=SWITCH_VALUES.get((flags.color or "auto").lower(), "auto"),

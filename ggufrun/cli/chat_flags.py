@@ -232,6 +232,17 @@ class ChatFlags:
         str | None, _option("--ntk-alpha", help="NTK factor for a longer context.", metavar="A|auto")
     ] = None
 
+    cfg_scale: Annotated[
+        float | None, _option("--cfg-scale", help="Lead answers away from the negative prompt this strongly (1: not).")
+    ] = None
+    cfg_negative: Annotated[
+        str | None,
+        _option("--cfg-negative-prompt", help="What to lead away from, in the system prompt's place.", metavar="TEXT"),
+    ] = None
+    cfg_negative_file: Annotated[
+        Path | None, _option("--cfg-negative-prompt-file", help="Read it from a file.", metavar="FILE")
+    ] = None
+
     lookup: Annotated[
         bool, _option("--lookup", help="Guess ahead from what the conversation has said before; the answers stay.")
     ] = False

@@ -10,9 +10,11 @@ import typer
 
 from ggufrun.cli import settings
 from ggufrun.cli.chat_flags import ChatFlags, FlagCommand, command_from
+from ggufrun.cli.guiding import doubled, guidance_params, negative
 from ggufrun.errors import UsageError
 
 if TYPE_CHECKING:
+    from ggufrun.chat.negative import Negative
     from ggufrun.engine.context import Context
     from ggufrun.engine.sampler import SamplingParams
 
@@ -88,21 +90,25 @@ def run(flags: CompleteFlags) -> None:
     from ggufrun.engine.context import Context
 
     # What is wrong with the flags is said before a model is loaded.
-    context_params, limit = settings.context_params(flags), settings.n_predict(flags)
+    guidance, limit = guidance_params(flags), settings.n_predict(flags)
+    context_params = doubled(settings.context_params(flags), guidance)
     settings.sampling_params(flags, {})
     with settings.open_model(path, flags) as model, Context(model, context_params) as context:
         sampling = settings.sampling_params(flags, recommended(model))
-        _continue(flags, context, sampling, FILLED if limit is None or limit < 0 else limit, text)
+        limit = FILLED if limit is None or limit < 0 else limit
+        _continue(flags, context, sampling, limit, text, negative(context, guidance))
 
 
-def _continue(flags: CompleteFlags, context: Context, sampling: SamplingParams, limit: int, text: str) -> None:
+def _continue(
+    flags: CompleteFlags, context: Context, sampling: SamplingParams, limit: int, text: str, away: Negative | None
+) -> None:
     from ggufrun.chat.plain import PlainPrompt
     from ggufrun.chat.session import Session
     from ggufrun.cli.chat_screen import Screen
     from ggufrun.cli.chat_talk import Talk
 
     reverse = [settings.expanded(flags, stop) for stop in flags.reverse or ()]
-    session = Session(context, PlainPrompt(context.model.vocab, reverse=reverse), sampling, limit=limit)
+    session = Session(context, PlainPrompt(context.model.vocab, reverse=reverse), sampling, limit=limit, negative=away)
     screen = Screen(color="off", plain=True, show_tokens=flags.show_tokens, verbose_prompt=flags.verbose_prompt)
     if flags.echo:
         screen.answer(text)

@@ -22,9 +22,7 @@ def draft_params(flags: ChatFlags) -> DraftParams | None:
 
     if not flags.lookup and flags.draft_model is None:
         if flags.draft_max is not None or flags.draft_min is not None:
-            raise UsageError(
-                "--draft-max and --draft-min say how much is guessed, not by whom", "add --lookup or -md"
-            )
+            raise UsageError("--draft-max and --draft-min say how much is guessed, not by whom", "add --lookup or -md")
         return None
     if flags.lookup and flags.draft_model is not None:
         raise UsageError("--lookup and -md both guess ahead", "give one of them")

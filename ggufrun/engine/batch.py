@@ -7,17 +7,15 @@ from the tokens it has.
 
 from __future__ import annotations
 
-import ctypes
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from ggufrun.engine.context import ABORTED, OK, Context
+from ggufrun.engine.context import Context
 from ggufrun.engine.generate import StopReason
 from ggufrun.engine.native import forget_log, llama, reason
 from ggufrun.engine.sampler import Sampler, SamplingParams
+from ggufrun.engine.sequence import ABORTED, OK
 from ggufrun.errors import EngineError
 
 NO_SLOT = 1
@@ -74,26 +72,10 @@ class Batch:
     def __init__(self, context: Context) -> None:
         api = llama()
         self._context = context
-        self._memory = api.llama_get_memory(context.pointer)
-        self._capacity: int = api.llama_n_batch(context.pointer)
+        self._batch = context.batch
         self._free = deque(range(context.params.sequences))
         self._slots: list[_Slot] = []
         self._again: deque[tuple[Task, Sampler]] = deque()
-        self._tokens = np.zeros(self._capacity, np.int32)
-        self._positions = np.zeros(self._capacity, np.int32)
-        self._sequences = np.zeros(self._capacity, np.int32)
-        self._outputs = np.zeros(self._capacity, np.int8)
-        self._counts = np.ones(self._capacity, np.int32)
-        self._pointers = self._sequences.ctypes.data + 4 * np.arange(self._capacity, dtype=np.uintp)
-        self._batch = api.llama_batch()
-        for name, array in (
-            ("token", self._tokens),
-            ("pos", self._positions),
-            ("n_seq_id", self._counts),
-            ("seq_id", self._pointers),
-            ("logits", self._outputs),
-        ):
-            setattr(self._batch, name, ctypes.cast(array.ctypes.data, dict(self._batch._fields_)[name]))
         self._stop = False
         self._abort = api.ggml_abort_callback(self._asked_to_stop)
         self._no_abort = api.ggml_abort_callback()
@@ -179,19 +161,15 @@ class Batch:
         prompts = False
         for slot in sorted(self._slots, key=lambda slot: len(slot.waiting()) > 1):
             waiting = slot.waiting()
-            part = waiting[: self._capacity - size]
+            part = waiting[: self._batch.capacity - size]
             prompts = prompts or len(part) > 1
-            stop = size + len(part)
-            self._tokens[size:stop] = part
-            self._positions[size:stop] = np.arange(slot.done, slot.done + len(part))
-            self._sequences[size:stop] = slot.sequence
-            self._outputs[size:stop] = 0
+            stop = self._batch.put(size, part, slot.done, slot.sequence)
             slot.fed, slot.output = len(part), -1
             if part and len(part) == len(waiting):
                 slot.output = stop - 1
-                self._outputs[stop - 1] = 1
+                self._batch.outputs[stop - 1] = 1
             size = stop
-        self._batch.n_tokens = size
+        self._batch.native.n_tokens = size
         return prompts
 
     def _decode(self, prompts: bool) -> int:
@@ -201,7 +179,7 @@ class Batch:
             api.llama_set_abort_callback(context, self._abort, None)
         try:
             forget_log()
-            return int(api.llama_decode(context, self._batch))
+            return int(api.llama_decode(context, self._batch.native))
         finally:
             if prompts:
                 api.llama_set_abort_callback(context, self._no_abort, None)
@@ -232,7 +210,7 @@ class Batch:
 
     def _release(self, slot: _Slot) -> None:
         self._slots.remove(slot)
-        llama().llama_memory_seq_rm(self._memory, slot.sequence, -1, -1)
+        llama().llama_memory_seq_rm(self._context.memory, slot.sequence, -1, -1)
         self._free.append(slot.sequence)
 
     def _asked_to_stop(self, _: object) -> bool:

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ggufrun.engine.context import ABORTED, CACHE_TYPES, FLASH_ATTENTION, OK
+from ggufrun.engine.context import CACHE_TYPES, FLASH_ATTENTION
 from ggufrun.engine.devices import has_gpu
 from ggufrun.engine.model import Model
 from ggufrun.engine.native import forget_log, llama, reason
 from ggufrun.engine.observe import Observer
+from ggufrun.engine.sequence import ABORTED, OK
 from ggufrun.engine.signals import noting
 from ggufrun.engine.threads import MAX_THREADS, default_threads
 from ggufrun.errors import EngineError, UsageError

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from time import perf_counter
 
-from ggufrun.engine.context import Context, ContextFull, Interrupted
+from ggufrun.engine.context import Context
 from ggufrun.engine.draft import Speculation
+from ggufrun.engine.guidance import Guidance
 from ggufrun.engine.sampler import Sampler
+from ggufrun.engine.sequence import ContextFull, Interrupted
 from ggufrun.engine.window import Shift, fill, next_shift
 
 UNTIL_FULL = -2
@@ -72,6 +74,7 @@ def generate(
     seen: int = 0,
     keep: int | None = None,
     speculation: Speculation | None = None,
+    guidance: Guidance | None = None,
 ) -> Iterator[int]:
     """Continue ``ids``: yields each new token as soon as it is chosen, the one that ends the text included.
 
@@ -81,14 +84,19 @@ def generate(
     Without ``keep`` the context bounds the answer too. With it, a full context loses the older half of what follows the
     first ``keep`` tokens (see `stats.shifts`) and a negative ``limit`` means no end, but -2: as long as it fits. The
     first ``seen`` of ``ids`` may be discarded to make room. ``speculation`` guesses ahead; the tokens stay those that
-    the sampler draws. Raises ContextFull when the rest alone does not fit.
+    the sampler draws. ``guidance`` leads away from the prompt that it was given; not both. Raises ContextFull when the
+    rest alone does not fit.
     """
     stats = stats if stats is not None else GenerationStats()
     stats.prompt_tokens = len(ids)
     vocab = context.model.vocab
     started = perf_counter()
     try:
+        if guidance is not None:
+            guidance.begin()
         stats.decoded_prompt_tokens, stats.shifts = fill(context, ids, seen=seen, keep=keep)
+        if guidance is not None:
+            guidance.mix()
     except Interrupted:
         stats.reason = StopReason.INTERRUPTED
         return
@@ -96,6 +104,8 @@ def generate(
         begun = perf_counter()
         stats.prompt_time = begun - started
     room = context.n_ctx - len(ids) + sum(shift.count for shift in stats.shifts)
+    if guidance is not None:
+        room = min(room, guidance.room)
     shifting = keep is not None and limit != UNTIL_FULL
     known = list(context.held) if speculation is not None else []
     # Guesses that are decoded but not yet confirmed, and whose logits come next; -1 for the last ones.
@@ -149,6 +159,13 @@ def generate(
                 stats.drafted += len(guessed)
                 place = 0
                 context.push_all([token, *guessed])
+            elif guidance is not None:
+                place = 0
+                try:
+                    guidance.push(token)
+                except (ContextFull, Interrupted) as end:
+                    stats.reason = StopReason.FULL if isinstance(end, ContextFull) else StopReason.INTERRUPTED
+                    return
             else:
                 place = -1
                 context.push(token)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ggufrun.engine.context import Context, ContextFull
+from ggufrun.engine.sequence import ContextFull, TokenSequence
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def next_shift(held: int, keep: int) -> Shift:
     return Shift(keep, count)
 
 
-def fill(context: Context, ids: Sequence[int], *, seen: int, keep: int | None) -> tuple[int, list[Shift]]:
+def fill(context: TokenSequence, ids: Sequence[int], *, seen: int, keep: int | None) -> tuple[int, list[Shift]]:
     """Make the memory hold ``ids``, of which the first ``seen`` are older than this turn, or as many of them as fit.
 
     Without ``keep`` nothing is discarded. Tokens are taken in by the batch, as llama.cpp's program does, so that the
@@ -51,7 +51,7 @@ def fill(context: Context, ids: Sequence[int], *, seen: int, keep: int | None) -
         )
     known = list(ids[: max(0, seen - 1)])
     pieces = [list(ids[len(known) : seen])] if seen else []
-    size = context.params.n_batch
+    size = context.n_batch
     pieces += [list(ids[first : first + size]) for first in range(seen, len(ids), size)]
     decoded, shifts = 0, []
     for piece in pieces:

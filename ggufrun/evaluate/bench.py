@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
-from ggufrun.engine.context import Context, ContextParams, Interrupted
+from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.model import Model
 from ggufrun.engine.native import llama
+from ggufrun.engine.sequence import Interrupted
 from ggufrun.engine.signals import noting
 
 

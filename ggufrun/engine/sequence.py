@@ -1,0 +1,199 @@
+"""One text in a context's memory: which tokens it holds, and how some are added, taken back and moved.
+
+The caller names the whole list of tokens; the sequence finds what it already holds and computes only the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ggufrun.engine.native import llama
+from ggufrun.errors import EngineError
+
+if TYPE_CHECKING:
+    from ggufrun.engine.context import Context
+
+OK, ABORTED = 0, 2
+"""What ``llama_decode`` returns."""
+
+
+class Interrupted(Exception):
+    """`Context.interrupt` was called while tokens were being decoded. What was decoded stays in the memory."""
+
+
+class ContextFull(EngineError):
+    """The tokens do not fit into the context."""
+
+
+class TokenSequence:
+    """The tokens that a context holds under one number. ``n_ctx`` is how many they may be.
+
+    ``ready`` says that the logits of the last decoded token are this sequence's.
+    """
+
+    def __init__(self, context: Context, number: int, n_ctx: int) -> None:
+        self._context_of = context
+        self.number = number
+        self.n_ctx = n_ctx
+        self.ready = False
+        self._held: list[int] = []
+        context.sequences.append(self)
+
+    @property
+    def n_batch(self) -> int:
+        """Tokens decoded in one call."""
+        return self._context_of.params.n_batch
+
+    @property
+    def held(self) -> Sequence[int]:
+        """The tokens in the memory, in order."""
+        return self._held
+
+    def append(self, token: int) -> None:
+        """Somebody else has decoded ``token`` after what is held."""
+        self._held.append(token)
+
+    def adopt(self, ids: Sequence[int]) -> None:
+        """The memory has been filled with ``ids`` by somebody else, or with something unknown (none)."""
+        self._held = list(ids)
+        self.ready = False
+
+    def feed(self, ids: Sequence[int]) -> int:
+        """Make the memory hold exactly ``ids``, with the logits of the last one ready; returns how many were decoded.
+
+        The longest common prefix with what is held stays. Raises ContextFull, Interrupted, or EngineError.
+        """
+        if not ids:
+            raise EngineError("there is nothing to decode")
+        if len(ids) > self.n_ctx:
+            raise ContextFull(
+                f"{len(ids)} tokens do not fit into a context of {self.n_ctx}", "give a longer one with -c"
+            )
+        size = self._context_of.model.vocab.size
+        if min(ids) < 0 or max(ids) >= size:
+            wrong = next(i for i in ids if not 0 <= i < size)
+            raise EngineError(f"token {wrong} is not in the vocabulary of {size} tokens")
+        keep = common_prefix(self._held, ids)
+        if keep == len(ids):
+            if keep == len(self._held) and self.ready:
+                return 0
+            # Logits exist only for the last token decoded, so that one is decoded again.
+            keep -= 1
+        keep = self._cut(keep)
+        self._prefill(ids, keep)
+        return len(ids) - keep
+
+    def push(self, token: int) -> None:
+        """Append one token that is known to be in the vocabulary: the step of a generation.
+
+        Raises ContextFull, or EngineError.
+        """
+        context, batch, place = self._context_of, self._context_of.batch, len(self._held)
+        if place >= self.n_ctx:
+            raise ContextFull(f"the context of {self.n_ctx} tokens is full", "start a new conversation, or give -c")
+        batch.tokens[0], batch.positions[0], batch.sequences[0], batch.outputs[0] = token, place, self.number, 1
+        status = context.decode(1)
+        if status != OK:
+            context.failed(status)
+        self._held.append(token)
+        self.ready = True
+
+    def push_all(self, tokens: Sequence[int]) -> None:
+        """Append tokens with the logits of every one ready, by their place; at most ``params.outputs`` of them.
+
+        Raises ContextFull, or EngineError.
+        """
+        context, place = self._context_of, len(self._held)
+        if place + len(tokens) > self.n_ctx:
+            raise ContextFull(f"the context of {self.n_ctx} tokens is full", "start a new conversation, or give -c")
+        if not 0 < len(tokens) <= min(context.params.outputs, context.batch.capacity):
+            raise EngineError(f"{len(tokens)} tokens cannot all have logits here")
+        stop = context.batch.put(0, tokens, place, self.number)
+        context.batch.outputs[:stop] = 1
+        status = context.decode(stop)
+        if status != OK:
+            context.failed(status)
+        self._held.extend(tokens)
+        self.ready = True
+
+    def trim(self, count: int) -> None:
+        """Take back all but the first ``count`` tokens. The logits are gone: decode something next."""
+        self._cut(count)
+
+    def discard(self, start: int, count: int) -> None:
+        """Remove ``count`` tokens from position ``start`` on and move those after them up.
+
+        Where the memory cannot do that, what is left is decoded anew. The logits are gone: decode something next.
+        Raises Interrupted or EngineError.
+        """
+        api, memory = llama(), self._context_of.memory
+        left = [*self._held[:start], *self._held[start + count :]]
+        self.ready = False
+        movable = self._complete() and api.llama_memory_can_shift(memory)
+        if movable and api.llama_memory_seq_rm(memory, self.number, start, start + count):
+            api.llama_memory_seq_add(memory, self.number, start + count, len(self._held), -count)
+            self._held = left
+        else:
+            self.forget()
+            if left:
+                self._prefill(left, 0)
+
+    def forget(self) -> None:
+        """Hold nothing. Other sequences stay as they are."""
+        context = self._context_of
+        if len(context.sequences) == 1:
+            context.clear()
+        else:
+            llama().llama_memory_seq_rm(context.memory, self.number, -1, -1)
+            self.adopt([])
+
+    def _complete(self) -> bool:
+        # With a sliding window old positions may be gone.
+        return bool(llama().llama_memory_seq_pos_min(self._context_of.memory, self.number) <= 0)
+
+    def _cut(self, keep: int) -> int:
+        """Remove what follows the first ``keep`` tokens; returns how many are really kept, perhaps none."""
+        if keep == len(self._held):
+            return keep
+        self.ready = False
+        memory = self._context_of.memory
+        # What lies before the cut must still be there, all of it.
+        complete = self._complete()
+        if keep == 0 or not complete or not llama().llama_memory_seq_rm(memory, self.number, keep, -1):
+            self.forget()
+            return 0
+        del self._held[keep:]
+        return keep
+
+    def _prefill(self, ids: Sequence[int], start: int) -> None:
+        context = self._context_of
+        with context.interruptible():
+            for first in range(start, len(ids), context.batch.capacity):
+                if context.interrupted:
+                    raise Interrupted
+                piece = list(ids[first : first + context.batch.capacity])
+                stop = context.batch.put(0, piece, len(self._held), self.number)
+                context.batch.outputs[stop - 1] = 1
+                status = context.decode(stop)
+                if status != OK:
+                    # The memory keeps the micro-batches that were finished.
+                    done = llama().llama_memory_seq_pos_max(context.memory, self.number) + 1
+                    self._held.extend(piece[: max(0, done - len(self._held))])
+                    if status == ABORTED:
+                        raise Interrupted
+                    context.failed(status)
+                self._held.extend(piece)
+                self.ready = True
+
+
+def common_prefix(held: Sequence[object], wanted: Sequence[object]) -> int:
+    """How many tokens, or other things, both lists start with.
+
+    >>> common_prefix([1, 2, 3], [1, 2, 4, 5])
+    2
+    """
+    limit = min(len(held), len(wanted))
+    if list(held[:limit]) == list(wanted[:limit]):
+        return limit
+    return next(i for i in range(limit) if held[i] != wanted[i])
