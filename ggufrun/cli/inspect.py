@@ -33,13 +33,20 @@ def inspect(
     ] = None,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     template: Annotated[bool, typer.Option("--template", help="Print the chat template.")] = False,
+    diff: Annotated[
+        str | None, typer.Option("--diff", metavar="OTHER", help="Show how OTHER differs: metadata, types, values.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Show a model's architecture, sizes, types, vocabulary, template and memory."""
+    from ggufrun.cli import difference
     from ggufrun.cli.receipt import read
     from ggufrun.convert.describe import describe
     from ggufrun.hub import resolve_model
 
+    if diff is not None:
+        difference.show(resolve_model(path), resolve_model(diff), tensors, as_json)
+        return
     found, header = describe(resolve_model(path))
     asked = context or min(DEFAULT_CONTEXT, found.context or DEFAULT_CONTEXT)
     if as_json:
