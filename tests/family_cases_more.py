@@ -356,4 +356,67 @@ def other_cases() -> dict[str, Case]:
     }
 
 
-CASES: dict[str, Case] = {**chinese_cases(), **google_cases(), **other_cases()}
+def newer_cases() -> dict[str, Case]:
+    small = config("MistralForCausalLM", "mistral", head_dim=16, rope_theta=1e9, rms_norm_eps=1e-5)
+    text = {key: value for key, value in small.items() if key != "architectures"}
+    vision = {
+        "model_type": "pixtral",
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    images = {
+        "architectures": ["Mistral3ForConditionalGeneration"],
+        "model_type": "mistral3",
+        "text_config": text,
+        "vision_config": vision,
+    }
+    eyes: Shapes = {
+        "multi_modal_projector.linear_1.weight": (48, 16),
+        "multi_modal_projector.patch_merger.merging_layer.weight": (16, 64),
+        "vision_tower.patch_conv.weight": (16, 3, 14, 14),
+    }
+    distant = {
+        "rope_type": "yarn",
+        "type": "yarn",
+        "rope_theta": 1e6,
+        "factor": 16.0,
+        "original_max_position_embeddings": 32,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "llama_4_scaling_beta": 0.1,
+    }
+    ministral = config(
+        "Ministral3ForCausalLM", "ministral3", head_dim=16, rms_norm_eps=1e-5, rope_parameters=distant, rope_theta=None
+    )
+    seed = config("SeedOssForCausalLM", "seed_oss", head_dim=16, attention_bias=True, rope_theta=1e7)
+    ernie = config("Ernie4_5ForCausalLM", "ernie4_5", head_dim=16, tie_word_embeddings=True, use_bias=False)
+    fused = ernie | {"architectures": ["Ernie4_5_ForCausalLM"], "rope_theta": 500000, "rms_norm_eps": 1e-5}
+    fused_shapes = without(dense(fused, tied=True), "self_attn.q", "self_attn.k", "self_attn.v", "gate_proj", "up_proj")
+    fused_shapes |= per_layer(
+        2, "model.layers.", {"self_attn.qkv_proj.weight": (160, 48), "mlp.up_gate_proj.weight": (160, 48)}
+    )
+    return {
+        "mistral-small-3": Case(
+            images, {f"language_model.{name}": shape for name, shape in dense(small).items()} | eyes
+        ),
+        "mistral-small-3-new-names": Case(
+            images,
+            {name.replace("model.", "model.language_model."): shape for name, shape in dense(small).items()}
+            | {f"model.{name}": shape for name, shape in eyes.items()},
+        ),
+        "ministral-3": Case(ministral, dense(ministral)),
+        "seed-oss": Case(seed, dense(seed, bias="q k v"), "F16", "bf16"),
+        "ernie-4.5": Case(ernie, dense(ernie, tied=True)),
+        "ernie-4.5-fused": Case(
+            fused, {name.replace("model.", "ernie."): shape for name, shape in fused_shapes.items()}
+        ),
+    }
+
+
+CASES: dict[str, Case] = {**newer_cases(), **chinese_cases(), **google_cases(), **other_cases()}

@@ -28,6 +28,9 @@ MODULES = (
     "falcon",
     "gpt",
     "starcoder",
+    "mistral3",
+    "seedoss",
+    "ernie",
 )
 
 

@@ -1,0 +1,66 @@
+"""Mistral Small 3.1 and later (Magistral, Devstral) and Ministral 3: the text part of a model that sees.
+
+Source of names and order: llama.cpp's ``conversion/mistral3.py``; of defaults: transformers' ``MistralConfig`` and
+``Ministral3Config``. Ministral 3 weakens the queries with the distance from the beginning, by ``llama_4_scaling_beta``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import gguf
+
+from ggufrun.checkpoint.tensor import Tensor
+from ggufrun.convert.arch import llama
+from ggufrun.convert.arch.rope import SCALED, rope
+from ggufrun.convert.config import Config
+from ggufrun.convert.transforms import renamed
+from ggufrun.errors import UnsupportedError
+
+NOT_TEXT = ("vision_tower.", "multi_modal_projector.", "vision_encoder.", "patch_merger.")
+
+
+def check(config: Config) -> None:
+    llama.check(config)
+    kind = config.values.get("model_type")
+    if kind not in (None, "mistral", "ministral3"):
+        raise UnsupportedError(
+            f"{config.path} holds a {kind} inside, which ggufrun does not convert itself",
+            "try --converter upstream, llama.cpp's own converter",
+        )
+    if is_ministral(config):
+        if rope(config).values.get("rope_type") != "yarn":
+            raise UnsupportedError(f"{config.path} has a Ministral 3 without YaRN", "llama.cpp knows no such model")
+        for key in ("mscale_all_dim", "llama_4_scaling_beta"):
+            rope(config).number(key)
+
+
+def is_ministral(config: Config) -> bool:
+    return config.values.get("model_type") == "ministral3"
+
+
+def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
+    llama.metadata(config, writer)
+    if is_ministral(config):
+        writer.add_rope_scaling_yarn_log_mul(rope(config).number("mscale_all_dim"))
+        writer.add_attn_temperature_scale(rope(config).number("llama_4_scaling_beta"))
+
+
+def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
+    if not tensor.name.removeprefix("model.").startswith(NOT_TEXT):
+        yield from llama.transform(config, renamed(tensor, tensor.name.replace("language_model.", "")))
+
+
+FAMILIES = (
+    replace(
+        llama.LLAMA,
+        names=("Mistral3ForConditionalGeneration", "Ministral3ForCausalLM"),
+        arch=gguf.MODEL_ARCH.MISTRAL3,
+        defaults=llama.MISTRAL,
+        scalings=SCALED,
+        check=check,
+        metadata=metadata,
+        transform=transform,
+    ),
+)
