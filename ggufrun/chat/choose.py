@@ -114,9 +114,7 @@ def choose(model: Model, options: FormatOptions) -> Choice:
     )
 
 
-def _template(
-    model: Model, source: str, options: FormatOptions, why: str, sampling: Mapping[str, float]
-) -> Choice:
+def _template(model: Model, source: str, options: FormatOptions, why: str, sampling: Mapping[str, float]) -> Choice:
     prompt = TemplatePrompt(model.vocab, ChatTemplate(source), options.reverse, options.variables)
     warning = ""
     if options.think is not None and not prompt.think(options.think):

@@ -90,9 +90,7 @@ def load(session: Session, path: Path, system: str | None = None, *, adopt: bool
     session.clear()
     session.system = said if system is None else system
     same = (
-        value.get("identity") == known
-        and value.get("format") == format_key(session.format)
-        and session.system == said
+        value.get("identity") == known and value.get("format") == format_key(session.format) and session.system == said
     )
     if not same:
         session.past, session.ids = replay(

@@ -147,6 +147,9 @@ class ChatFlags:
     ] = None
     cache_k: Annotated[str | None, _option("-ctk", "--cache-type-k", help="Type of the key cache (f16).")] = None
     cache_v: Annotated[str | None, _option("-ctv", "--cache-type-v", help="Type of the value cache (f16).")] = None
+    swa_full: Annotated[
+        bool, _option("--swa-full", help="Keep all of a sliding window's past: more memory, quicker /undo and shifts.")
+    ] = False
     mmap: Annotated[bool, _option("--mmap/--no-mmap", help="Map the file, or read it.")] = True
     mlock: Annotated[bool, _option("--mlock", help="Keep the model from being swapped out.")] = False
 

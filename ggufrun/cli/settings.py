@@ -163,6 +163,7 @@ def context_params(flags: ChatFlags) -> ContextParams:
         "flash_attention": _switch("-fa", flags.flash_attention),
         "type_k": flags.cache_k,
         "type_v": flags.cache_v,
+        "swa_full": flags.swa_full,
         "rope": rope_params(flags),
         "adapters": adapters(flags),
     }

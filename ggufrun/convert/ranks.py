@@ -61,6 +61,7 @@ class Table:
         """Tokens in all."""
         return len(self.ranks) + len(self.special)
 
+
 QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{number}|>" for number in range(205)))
 """Qwen 1's special tokens, which follow the table."""
 

@@ -48,7 +48,9 @@ class ContextParams:
 
     ``outputs`` is how many tokens of one batch may have logits: 1 for plain generation. llama.cpp reserves a row of the
     vocabulary's width for each, so the usual n_batch rows would cost hundreds of megabytes for nothing. ``sequences``
-    is how many texts share the memory; with ``separate`` each has ``n_ctx`` tokens of its own.
+    is how many texts share the memory; with ``separate`` each has ``n_ctx`` tokens of its own. Layers with a sliding
+    window keep the window only, unless ``swa_full``: that takes more memory, and saves the work when much is taken back
+    or moved.
     """
 
     n_ctx: int | None = None
@@ -62,6 +64,7 @@ class ContextParams:
     outputs: int = 1
     sequences: int = 1
     separate: bool = False
+    swa_full: bool = False
     rope: RopeParams = field(default_factory=RopeParams)
     adapters: tuple[Adapter, ...] = ()
 
@@ -105,11 +108,12 @@ class Context(TokenSequence):
         native.n_ctx = wanted * (params.sequences if params.separate else 1)
         native.n_batch = params.n_batch
         native.n_ubatch = params.n_ubatch
-        native.n_outputs_max = params.outputs
+        native.n_outputs_max = self._outputs()
         native.n_seq_max = params.sequences
         native.kv_unified = params.sequences > 1 and not params.separate
         native.n_threads = threads
         native.n_threads_batch = params.threads_batch or threads
+        native.swa_full = params.swa_full
         native.flash_attn_type = FLASH_ATTENTION[params.flash_attention]
         native.type_k, native.type_v = type_k, type_v
         params.rope.apply(native, model, wanted)
@@ -134,6 +138,11 @@ class Context(TokenSequence):
         self._decode = api.llama_decode
         self._abort = api.ggml_abort_callback(self._asked_to_stop)
         self._no_abort = api.ggml_abort_callback()
+
+    def _outputs(self) -> int:
+        # llama.cpp aborts when a recurrent model's small batch has all its logits at the end only (seen with RWKV 7).
+        batch = min(self.params.n_batch, self.params.n_ubatch)
+        return max(self.params.outputs, batch) if self.model.recurrent and batch < 512 else self.params.outputs
 
     def _check_memory(self, tokens: int, bits_k: float, bits_v: float) -> None:
         # Linux hands out memory that it does not have and then kills the process that touches it.

@@ -148,9 +148,14 @@ class TokenSequence:
             llama().llama_memory_seq_rm(context.memory, self.number, -1, -1)
             self.adopt([])
 
-    def _complete(self) -> bool:
-        # With a sliding window old positions may be gone.
-        return bool(llama().llama_memory_seq_pos_min(self._context_of.memory, self.number) <= 0)
+    def _complete(self, keep: int = 0) -> bool:
+        """Is all there that a token after the first ``keep`` looks at? A sliding window forgets what lies before, and
+        a recurrent memory all but the last state.
+        """
+        context = self._context_of
+        oldest = llama().llama_memory_seq_pos_min(context.memory, self.number)
+        window = context.model.window
+        return bool(oldest <= (max(0, keep - window) if window else 0))
 
     def _cut(self, keep: int) -> int:
         """Remove what follows the first ``keep`` tokens; returns how many are really kept, perhaps none."""
@@ -158,9 +163,7 @@ class TokenSequence:
             return keep
         self.ready = False
         memory = self._context_of.memory
-        # What lies before the cut must still be there, all of it.
-        complete = self._complete()
-        if keep == 0 or not complete or not llama().llama_memory_seq_rm(memory, self.number, keep, -1):
+        if keep == 0 or not self._complete(keep) or not llama().llama_memory_seq_rm(memory, self.number, keep, -1):
             self.forget()
             return 0
         del self._held[keep:]
