@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import gguf
 import pytest
 
 from ggufrun.checkpoint.ggufchecks import check_hyperparameters
 from ggufrun.checkpoint.gguffile import Header, Kind, TensorInfo, encode
+from ggufrun.checkpoint.tensortypes import TensorType
 from ggufrun.errors import FormatError
 
-TENSOR = TensorInfo("x", (2, 2), gguf.GGMLQuantizationType.F32, 0)
+TENSOR = TensorInfo("x", (2, 2), TensorType.F32, 0)
 
 
 def header(**values: Any) -> Header:
@@ -66,6 +66,16 @@ def test_sound_ones(values: dict[str, Any]) -> None:
 def test_others(values: dict[str, Any]) -> None:
     with pytest.raises(FormatError, match=r"x\.gguf says"):
         check_hyperparameters(Path("x.gguf"), header(**values))
+
+
+def test_architectures_without_attention_have_no_heads() -> None:
+    """Mamba's and RWKV's files say 0, as llama.cpp's converter writes it."""
+    metadata = {"general.architecture": encode("mamba", Kind.STRING)}
+    metadata |= {
+        f"mamba.{key}": encode(value, Kind.UINT32) for key, value in (("block_count", 2), ("embedding_length", 64))
+    }
+    metadata["mamba.attention.head_count"] = encode(0, Kind.UINT32)
+    check_hyperparameters(Path("x.gguf"), Header(metadata, (TENSOR,)))
 
 
 def test_no_architecture() -> None:

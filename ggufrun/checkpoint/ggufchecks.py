@@ -15,6 +15,9 @@ from ggufrun.errors import FormatError
 MAX_LAYERS, MAX_EXPERTS = 512, 1024
 """``LLAMA_MAX_LAYERS`` and ``LLAMA_MAX_EXPERTS``."""
 
+WITHOUT_HEADS = ("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7")
+"""Architectures without attention, whose files say 0 heads: ``llm_arch_is_recurrent``."""
+
 SCALINGS = ("none", "linear", "yarn", "longrope")
 """What ``rope.scaling.type`` may be."""
 
@@ -52,7 +55,8 @@ def check_hyperparameters(path: Path, header: Header) -> None:
     if groups and (groups >= experts or experts % groups or (groups > 1 and not 0 < groups_used < groups)):
         refuse("expert_group_count", groups)
     for key in ("embedding_length", "attention.head_count"):
-        if f"{arch}.{key}" in header.metadata and max(numbers(key, 1)) == 0:
+        none = f"{arch}.{key}" in header.metadata and max(numbers(key, 1)) == 0
+        if none and not (key == "attention.head_count" and arch in WITHOUT_HEADS):
             refuse(key, 0)
     scaling = header.get(f"{arch}.rope.scaling.type", "none")
     if scaling not in SCALINGS:

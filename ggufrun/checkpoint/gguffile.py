@@ -18,6 +18,7 @@ from typing import Any
 import gguf
 import numpy as np
 
+from ggufrun.checkpoint.tensortypes import BLOCKS, TensorType
 from ggufrun.errors import FormatError, NotFoundError, UnsupportedError
 
 Kind = gguf.GGUFValueType
@@ -72,7 +73,7 @@ class TensorInfo:
 
     name: str
     shape: tuple[int, ...]
-    type: gguf.GGMLQuantizationType
+    type: TensorType
     offset: int
 
     @property
@@ -117,9 +118,9 @@ def align(position: int, alignment: int) -> int:
     return (position + alignment - 1) // alignment * alignment
 
 
-def tensor_bytes(shape: tuple[int, ...], kind: gguf.GGMLQuantizationType) -> int:
+def tensor_bytes(shape: tuple[int, ...], kind: TensorType) -> int:
     """Bytes of a tensor; the last dimension must be whole blocks."""
-    block, size = gguf.GGML_QUANT_SIZES[kind]
+    block, size = BLOCKS[kind]
     return prod(shape) // block * size
 
 
@@ -250,8 +251,8 @@ def _tensor_info(reader: _Reader, alignment: int) -> TensorInfo:
     shape = tuple(reversed([reader.number("Q") for _ in range(n_dimensions)]))
     number, offset = reader.number("I"), reader.number("Q")
     try:
-        kind = gguf.GGMLQuantizationType(number)
-        block, _ = gguf.GGML_QUANT_SIZES[kind]
+        kind = TensorType(number)
+        block, _ = BLOCKS[kind]
     except (ValueError, KeyError) as error:
         raise UnsupportedError(f"{reader.name} has a tensor of the unknown type {number}", "update ggufrun") from error
     if any(size == 0 for size in shape) or prod(shape) >= 1 << 60 or shape[-1] % block:
@@ -328,13 +329,11 @@ def _text(value: str | bytes) -> bytes:
     return struct.pack("<Q", len(data)) + data
 
 
-def layout(
-    tensors: Iterable[tuple[str, tuple[int, ...], gguf.GGMLQuantizationType]], alignment: int
-) -> list[TensorInfo]:
-    """Place tensors one after another, each aligned."""
+def layout(tensors: Iterable[tuple[str, tuple[int, ...], int]], alignment: int) -> list[TensorInfo]:
+    """Place tensors (name, shape, ggml type) one after another, each aligned."""
     infos, offset = [], 0
     for name, shape, kind in tensors:
-        infos.append(TensorInfo(name, shape, kind, offset))
+        infos.append(TensorInfo(name, shape, TensorType(kind), offset))
         offset = align(offset + infos[-1].n_bytes, alignment)
     return infos
 

@@ -8,23 +8,23 @@ from dataclasses import replace
 from math import prod
 from pathlib import Path
 
-import gguf
 import numpy as np
 
 from ggufrun.checkpoint.gguffile import AGAIN, Header, TensorInfo, read_header
 from ggufrun.checkpoint.randomaccess import RandomAccessFile
 from ggufrun.checkpoint.tensor import Rows, Tensor
+from ggufrun.checkpoint.tensortypes import TensorType
 from ggufrun.errors import FormatError, NotFoundError
 
-PLAIN: dict[gguf.GGMLQuantizationType, type[np.generic]] = {
-    gguf.GGMLQuantizationType.F32: np.float32,
-    gguf.GGMLQuantizationType.F16: np.float16,
-    gguf.GGMLQuantizationType.BF16: np.uint16,
-    gguf.GGMLQuantizationType.F64: np.float64,
-    gguf.GGMLQuantizationType.I8: np.int8,
-    gguf.GGMLQuantizationType.I16: np.int16,
-    gguf.GGMLQuantizationType.I32: np.int32,
-    gguf.GGMLQuantizationType.I64: np.int64,
+PLAIN: dict[TensorType, type[np.generic]] = {
+    TensorType.F32: np.float32,
+    TensorType.F16: np.float16,
+    TensorType.BF16: np.uint16,
+    TensorType.F64: np.float64,
+    TensorType.I8: np.int8,
+    TensorType.I16: np.int16,
+    TensorType.I32: np.int32,
+    TensorType.I64: np.int64,
 }
 """Types that are stored value by value, and what holds them."""
 

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from gguf import GGMLQuantizationType
 
 from ggufrun.checkpoint import gguffile
 from ggufrun.checkpoint.gguffile import MAGIC, Header, Kind
 from ggufrun.checkpoint.ggufsource import GGUFSource
+from ggufrun.checkpoint.tensortypes import TensorType
 from ggufrun.convert.writer import TargetFile, check_targets
 from ggufrun.errors import FormatError, NotFoundError
 from ggufrun.quantize.imatrix import Floats, Imatrix, ImatrixEntry
@@ -124,7 +124,7 @@ def save_imatrix(path: Path, imatrix: Imatrix, *, force: bool = False, extra: Ma
         arrays[name + SUMS] = entry.sums if len(entry.counts) > 1 else entry.sums.reshape(-1)
         arrays[name + COUNTS] = entry.counts.astype(np.float32).reshape((-1, 1) if len(entry.counts) > 1 else -1)
     alignment = gguffile.DEFAULT_ALIGNMENT
-    infos = gguffile.layout(((name, a.shape, GGMLQuantizationType.F32) for name, a in arrays.items()), alignment)
+    infos = gguffile.layout(((name, a.shape, TensorType.F32) for name, a in arrays.items()), alignment)
     header = Header(metadata, tuple(infos))
     head = gguffile.serialize(header)
     size = len(head) + header.data_size

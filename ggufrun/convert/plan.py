@@ -17,6 +17,7 @@ from ggufrun.checkpoint.gguffile import Kind, Value
 from ggufrun.checkpoint.ggufsource import GGUFSource
 from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.tensor import Checkpoint, Source, Tensor, Weightless
+from ggufrun.checkpoint.tensortypes import TensorType
 from ggufrun.convert import arch, metadata
 from ggufrun.convert.config import Config, read_config
 from ggufrun.convert.mapping import mapped, own_precision, plain_type
@@ -145,7 +146,7 @@ def plan_quantize(
             raise FormatError(f"{path.name} holds a vocabulary and no tensors", "quantize a whole model")
         check_hyperparameters(path, source.header)
         model = without_layers(model, options.prune)
-        existing = {name: int(gguf.GGMLQuantizationType[tensor.dtype]) for name, tensor in model.tensors.items()}
+        existing = {name: int(TensorType[tensor.dtype]) for name, tensor in model.tensors.items()}
         targets = []
         for file_type in file_types:
             planned = plan_types(source.files[0], file_type, options)

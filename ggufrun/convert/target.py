@@ -41,7 +41,7 @@ class Model:
         """The header of a file that holds the tensors as ``types`` say."""
         metadata = dict(self.metadata)
         alignment = Header(metadata, ()).alignment
-        infos = [(name, self.tensors[name].shape, gguf.GGMLQuantizationType(kind)) for name, kind in types]
+        infos = [(name, self.tensors[name].shape, kind) for name, kind in types]
         return Header(metadata, tuple(gguffile.layout(infos, alignment)))
 
 

@@ -57,6 +57,8 @@ FILE_TYPES: dict[str, FileType] = {
         FileType("IQ1_S", 24, "1.6 bits, wants an importance matrix"),
         FileType("TQ2_0", 37, "2.1 bits, for ternary models"),
         FileType("TQ1_0", 36, "1.7 bits, for ternary models"),
+        FileType("Q2_0", 41, "2.25 bits, for ternary models"),
+        FileType("Q1_0", 40, "1.1 bits, for models of one bit"),
         FileType("MXFP4_MOE", 38, "4.25 bits, experts in MXFP4"),
     )
 }
