@@ -19,11 +19,12 @@ PACKAGE = Path(__file__).resolve().parent.parent / "ggufrun"
 
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
+    "processors": set(),
     "hub": {"errors"},
     "checkpoint": {"errors"},
     "quantize": {"errors"},
-    "engine": {"errors"},
-    "convert": {"checkpoint", "quantize", "errors"},
+    "engine": {"processors", "errors"},
+    "convert": {"checkpoint", "quantize", "processors", "errors"},
     "chat": {"engine", "errors"},
     # its importance matrix is the record that quantize reads
     "evaluate": {"engine", "quantize", "errors"},

@@ -8,7 +8,6 @@ megabytes a worker, whatever the model: a chunk of ``CHUNK`` values and its enco
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -24,6 +23,7 @@ from ggufrun.convert.plan import Plan, stored_bytes
 from ggufrun.convert.target import Placed, Target
 from ggufrun.convert.writer import TargetFile, check_targets, partial_path
 from ggufrun.errors import FormatError, GgufrunError, TargetError
+from ggufrun.processors import processors
 from ggufrun.quantize import ggml
 
 CHUNK = 1 << 19
@@ -57,10 +57,12 @@ class Encoded:
 
 
 def default_threads() -> int:
-    """The processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Every hardware thread that this process may use, fewer where a container's quota is smaller.
+
+    NUMA needs no more: a worker reads into buffers of its own, which lie in the memory of the node that it runs on, and
+    what it encodes crosses to another node once, when it is written.
+    """
+    return processors().for_throughput
 
 
 def run(
