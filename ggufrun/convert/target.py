@@ -159,7 +159,7 @@ def quantized_target(
     if planned.needs_imatrix:
         raise UsageError(
             f"{file_type.name} needs an importance matrix",
-            "give one with --imatrix, or choose a larger type, such as Q2_K or IQ3_S",
+            "give one with --imatrix FILE, measure one with --imatrix auto, or choose a larger type, such as IQ3_S",
         )
     types = [(name, ggml.block_types()[kind].id) for name, kind in planned.tensors]
     if sorted(name for name, _ in types) != sorted(existing):
@@ -173,6 +173,8 @@ def quantized_target(
     if imatrix is not None:
         importance = _importance(imatrix, model, planned, existing, file_type)
         values |= _imatrix_keys(imatrix)
+    if imatrix is not None or not options.has_imatrix:
+        _check_importance(types, existing, importance, file_type)
     if options.prune:
         key = f"{Header(values, ()).architecture}.block_count"
         values.pop(key, None)
@@ -237,6 +239,19 @@ def _importance(
             )
         found[name] = np.ascontiguousarray(entry.importance().reshape(n_mat, tensor.n_per_row))
     return found
+
+
+def _check_importance(
+    types: Types, existing: Mapping[str, int], importance: Mapping[str, ggml.Floats], file_type: FileType
+) -> None:
+    """Refuse what the kernels cannot do: llama.cpp lets it pass for the embeddings and the output, and then aborts."""
+    for name, kind in types:
+        if kind != existing[name] and name not in importance and ggml.requires_imatrix(kind):
+            flag = "--token-embedding-type" if "token_embd" in name else "--output-tensor-type"
+            raise UsageError(
+                f"{file_type.name} would make {name} {ggml.block_type(kind).name}, for which it needs an importance",
+                f"choose another type for it, such as {flag} q4_k",
+            )
 
 
 def _imatrix_keys(imatrix: Imatrix) -> dict[str, Value]:

@@ -138,6 +138,11 @@ def block_type(number: int) -> BlockType:
     raise EngineError(f"this llama.cpp knows no tensor type {number}", "update ggufrun")
 
 
+def requires_imatrix(kind: int) -> bool:
+    """Whether the kernel of ggml type ``kind`` cannot do without an importance matrix."""
+    return bool(library().ggml_quantize_requires_imatrix(kind))
+
+
 def quantize_rows(kind: int, rows: Floats, imatrix: Floats | None = None) -> Bytes:
     """Encode ``rows`` (float32, C-contiguous, shape (n_rows, n_per_row)) as ggml type ``kind``.
 
@@ -153,7 +158,7 @@ def quantize_rows(kind: int, rows: Floats, imatrix: Floats | None = None) -> Byt
         raise EngineError(f"rows of {n_per_row} values are no multiple of {block.name}'s block of {block.block}")
     if kind == F32:
         return rows.reshape(-1).view(np.uint8)
-    if imatrix is None and lib.ggml_quantize_requires_imatrix(kind):
+    if imatrix is None and requires_imatrix(kind):
         raise EngineError(f"{block.name} needs an importance matrix", "make one with `ggufrun imatrix`")
     if imatrix is not None and (imatrix.dtype != np.float32 or imatrix.shape != (n_per_row,)):
         raise EngineError(f"the importance matrix has shape {imatrix.shape}, the rows have {n_per_row} values")
