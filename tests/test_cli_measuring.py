@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ggufrun.checkpoint.gguffile import read_header
-from ggufrun.cli import imatrix, measuring
+from ggufrun.cli import calibrating, imatrix, measuring
 from ggufrun.convert.annotate import annotate
 from ggufrun.convert.imatrix import load_imatrix
 from ggufrun.errors import NotFoundError
@@ -51,11 +51,11 @@ def test_an_interrupted_collection_goes_on(
         imatrix.imatrix([str(model)], output=out, **common)
     monkeypatch.undo()
     assert load_imatrix(out).chunk_count == 6
-    assert str(read_header(out).get(imatrix.RESUME_KEY)).endswith(" 6")
+    assert str(read_header(out).get(calibrating.RESUME_KEY)).endswith(" 6")
 
     flags: list[str | Path] = ["-f", SAMPLE, "-c", "64", "-b", "128", "-t", "1", "-o", out]
     fails(ggufrun("imatrix", model, *flags, "--chunks", "10"), r"exists; pass --force")
-    fails(ggufrun("imatrix", model, *flags, "--chunks", "9", "--resume"), "another text or with other settings", 2)
+    fails(ggufrun("imatrix", model, *flags, "--chunks", "9", "--resume"), "another model or text", 2)
     fails(ggufrun("imatrix", measured("moe-f16"), *flags, "--chunks", "10", "--resume"), "of another model")
     result = ggufrun("imatrix", model, *flags, "--chunks", "10", "--resume")
     assert (result.returncode, result.stdout) == (0, f"{out}\n"), result.stderr
@@ -73,13 +73,13 @@ def test_an_interrupted_collection_goes_on(
 def test_saved_on_the_way(measured: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "x.gguf"
     saved: list[int] = []
-    save = imatrix._save
+    save = calibrating._save
 
     def remembers(*arguments: Any) -> None:
         save(*arguments)
         saved.append(load_imatrix(out).chunk_count)
 
-    monkeypatch.setattr(imatrix, "_save", remembers)
+    monkeypatch.setattr(calibrating, "_save", remembers)
     imatrix.imatrix(
         [str(measured("dense-f16"))],
         text=SAMPLE,
@@ -91,7 +91,7 @@ def test_saved_on_the_way(measured: Callable[[str], Path], tmp_path: Path, monke
         threads=1,
     )
     assert saved == [3, 6, 7]
-    assert imatrix.RESUME_KEY not in read_header(out).metadata
+    assert calibrating.RESUME_KEY not in read_header(out).metadata
 
 
 def test_the_text_of_our_own_and_the_name_of_the_file(measured: Callable[[str], Path], tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_receipt_of_a_conversion(tmp_path: Path) -> None:
 def test_a_receipt_of_a_quantization(measured: Callable[[str], Path], tmp_path: Path) -> None:
     out = tmp_path / "x.gguf"
     result = ggufrun("quantize", measured("dense-f16"), "q8_0", "-o", out, "-j", "1", "--receipt", "--json")
-    (made,) = json.loads(result.stdout)
+    made = json.loads(result.stdout)
     assert made["bytes"] == out.stat().st_size
     again = json.loads(ggufrun("perplexity", out, "--reference", measured("dense-f16"), "-t", "1", "--json").stdout)
     assert made["receipt"]["kld"] == pytest.approx(again["kld"], rel=1e-6)
@@ -259,7 +259,7 @@ def test_a_measurement_that_fails_leaves_the_file(
     monkeypatch.setattr(measuring, "measure", fails_late)
     out = tmp_path / "x.gguf"
     with pytest.raises(NotFoundError, match="written, but without a receipt: no memory"):
-        quantize(str(measured("dense-f16")), ["q8_0"], output=out, receipt=True)
+        quantize([str(measured("dense-f16")), "q8_0"], output=out, receipt=True)
     assert len(gguf.GGUFReader(out).tensors) == 21
     assert [path.name for path in tmp_path.iterdir()] == ["x.gguf"]
 

@@ -97,7 +97,7 @@ def main() -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        fail(_explain(error), 1)
+        fail(explain(error), 1)
     sys.exit(0)
 
 
@@ -113,7 +113,8 @@ def fail(line: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
-def _explain(error: OSError) -> str:
+def explain(error: OSError) -> str:
+    """What the system says is wrong, where, and what to do about it."""
     where = f" ({error.filename})" if error.filename else ""
     hints = {
         errno.ENOSPC: "free some space or write elsewhere with -o",

@@ -56,3 +56,9 @@ def warn(text: str) -> None:
 def print_json(value: Any) -> None:
     """One JSON document on stdout, Chinese text as it is."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def print_json_line(value: Any) -> None:
+    """One JSON value on a line of its own, at once."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.flush()

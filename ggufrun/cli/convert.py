@@ -11,7 +11,11 @@ from ggufrun.cli import options
 from ggufrun.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from ggufrun.convert.plan import Plan
+    from ggufrun.quantize.imatrix import Imatrix
+    from ggufrun.quantize.types import FileType
 
 
 def register(app: typer.Typer) -> None:
@@ -91,7 +95,8 @@ def convert(
     Several -t write several files from one read. No intermediate file, no torch.
     """
     from ggufrun.checkpoint.adapter import parse_request
-    from ggufrun.cli import upstream
+    from ggufrun.cli import calibrating, upstream
+    from ggufrun.cli.calibrating import AUTO
     from ggufrun.cli.fetching import source_folder
     from ggufrun.cli.proving import print_proof, prove_vocabulary
     from ggufrun.cli.receipt import beside, measurer
@@ -135,13 +140,15 @@ def convert(
         tensor_types=tuple(map(parse_override, tensor_type or ())),
         output_type=output_tensor_type,
         embedding_type=token_embedding_type,
+        has_imatrix=imatrix == AUTO,
     )
-    importance = load_imatrix(imatrix) if imatrix else None
+    automatic = imatrix == AUTO and any(not kind.plain for kind in file_types)
+    importance = load_imatrix(Path(imatrix)) if imatrix and imatrix != AUTO else None
     if converter == "upstream":
-        if adapters or dry_run or resume or split_max_size or pretokenizer or chat_template:
+        if adapters or dry_run or resume or split_max_size or pretokenizer or chat_template or automatic:
             raise UsageError(
-                "--converter upstream goes without --lora, --dry-run, --resume, --split-max-size, --pretokenizer and "
-                "--chat-template",
+                "--converter upstream goes without --lora, --dry-run, --resume, --split-max-size, --pretokenizer, "
+                "--chat-template and --imatrix auto",
                 "convert first, then use `ggufrun quantize`",
             )
         upstream.convert(
@@ -164,6 +171,26 @@ def convert(
     else:
         plan = plan_convert(folder, file_types, path_of, quantize_options, wishes, importance, adapters)
     proof = None if dry_run or no_verify else prove_vocabulary(plan)
+    if automatic and not dry_run:
+        plan.close()
+
+        def make(kinds: Sequence[FileType], place: Callable[[FileType], Path], matrix: Imatrix | None) -> Plan:
+            return plan_convert(folder, kinds, place, quantize_options, wishes, matrix, adapters)
+
+        calibrating.convert(
+            make,
+            file_types,
+            path_of,
+            name or stem,
+            split_max_size=split_max_size,
+            receipt=receipt,
+            threads=threads,
+            force=force,
+            resume=resume,
+            as_json=as_json,
+        )
+        print_proof(proof)
+        return
     measure = None
     if receipt and not dry_run:
 

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ggufrun.cli import console, evaluating, options
-from ggufrun.errors import FormatError, UsageError
+from ggufrun.cli.calibrating import Collection, collect
+from ggufrun.errors import UsageError
 
 if TYPE_CHECKING:
-    from ggufrun.checkpoint.gguffile import Header
-    from ggufrun.evaluate.imatrix import Collector
-    from ggufrun.evaluate.text import Text
     from ggufrun.quantize.imatrix import Imatrix
-
-RESUME_KEY = "ggufrun.imatrix.resume"
-"""In an unfinished file: a digest of the text and the settings, and the chunks done."""
 
 
 def register(app: typer.Typer) -> None:
@@ -71,84 +64,26 @@ def imatrix(
     if target.is_dir():
         target = target / f"{base_name(source)}-imatrix.gguf"
 
-    from ggufrun.convert.imatrix import load_imatrix
     from ggufrun.convert.writer import check_targets
     from ggufrun.engine.chunks import ChunkParams
-    from ggufrun.evaluate.imatrix import Collector
-    from ggufrun.evaluate.text import CALIBRATION, cut
+    from ggufrun.evaluate.text import CALIBRATION
 
     params = ChunkParams(ctx_size, batch_size, ubatch_size, threads)
     check_targets([(target, 0)], force or resume)
-    whole, name = evaluating.read_text(text, CALIBRATION), evaluating.text_name(text, CALIBRATION)
-    with evaluating.open_model(source, gpu_layers) as model:
-        pieces = cut(model, whole, ctx_size, chunks, parse_special, from_chunk)
-        collector = Collector(process_output)
-        digest = _digest(pieces, process_output)
-        if resume and target.exists():
-            known = load_imatrix(target)
-            if (known.chunk_count, known.chunk_size, known.datasets) == (len(pieces), ctx_size, (name,)):
-                _report(target, known)
-                return
-            _resume(collector, known, target, source, digest, len(pieces))
-        start = saved = collector.chunks
-        evaluating.announce(len(pieces) - start, params)
-        work = collector.run(model, params, pieces, start)
-        batches = -(-(len(pieces) - start) // params.at_once)
-        try:
-            with evaluating.progress(work, batches, "collecting") as steps:
-                for done in steps:
-                    if save_every and done - saved >= save_every and done < len(pieces):
-                        _save(target, collector, name, ctx_size, f"{digest} {done}")
-                        saved = done
-        except KeyboardInterrupt:
-            done = collector.chunks
-            if done > start:
-                _save(target, collector, name, ctx_size, f"{digest} {done}")
-                console.note(f"{target}: saved after {done} of {len(pieces)} chunks; --resume goes on from there")
-            raise
-    _save(target, collector, name, ctx_size)
-    _report(target, collector.result([name], ctx_size))
-
-
-def _digest(text: Text, process_output: bool) -> str:
-    digest = hashlib.sha256(f"{text.chunks.shape} {process_output}\n".encode())
-    digest.update(text.chunks.tobytes())
-    return digest.hexdigest()
-
-
-def _resume(collector: Collector, known: Imatrix, target: Path, model: Path, digest: str, total: int) -> None:
-    """Fill ``collector`` with what ``target`` holds."""
-    from ggufrun.checkpoint.gguffile import read_header
-
-    state = str(read_header(target).get(RESUME_KEY, ""))
-    belongs(known, read_header(model), model)
-    if not state:
-        raise UsageError(f"{target} is finished, with {known.chunk_count} chunks", "pass --force to make it anew")
-    before, _, done = state.partition(" ")
-    if before != digest or not done.isdecimal() or int(done) > total:
-        raise UsageError(f"{target} was measured on another text or with other settings", "pass --force to start again")
-    collector.take(replace(known, chunk_count=int(done)))
-
-
-def belongs(known: Imatrix, header: Header, model: Path) -> None:
-    """FormatError unless every entry is one of the model's weights, with as many columns."""
-    shapes = {info.name: info.shape for info in header.tensors}
-    for name, entry in known.entries.items():
-        shape = shapes.get(name)
-        if shape is None or entry.sums.size % shape[-1]:
-            had = "no such tensor" if shape is None else f"{shape[-1]} columns"
-            raise FormatError(
-                f"{known.path} is of another model: {entry.sums.shape[-1]} columns of {name}, where {model.name} has "
-                f"{had}",
-                "pass --force to start again",
-            )
-
-
-def _save(target: Path, collector: Collector, name: str, chunk_size: int, state: str | None = None) -> None:
-    from ggufrun.convert.imatrix import save_imatrix
-
-    extra = {RESUME_KEY: state} if state else None
-    save_imatrix(target, collector.result([name], chunk_size), force=True, extra=extra)
+    work = Collection(
+        source,
+        target,
+        evaluating.read_text(text, CALIBRATION),
+        evaluating.text_name(text, CALIBRATION),
+        params,
+        gpu_layers,
+        chunks,
+        from_chunk,
+        process_output,
+        parse_special,
+        save_every,
+    )
+    _report(target, collect(work, resume))
 
 
 def _report(target: Path, result: Imatrix) -> None:

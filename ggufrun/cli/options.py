@@ -28,7 +28,8 @@ Receipt = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 ImatrixFile = Annotated[
-    Path | None, typer.Option("--imatrix", metavar="FILE", help="Weigh errors by an importance matrix.")
+    str | None,
+    typer.Option("--imatrix", metavar="FILE|auto", help="Weigh errors by an importance matrix; auto measures one."),
 ]
 TensorTypes = Annotated[
     list[str] | None,

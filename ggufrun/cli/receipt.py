@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufrun.cli import console
 from ggufrun.errors import GgufrunError, UsageError
 
 if TYPE_CHECKING:
@@ -108,22 +107,14 @@ def beside(plan: Plan, make: Callable[[Path], Plan], threads: int | None) -> Ite
     """A plain target of ``plan`` as the reference, or a file that is written for the occasion and removed: ``make``
     plans it under the path it is given.
     """
-    from ggufrun.convert import pipeline
+    from ggufrun.cli.calibrating import passing
 
     plain = next((target for target in plan.targets if target.file_type.plain), None)
     if plain is not None:
         yield plain.path, plain.file_type.name
         return
-    first = plan.targets[0].path
-    path = first.with_name(f".{first.name}.reference.gguf")
-    console.note("  writing the source's own precision beside it, for the receipt")
-    passing = make(path)
-    try:
-        pipeline.run(passing, threads, force=True)
-        yield path, passing.targets[0].file_type.name
-    finally:
-        passing.close()
-        path.unlink(missing_ok=True)
+    with passing(make, plan.targets[0].path, threads, "the receipt") as found:
+        yield found
 
 
 def sentence(values: Mapping[str, Any]) -> str:

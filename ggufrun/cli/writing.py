@@ -31,6 +31,9 @@ def target_namer(output: Path | None, stem: str, n_types: int) -> Callable[[File
     return lambda file_type: folder / f"{stem}-{file_type.name}.gguf"
 
 
+PART = re.compile(r"-\d{5}-of-\d{5}$")
+"""What llama.cpp adds to the name of each part of a split model."""
+
 SIZE_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -52,8 +55,10 @@ def split(plan: Plan, max_size: str | None) -> Plan:
 
 
 def base_name(path: Path) -> str:
-    """The stem of a GGUF's name without its type: ``model-f16.gguf`` is ``model``."""
-    stem = path.stem
+    """The stem of a GGUF's name without its type and the number of a part: ``model-f16-00001-of-00002.gguf`` is
+    ``model``.
+    """
+    stem = PART.sub("", path.stem)
     for separator in "-.":
         head, _, tail = stem.rpartition(separator)
         if head and tail.upper() in FILE_TYPES:
@@ -72,28 +77,53 @@ def write(
     receipt: Callable[[], Receipts] | None = None,
 ) -> None:
     """Carry out ``plan``, or show it. ``receipt`` measures what was written."""
+    found = carry_out(
+        plan, threads=threads, dry_run=dry_run, force=force, resume=resume, quiet=as_json, receipt=receipt
+    )
+    if as_json:
+        console.print_json(found)
+
+
+def carry_out(
+    plan: Plan,
+    *,
+    threads: int | None,
+    dry_run: bool,
+    force: bool,
+    resume: bool,
+    quiet: bool,
+    receipt: Callable[[], Receipts] | None = None,
+    what: str = "converting",
+) -> list[dict[str, Any]]:
+    """Carry out ``plan``, or show it, and close it. Returns a summary of each target; nothing is printed if ``quiet``.
+
+    ``receipt`` measures what was written; ``what`` stands before the progress bar. With ``resume``, a job that is done
+    already is left as it is.
+    """
     from ggufrun.convert import pipeline
 
     try:
         if dry_run:
-            (_print_plan_json if as_json else _print_plan)(plan)
-            return
+            if not quiet:
+                _print_plan(plan)
+            return [_summary(target) | {"tensors": _planned(target)} for target in plan.targets]
+        if resume and all(pipeline.is_done(target, plan.source) for target in plan.targets):
+            for target in plan.targets:
+                console.note(f"  {target.path} is done already")
+            return [_summary(target) | {"seconds": 0.0} for target in plan.targets]
         start = time.perf_counter()
-        with progress_bar(plan.source_bytes, "converting") as advance:
+        with progress_bar(plan.source_bytes, what) as advance:
             pipeline.run(plan, threads, force, advance, resume)
         seconds = time.perf_counter() - start
-        if not as_json:
+        if not quiet:
             _print_results(plan, seconds)
         receipts = receipt() if receipt else {}
-        if as_json:
-            console.print_json(
-                [
-                    _summary(target) | {"seconds": round(seconds, 3)} | _receipt(receipts, target.path)
-                    for target in plan.targets
-                ]
-            )
-        for path, found in receipts.items():
-            console.note(f"  {path.name}: {cost(found)}")
+        for path, measured in receipts.items():
+            console.note(f"  {path.name}: {cost(measured)}")
+        return [
+            _summary(target) | {"seconds": round(seconds, 3)} | _receipt(receipts, target.path)
+            for target in plan.targets
+        ]
     finally:
         plan.close()
 
@@ -206,22 +236,14 @@ def _print_plan(plan: Plan) -> None:
         )
 
 
-def _print_plan_json(plan: Plan) -> None:
-    console.print_json(
-        [
-            _summary(target)
-            | {
-                "tensors": [
-                    {
-                        "name": placed.name,
-                        "shape": list(placed.tensor.shape),
-                        "from": placed.tensor.dtype.lower(),
-                        "to": ggml.block_type(placed.kind).name.lower(),
-                        "bytes": placed.n_bytes,
-                    }
-                    for placed in target.tensors
-                ]
-            }
-            for target in plan.targets
-        ]
-    )
+def _planned(target: Target) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": placed.name,
+            "shape": list(placed.tensor.shape),
+            "from": placed.tensor.dtype.lower(),
+            "to": ggml.block_type(placed.kind).name.lower(),
+            "bytes": placed.n_bytes,
+        }
+        for placed in target.tensors
+    ]

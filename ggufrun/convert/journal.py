@@ -22,7 +22,9 @@ FLUSH_BYTES = 256 << 20
 
 
 def identity(plan: Plan, chunk: int) -> str:
-    """A digest of everything that decides the bytes: the sources, the headers to write, the engine, the chunks."""
+    """A digest of everything that decides the bytes: the sources, the headers to write, the importance of columns, the
+    engine, the chunks.
+    """
     digest = hashlib.sha256(f"{chunk} {importlib.metadata.version('llama-cpp-python')}\n".encode())
     for path in plan.source.files:
         status = path.stat()
@@ -30,6 +32,9 @@ def identity(plan: Plan, chunk: int) -> str:
     for target in plan.targets:
         digest.update(f"{target.path.name} {target.size} {len(target.head)}\n".encode())
         digest.update(target.head)
+        for placed in target.tensors:
+            if placed.importance is not None:
+                digest.update(placed.importance.tobytes())
     return digest.hexdigest()
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ggufrun.checkpoint.tensor import Rows, Tensor
+from ggufrun.checkpoint.tensor import Rows, Source, Tensor
 from ggufrun.convert.journal import Journal, identity
 from ggufrun.convert.plan import Plan, stored_bytes
 from ggufrun.convert.target import Placed, Target
@@ -143,6 +143,18 @@ def _is_committed(target: Target) -> bool:
     """Has a killed job already given this target its name?"""
     path = target.path
     return path.is_file() and path.stat().st_size == target.size and not partial_path(path).exists()
+
+
+def is_done(target: Target, source: Source) -> bool:
+    """Does the target stand, whole, with the header it would get, and younger than the files it is made from?"""
+    path = target.path
+    if not path.is_file() or partial_path(path).exists():
+        return False
+    status = path.stat()
+    if status.st_size != target.size or status.st_mtime_ns < max(file.stat().st_mtime_ns for file in source.files):
+        return False
+    with path.open("rb") as file:
+        return file.read(len(target.head)) == target.head
 
 
 def chunks(plan: Plan) -> Iterator[Chunk]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,7 +75,7 @@ def plan_convert(
 
     One target for each of ``file_types``; without any, one of the checkpoint's own precision.
     """
-    options = replace(options, has_imatrix=imatrix is not None)
+    options = replace(options, has_imatrix=options.has_imatrix or imatrix is not None)
     source = open_checkpoint(folder, adapters)
     try:
         config = read_config(folder, source.overrides)
@@ -137,26 +137,56 @@ def plan_quantize(
     options: QuantizeOptions = AS_LLAMA_CPP,
     imatrix: Imatrix | None = None,
 ) -> Plan:
-    """Plan a quantization of the GGUF at ``path`` to each of ``file_types``."""
-    options = replace(options, has_imatrix=imatrix is not None)
-    source = GGUFSource(path)
+    """Plan a quantization of the GGUF at ``path`` to each of ``file_types``.
+
+    With ``options.has_imatrix`` and no ``imatrix``, the plan is for one that is still to be made: to be shown, not run.
+    """
+    source = _Quantizable(path, options, imatrix)
     try:
-        model = Model(dict(source.header.metadata), dict(source.tensors))
-        if not model.tensors:
-            raise FormatError(f"{path.name} holds a vocabulary and no tensors", "quantize a whole model")
-        check_hyperparameters(path, source.header)
-        model = without_layers(model, options.prune)
-        existing = {name: int(TensorType[tensor.dtype]) for name, tensor in model.tensors.items()}
-        targets = []
-        for file_type in file_types:
-            planned = plan_types(source.files[0], file_type, options)
-            _check_requantize(path, planned, existing, options)
-            target = path_of(file_type)
-            targets.append(quantized_target(target, file_type, model, planned, existing, options, imatrix))
-        return Plan(source, tuple(targets))
+        targets = [source.target(file_type, path_of(file_type)) for file_type in file_types]
+        return Plan(source.source, tuple(targets))
     except BaseException:
-        source.close()
+        source.source.close()
         raise
+
+
+def plan_candidates(
+    path: Path, file_types: Iterable[FileType], options: QuantizeOptions
+) -> Iterator[tuple[FileType, Target | UsageError]]:
+    """For each of ``file_types`` the file that the GGUF at ``path`` would become, or why it cannot."""
+    source = _Quantizable(path, options, None)
+    try:
+        for file_type in file_types:
+            try:
+                yield file_type, source.target(file_type, path.with_name(f"{path.stem}-{file_type.name}.gguf"))
+            except UsageError as error:
+                yield file_type, error
+    finally:
+        source.source.close()
+
+
+class _Quantizable:
+    """A GGUF whose header has been read and found sound."""
+
+    def __init__(self, path: Path, options: QuantizeOptions, imatrix: Imatrix | None) -> None:
+        self._path, self._imatrix = path, imatrix
+        self._options = replace(options, has_imatrix=options.has_imatrix or imatrix is not None)
+        self.source = GGUFSource(path)
+        try:
+            model = Model(dict(self.source.header.metadata), dict(self.source.tensors))
+            if not model.tensors:
+                raise FormatError(f"{path.name} holds a vocabulary and no tensors", "quantize a whole model")
+            check_hyperparameters(path, self.source.header)
+            self._model = without_layers(model, options.prune)
+        except BaseException:
+            self.source.close()
+            raise
+        self._existing = {name: int(TensorType[tensor.dtype]) for name, tensor in self._model.tensors.items()}
+
+    def target(self, file_type: FileType, path: Path) -> Target:
+        planned = plan_types(self.source.files[0], file_type, self._options)
+        _check_requantize(self._path, planned, self._existing, self._options)
+        return quantized_target(path, file_type, self._model, planned, self._existing, self._options, self._imatrix)
 
 
 def split_plan(plan: Plan, max_bytes: int) -> Plan:

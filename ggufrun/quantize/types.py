@@ -63,15 +63,31 @@ FILE_TYPES: dict[str, FileType] = {
     )
 }
 
+BEST_FIRST = tuple(
+    FILE_TYPES[name]
+    for name in (
+        "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "IQ4_XS", "Q3_K_L", "Q3_K_M", "IQ3_M", "IQ3_S",
+        "IQ3_XS", "Q3_K_S", "IQ3_XXS", "IQ2_M", "Q2_K", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S",
+    )
+)  # fmt: skip
+"""The types that no other beats in both size and divergence, the largest first. Without the legacy types, and without
+those for models that were trained for them (ternary, one bit, MXFP4)."""
+
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "FP16": "F16", "FP32": "F32", "MXFP4": "MXFP4_MOE"}
+
+
+def find_file_type(text: str) -> FileType | None:
+    """The file type of this name in any case (``q4_k_m``), if it is one."""
+    name = text.strip().upper().replace("-", "_")
+    return FILE_TYPES.get(ALIASES.get(name, name))
 
 
 def parse_file_type(text: str) -> FileType:
     """The file type of this name in any case (``q4_k_m``); UsageError with the nearest names otherwise."""
+    found = find_file_type(text)
+    if found is not None:
+        return found
     name = text.strip().upper().replace("-", "_")
-    name = ALIASES.get(name, name)
-    if name in FILE_TYPES:
-        return FILE_TYPES[name]
     near = difflib.get_close_matches(name, FILE_TYPES, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"one of {', '.join(FILE_TYPES)}"
     raise UsageError(f"unknown type {text!r}", hint)

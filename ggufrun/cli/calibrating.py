@@ -1,0 +1,286 @@
+"""``--imatrix auto``: an importance matrix measured on the spot, on the calibration text that comes with the package.
+
+It is kept beside the first target under a name that tells of the model, and used again when it was measured on the same
+tensors: a key of its own holds a digest of the model. docs/quality.md describes both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ggufrun.cli import console, evaluating
+from ggufrun.errors import FormatError, UsageError
+
+if TYPE_CHECKING:
+    from ggufrun.checkpoint.gguffile import Header
+    from ggufrun.cli.receipt import Receipts
+    from ggufrun.convert.plan import Plan
+    from ggufrun.engine.chunks import ChunkParams
+    from ggufrun.evaluate.imatrix import Collector
+    from ggufrun.evaluate.text import Text
+    from ggufrun.quantize.imatrix import Imatrix
+    from ggufrun.quantize.types import FileType
+
+AUTO = "auto"
+
+RESUME_KEY = "ggufrun.imatrix.resume"
+"""In an unfinished file: a digest of the text and the settings, and the chunks done."""
+
+MODEL_KEY = "ggufrun.imatrix.model"
+"""In a file that ``--imatrix auto`` has made: a digest of the model it was measured on."""
+
+SAVE_EVERY = 10
+
+SAMPLE_BYTES = 4096
+"""Of each tensor, for the digest of a model."""
+
+
+@dataclass(frozen=True)
+class Collection:
+    """An importance matrix to be made: of ``model``, on the text ``whole`` called ``name``, into ``target``.
+
+    ``skip`` and ``limit`` count chunks; ``save_every`` 0 saves only at the end; ``extra`` are keys of our own.
+    """
+
+    model: Path
+    target: Path
+    whole: str
+    name: str
+    params: ChunkParams
+    gpu_layers: int | None = None
+    limit: int | None = None
+    skip: int = 0
+    process_output: bool = False
+    parse_special: bool = False
+    save_every: int = SAVE_EVERY
+    extra: tuple[tuple[str, str], ...] = ()
+
+
+def collect(work: Collection, resume: bool) -> Imatrix:
+    """Do it, with progress; what an interrupt finds done is saved. ``resume`` goes on from such a file, and takes a
+    finished one of the same text and settings as it is.
+    """
+    from ggufrun.checkpoint.gguffile import read_header
+    from ggufrun.convert.imatrix import load_imatrix
+    from ggufrun.evaluate.imatrix import Collector
+    from ggufrun.evaluate.text import cut
+
+    target, length = work.target, work.params.length
+    with evaluating.open_model(work.model, work.gpu_layers) as model:
+        pieces = cut(model, work.whole, length, work.limit, work.parse_special, work.skip)
+        collector = Collector(work.process_output)
+        digest = _digest(pieces, work)
+        if resume and target.exists():
+            known = load_imatrix(target)
+            belongs(known, read_header(work.model), work.model)
+            if (known.chunk_count, known.chunk_size, known.datasets) == (len(pieces), length, (work.name,)):
+                return known
+            _resume(collector, known, target, digest, len(pieces))
+        start = saved = collector.chunks
+        evaluating.announce(len(pieces) - start, work.params)
+        steps_ahead = -(-(len(pieces) - start) // work.params.at_once)
+        try:
+            with evaluating.progress(
+                collector.run(model, work.params, pieces, start), steps_ahead, "collecting"
+            ) as steps:
+                for done in steps:
+                    if work.save_every and done - saved >= work.save_every and done < len(pieces):
+                        _save(work, collector, f"{digest} {done}")
+                        saved = done
+        except KeyboardInterrupt:
+            done = collector.chunks
+            if done > start:
+                _save(work, collector, f"{digest} {done}")
+                console.note(f"{target}: saved after {done} of {len(pieces)} chunks; --resume goes on from there")
+            raise
+    _save(work, collector)
+    return collector.result([work.name], length)
+
+
+def _digest(text: Text, work: Collection) -> str:
+    """Of everything that decides the sums."""
+    digest = hashlib.sha256(f"{model_digest(work.model)} {text.chunks.shape} {work.process_output}\n".encode())
+    digest.update(text.chunks.tobytes())
+    return digest.hexdigest()
+
+
+def _resume(collector: Collector, known: Imatrix, target: Path, digest: str, total: int) -> None:
+    """Fill ``collector`` with what ``target`` holds."""
+    from ggufrun.checkpoint.gguffile import read_header
+
+    state = str(read_header(target).get(RESUME_KEY, ""))
+    if not state:
+        raise UsageError(f"{target} is finished, with {known.chunk_count} chunks", "pass --force to make it anew")
+    before, _, done = state.partition(" ")
+    if before != digest or not done.isdecimal() or int(done) > total:
+        raise UsageError(
+            f"{target} was measured on another model or text, or with other settings", "pass --force to start again"
+        )
+    collector.take(replace(known, chunk_count=int(done)))
+
+
+def belongs(known: Imatrix, header: Header, model: Path) -> None:
+    """FormatError unless every entry is one of the model's weights, with as many columns."""
+    shapes = {info.name: info.shape for info in header.tensors}
+    for name, entry in known.entries.items():
+        shape = shapes.get(name)
+        if shape is None or entry.sums.size % shape[-1]:
+            had = "no such tensor" if shape is None else f"{shape[-1]} columns"
+            raise FormatError(
+                f"{known.path} is of another model: {entry.sums.shape[-1]} columns of {name}, where {model.name} has "
+                f"{had}",
+                "pass --force to start again",
+            )
+
+
+def _save(work: Collection, collector: Collector, state: str | None = None) -> None:
+    from ggufrun.convert.imatrix import save_imatrix
+
+    extra = dict(work.extra) | ({RESUME_KEY: state} if state else {})
+    save_imatrix(work.target, collector.result([work.name], work.params.length), force=True, extra=extra)
+
+
+def automatic(model: Path, target: Path, threads: int | None) -> Imatrix:
+    """The importance matrix of ``model`` on the text of our own: ``target``, if it was made for this very model, else
+    measured now and kept there. UsageError for a ``target`` that is something else.
+    """
+    from ggufrun.checkpoint.gguffile import read_header
+    from ggufrun.convert.imatrix import load_imatrix
+    from ggufrun.engine.chunks import ChunkParams
+    from ggufrun.evaluate.text import CALIBRATION
+
+    digest = model_digest(model)
+    if target.exists():
+        header = read_header(target)
+        if header.get(MODEL_KEY) != digest:
+            raise UsageError(
+                f"{target} is there, and was not made by --imatrix auto for {model.name} as it is now",
+                f"use it with --imatrix {target}, or remove it",
+            )
+        if RESUME_KEY not in header.metadata:
+            console.note(f"  importance matrix: {target}, measured before")
+            return load_imatrix(target)
+    console.note(f"  measuring an importance matrix on the calibration text, kept as {target}")
+    whole, name = evaluating.read_text(None, CALIBRATION), evaluating.text_name(None, CALIBRATION)
+    work = Collection(model, target, whole, name, ChunkParams(threads=threads), extra=((MODEL_KEY, digest),))
+    collect(work, resume=True)
+    return load_imatrix(target)
+
+
+def model_digest(path: Path) -> str:
+    """A digest of a GGUF's tensors: their names, shapes, types, and the first bytes of each. The metadata does not
+    count: an importance matrix stays true when a model gets another name.
+    """
+    from ggufrun.checkpoint.ggufsource import GGUFSource
+
+    digest = hashlib.sha256()
+    source = GGUFSource(path)
+    try:
+        for name, tensor in sorted(source.tensors.items()):
+            digest.update(f"{name} {tensor.shape} {tensor.dtype}\n".encode())
+            digest.update(tensor.rows(0, 1).tobytes()[:SAMPLE_BYTES])
+    finally:
+        source.close()
+    return digest.hexdigest()
+
+
+def automatic_path(folder: Path, stem: str) -> Path:
+    """Where the matrix of a model is kept."""
+    return folder / f"{stem}-imatrix.gguf"
+
+
+def passing_path(first: Path) -> Path:
+    """Where a file that is written for the occasion lies, beside the first target."""
+    return first.with_name(f".{first.name}.passing.gguf")
+
+
+@contextmanager
+def passing(make: Callable[[Path], Plan], first: Path, threads: int | None, why: str) -> Iterator[tuple[Path, str]]:
+    """A GGUF in the source's own precision, written for the occasion beside the target ``first`` and removed: its path
+    and its type. ``make`` plans it under the path it is given.
+    """
+    from ggufrun.cli.writing import progress_bar, size_text
+    from ggufrun.convert import pipeline
+
+    path = passing_path(first)
+    plan = make(path)
+    try:
+        kind = plan.targets[0].file_type.name
+        console.note(f"  writing {kind} beside it for a while ({size_text(plan.targets[0].size)}), for {why}")
+        with progress_bar(plan.source_bytes, "passing file") as advance:
+            pipeline.run(plan, threads, force=True, on_progress=advance)
+        yield path, kind
+    finally:
+        plan.close()
+        path.unlink(missing_ok=True)
+
+
+Make = Callable[[Sequence["FileType"], Callable[["FileType"], Path], "Imatrix | None"], "Plan"]
+"""Plans some types, under the paths it is given, with or without a matrix."""
+
+
+def convert(
+    make: Make,
+    file_types: Sequence[FileType],
+    path_of: Callable[[FileType], Path],
+    stem: str,
+    *,
+    split_max_size: str | None,
+    receipt: bool,
+    threads: int | None,
+    force: bool,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """``convert --imatrix auto``: the plain targets first, or a passing file in the checkpoint's own precision; the
+    matrix is measured on that, and then the other targets are made.
+    """
+    from ggufrun.cli.receipt import measurer, standing
+    from ggufrun.cli.writing import carry_out, split
+
+    def done(plan: Plan, measure: Callable[[], Receipts] | None = None) -> list[dict[str, Any]]:
+        return carry_out(
+            split(plan, split_max_size),
+            threads=threads,
+            dry_run=False,
+            force=force,
+            resume=resume,
+            quiet=as_json,
+            receipt=measure,
+        )
+
+    def own_precision(path: Path) -> Plan:
+        return make((), lambda kind: path, None)
+
+    plain = [kind for kind in file_types if kind.plain]
+    quantized = [kind for kind in file_types if not kind.plain]
+    first = path_of(quantized[0])
+    plans = [make(file_types, path_of, None)] + ([] if plain else [own_precision(passing_path(first))])
+    _check_room(plans, force or resume)
+    found: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        if plain:
+            plan = make(plain, path_of, None)
+            reference, kind = split(plan, split_max_size).targets[0].path, plain[0].name
+            found += done(plan)
+        else:
+            reference, kind = stack.enter_context(passing(own_precision, first, threads, "the importance matrix"))
+        matrix = automatic(reference, automatic_path(first.parent, stem), threads)
+        plan = make(quantized, path_of, matrix)
+        found += done(plan, measurer(plan, lambda: standing(reference, kind), threads) if receipt else None)
+    if as_json:
+        console.print_json(found)
+
+
+def _check_room(plans: Sequence[Plan], force: bool) -> None:
+    """Refuse before any work what would fail after it: targets that stand, too small a disk."""
+    from ggufrun.convert.writer import check_targets
+
+    for plan in plans:
+        plan.close()
+    check_targets([(target.path, target.size) for plan in plans for target in plan.targets], force)

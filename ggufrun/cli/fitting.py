@@ -1,0 +1,205 @@
+"""``quantize --fit``: which type is the best that fits into so much memory with so much context."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ggufrun.cli import console
+from ggufrun.errors import EngineError, GgufrunError, UsageError
+
+if TYPE_CHECKING:
+    from ggufrun.convert.target import Target
+    from ggufrun.engine.context import ContextParams
+    from ggufrun.engine.memory import Footprint
+    from ggufrun.quantize.plan import QuantizeOptions
+    from ggufrun.quantize.types import FileType
+
+GPU = "gpu"
+
+RESERVE = 256 << 20
+"""Bytes of a GPU that are left alone: its driver takes some for every process, and what is free now may be a little
+less in a minute."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """``size`` in bytes of memory, or None for what the GPUs have free; ``asked`` is how the user put it."""
+
+    asked: str
+    size: int | None
+    context: ContextParams
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A type that was looked at: bytes of its file and bits a weight; ``memory`` in bytes where it was measured.
+
+    ``problem`` says why it cannot be made at all.
+    """
+
+    name: str
+    size: int | None
+    bits: float | None
+    memory: int | None
+    fits: bool
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What was considered, the best first, and which was chosen."""
+
+    chosen: FileType
+    context: int
+    limit: int
+    considered: tuple[Candidate, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "limit": self.limit,
+            "context": self.context,
+            "considered": [
+                {
+                    "type": one.name,
+                    "bytes": one.size,
+                    "bits_per_weight": None if one.bits is None else round(one.bits, 3),
+                    "memory": one.memory,
+                    "fits": one.fits,
+                }
+                | ({"problem": one.problem} if one.problem else {})
+                for one in self.considered
+            ],
+        }
+
+
+def parse_limit(text: str, context: ContextParams) -> Limit:
+    """``4G`` or ``gpu``. EngineError for ``gpu`` where there is none."""
+    from ggufrun.cli.writing import parse_size
+
+    if text.strip().lower() != GPU:
+        return Limit(text.strip(), parse_size(text), context)
+    from ggufrun.engine.devices import has_gpu
+
+    if not has_gpu():
+        raise EngineError(
+            "--fit gpu: the engine sees no GPU here", "say how much memory there is, for example --fit 8G"
+        )
+    return Limit("the free memory of the GPUs", None, context)
+
+
+def choose(source: Path, asked: Sequence[FileType], options: QuantizeOptions, limit: Limit) -> Fit:
+    """The best of ``asked`` (empty: of those worth having) that fits. Prints what was considered.
+
+    EngineError when none does.
+    """
+    from ggufrun.convert.plan import plan_candidates
+    from ggufrun.engine.memory import measure
+    from ggufrun.engine.model import ModelParams
+    from ggufrun.quantize.types import BEST_FIRST
+
+    terminal = console.err().is_terminal
+    status = console.err().status(f"{source.name}: what fits?") if terminal else None
+    found: list[tuple[FileType, Candidate]] = []
+    if status is not None:
+        status.start()
+    try:
+        own = measure(ModelParams(source), limit.context)
+        most = _judge(own, limit)[1]
+        for file_type, plan in plan_candidates(source, asked or BEST_FIRST, options):
+            if status is not None:
+                status.update(f"{source.name}: does {file_type.name} fit?")
+            if isinstance(plan, GgufrunError):
+                found.append((file_type, Candidate(file_type.name, None, None, None, False, _short(plan, file_type))))
+                continue
+            taken, most, fits = _judge(_measure(plan, limit), limit)
+            found.append((file_type, Candidate(file_type.name, plan.size, plan.bits_per_weight, taken, fits)))
+    finally:
+        if status is not None:
+            status.stop()
+    if asked:
+        found.sort(key=lambda one: -(one[1].size or 0))
+    chosen = next((file_type for file_type, one in found if one.fits), None)
+    considered = tuple(one for _, one in found)
+    _print(source, own, considered, chosen, limit, most)
+    if chosen is None:
+        raise _nothing(source, considered, own.context, limit)
+    return Fit(chosen, own.context, most, considered)
+
+
+def _short(error: GgufrunError, file_type: FileType) -> str:
+    return error.what.removeprefix(f"{file_type.name} ")
+
+
+def _measure(target: Target, limit: Limit) -> Footprint:
+    """What the file will take, asked of the engine with a file that has its header and a hole for its data."""
+    from ggufrun.engine.memory import measure
+    from ggufrun.engine.model import ModelParams
+
+    with tempfile.TemporaryDirectory(prefix="ggufrun-") as folder:
+        path = Path(folder) / target.path.name
+        with path.open("wb") as file:
+            file.write(target.head)
+            file.truncate(target.size)
+        return measure(ModelParams(path), limit.context)
+
+
+def _judge(footprint: Footprint, limit: Limit) -> tuple[int, int, bool]:
+    """Bytes that are taken, bytes that there are, and whether it fits: on the GPUs, each share in its own."""
+    if limit.size is not None:
+        taken = footprint.total.total
+        return taken, limit.size, taken <= limit.size
+    if not footprint.devices:
+        raise EngineError("--fit gpu: this model does not run on the GPU", "say how much memory there is")
+    taken = sum(place.use.total for place in footprint.devices)
+    room = sum(max(0, place.device.free - RESERVE) for place in footprint.devices)
+    return taken, room, footprint.host.left >= 0 and all(place.left >= RESERVE for place in footprint.devices)
+
+
+def _nothing(source: Path, found: Sequence[Candidate], context: int, limit: Limit) -> GgufrunError:
+    from ggufrun.cli.writing import size_text
+
+    possible = [one for one in found if one.memory is not None]
+    if not possible:
+        return UsageError(f"{source.name} can become none of these types: {found[0].problem}", "name others")
+    least = min(possible, key=lambda one: one.memory or 0)
+    more = "; --imatrix auto opens smaller types" if any("importance" in one.problem for one in found) else ""
+    return EngineError(
+        f"nothing fits into {limit.asked} with {context} tokens of context: {least.name} takes "
+        f"{size_text(least.memory or 0)}",
+        f"give more room, a shorter context (-c) or a quantized cache (-ctk q8_0 -ctv q8_0){more}",
+    )
+
+
+def _print(
+    source: Path, own: Footprint, found: Sequence[Candidate], chosen: FileType | None, limit: Limit, most: int
+) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from ggufrun.cli.writing import size_text
+
+    title = f"{source.name}: what fits into {limit.asked} ({size_text(most)}) with {own.context} tokens of context"
+    table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("type", no_wrap=True)
+    for name in ("file", "bits", "in memory"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("")
+    taken, _, fits = _judge(own, limit)
+    table.add_row(
+        "the input", size_text(own.total.weights), "", size_text(taken), "fits as it is" if fits else "too large"
+    )
+    for one in found:
+        if one.problem:
+            table.add_row(one.name, "", "", "", one.problem, style="dim")
+            continue
+        picked = chosen is not None and one.name == chosen.name
+        word = "chosen" if picked else "fits" if one.fits else "too large"
+        cells = (size_text(one.size or 0), f"{one.bits:.2f}", size_text(one.memory or 0))
+        table.add_row(one.name, *cells, word, style="bold" if picked else "" if one.fits else "dim")
+    console.err().print(table)

@@ -1,0 +1,142 @@
+"""Several inputs in one call: what is an input and what a type, one job after another, and what came of each."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ggufrun.cli import console
+from ggufrun.errors import GgufrunError, UsageError
+
+if TYPE_CHECKING:
+    from ggufrun.quantize.types import FileType
+
+LOOKS_LIKE_A_TYPE = re.compile(r"(?:I?Q|TQ|MXFP|NVFP|B?F|FP)\d\w*", re.IGNORECASE)
+
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one input: a summary of every target, or the error that ended it."""
+
+    name: str
+    seconds: float
+    targets: Sequence[Summary] = ()
+    error: str = ""
+
+
+def sort_arguments(arguments: Sequence[str]) -> tuple[list[str], list[FileType]]:
+    """Inputs and types, in any order: what names a type is one, everything else is an input, however often it is given.
+
+    UsageError for what is neither a file nor a type but looks like one (``q9``). A file that is called like a type is
+    an input when written ``./q8_0``.
+    """
+    from ggufrun.quantize.types import find_file_type, parse_file_type
+
+    inputs: dict[str, None] = {}
+    types: dict[FileType, None] = {}
+    for text in arguments:
+        known = find_file_type(text)
+        if known is not None:
+            types[known] = None
+        elif LOOKS_LIKE_A_TYPE.fullmatch(text.replace("-", "_")) and not Path(text).exists():
+            parse_file_type(text)
+        else:
+            inputs[text] = None
+    if not inputs:
+        raise UsageError("no model is named", "write for example ggufrun quantize model-f16.gguf q4_k_m")
+    return list(inputs), list(types)
+
+
+def find_sources(names: Sequence[str]) -> list[tuple[str, Path | GgufrunError]]:
+    """The file that each name means, or why there is none; the parts of one split model count once."""
+    from ggufrun.checkpoint.ggufsource import part_paths
+    from ggufrun.hub import resolve_model
+
+    found: list[tuple[str, Path | GgufrunError]] = []
+    seen: set[Path] = set()
+    for name in names:
+        try:
+            path = resolve_model(name, gguf_only=True)
+            first = part_paths(path)[0]
+        except GgufrunError as error:
+            found.append((name, error))
+            continue
+        if first.resolve() not in seen:
+            seen.add(first.resolve())
+            found.append((name, first))
+    return found
+
+
+def run_all(
+    sources: Sequence[tuple[str, Path | GgufrunError]],
+    job: Callable[[Path, str], list[Summary]],
+    as_json: bool,
+) -> list[Outcome]:
+    """Do ``job`` for every source, whatever becomes of the others. An error is said at once, on one line.
+
+    ``job`` gets the path and a short text about where in the list it is.
+    """
+    outcomes = []
+    for number, (name, source) in enumerate(sources, 1):
+        start = time.perf_counter()
+        try:
+            if isinstance(source, GgufrunError):
+                raise source
+            targets = job(source, f"{number}/{len(sources)} {source.name}")
+            outcomes.append(Outcome(name, time.perf_counter() - start, targets))
+        except (GgufrunError, OSError, MemoryError) as error:
+            text = " ".join(_text(error).split())
+            sys.stderr.write(f"ggufrun: {name}: {text}\n")
+            if as_json:
+                console.print_json_line({"input": name, "error": text})
+            outcomes.append(Outcome(name, time.perf_counter() - start, error=text))
+    return outcomes
+
+
+def _text(error: BaseException) -> str:
+    from ggufrun.cli.app import explain
+
+    if isinstance(error, OSError):
+        return explain(error)
+    return str(error) or "out of memory"
+
+
+def print_outcomes(outcomes: Sequence[Outcome], dry_run: bool) -> None:
+    """A table of what came of each input, and a line that counts."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from ggufrun.cli.writing import size_text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("input", overflow="fold")
+    table.add_column("type", no_wrap=True)
+    for name in ("size", "bits", "s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for one in outcomes:
+        if one.error:
+            # what to do about it has been said
+            table.add_row(Text(one.name), "", "", "", "", Text(one.error.partition(";")[0], "red"))
+        for number, target in enumerate(one.targets):
+            table.add_row(
+                Text(one.name if number == 0 else ""),
+                target["type"],
+                size_text(target["bytes"]),
+                f"{target['bits_per_weight']:.2f}",
+                f"{one.seconds:.1f}" if number == 0 and not dry_run else "",
+                Text(target["path"]),
+            )
+    console.err().print(table)
+    failed = sum(bool(one.error) for one in outcomes)
+    done = sum(len(one.targets) for one in outcomes)
+    word = "planned" if dry_run else "written"
+    console.note(f"  {done} files {word} from {len(outcomes) - failed} of {len(outcomes)} inputs")
