@@ -180,13 +180,16 @@ def test_the_best_type_that_fits(measured: Callable[[str], Path], tmp_path: Path
     assert sorted(tmp_path.iterdir()) == sorted(files.values())
 
 
-def test_a_longer_context_leaves_less_room(measured: Callable[[str], Path], tmp_path: Path) -> None:
-    source = measured("dense-f16")
-    memory = []
-    for more in (["-c", "256"], ["-c", "512"], ["-c", "512", "-ctk", "q8_0", "-ctv", "q8_0"]):
-        result = ggufrun("quantize", source, "q4_k_m", "--fit", "1G", *more, "--dry-run", "--json", cwd=tmp_path)
-        memory.append(lines(result.stdout)[0]["fit"]["considered"][0]["memory"])
-    assert memory[0] < memory[1] > memory[2]
+def test_context_and_types_of_cache_count(measured: Callable[[str], Path], tmp_path: Path) -> None:
+    source, made = measured("dense-f16"), tmp_path / "q4.gguf"
+    assert ggufrun("quantize", source, "q4_k_m", "-o", made).returncode == 0
+    found = []
+    for context, kind in ((256, "f16"), (512, "f16"), (512, "q8_0")):
+        flags = ("-c", str(context), "-ctk", kind, "-ctv", kind, "--dry-run", "--json")
+        result = ggufrun("quantize", source, "q4_k_m", "--fit", "1G", *flags, cwd=tmp_path)
+        found.append(lines(result.stdout)[0]["fit"]["considered"][0]["memory"])
+        assert found[-1] == measure(ModelParams(made), ContextParams(context, type_k=kind, type_v=kind)).total.total
+    assert found[0] < found[1] != found[2]
 
 
 def test_fit_shows_what_it_considered_and_quantizes(measured: Callable[[str], Path], tmp_path: Path) -> None:
