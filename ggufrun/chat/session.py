@@ -38,6 +38,9 @@ class Done:
         return self.stats.reason
 
 
+REVERSE_WINDOW = 32
+"""Tokens in which llama.cpp looks for a reverse prompt."""
+
 Event = Start | Text | Thought | Done
 
 
@@ -88,10 +91,28 @@ class Session:
         """Does the opening end with a reverse prompt, so that it is the user's turn at once?"""
         return self.format.keep_stop and any(text.endswith(stop) for stop in self.format.stops)
 
-    def place(self, text: str) -> None:
+    def hand_back(self, text: str) -> Start | None:
+        """Take in a message after which it is the user's turn again: what is fed for it ends with a reverse prompt or
+        an end of text, as after an empty line. None, and nothing taken in, for any other.
+        """
+        if not self.format.keep_stop or not self.ids:
+            return None
+        prompt = self._turn(text)
+        new = prompt.ids[len(self.ids) :][-REVERSE_WINDOW:]
+        vocab = self.context.model.vocab
+        fed = b"".join(vocab.piece(token, special=True) for token in new)
+        ended = bool(new) and vocab.is_eog(new[-1])
+        if not ended and not any(fed.endswith(stop.encode("utf-8", "surrogateescape")) for stop in self.format.stops):
+            return None
+        start = Start(tuple(prompt.ids[len(self.ids) :]))
+        self.ids = prompt.ids
+        return start
+
+    def place(self, text: str) -> Start:
         """Take ``text`` as the beginning of the context without an answer."""
         self.ids = self._opening(text).ids
         self._placed = tuple(self.ids)
+        return Start(self._placed)
 
     def ask(self, text: str) -> Iterator[Event]:
         """Ask, and stream the answer: a `Start`, `Text` pieces, then one `Done`.

@@ -114,7 +114,7 @@ def _talk(
         thinking=not flags.hide_thinking,
     )
     typed = expand if flags.escape else str
-    talk = Talk(session, screen, typed, file=flags.session, multiline=flags.multiline)
+    talk = Talk(session, screen, typed, file=flags.session, multiline=flags.multiline, slash=flags.slash_sends)
     if flags.session is not None and _resumed(session, flags, system):
         opening = None if affixes else opening
     if affixes:

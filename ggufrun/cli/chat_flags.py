@@ -99,6 +99,9 @@ class ChatFlags:
     multiline: Annotated[
         bool, _option("-mli", "--multiline-input", help="A message goes on until a line ends in \\ or /.")
     ] = False
+    slash_sends: Annotated[
+        bool, _option("--slash-sends", help="A line that ends in / loses it, as in llama.cpp; else it is kept.")
+    ] = False
     session: Annotated[
         Path | None, _option("--session", help="Keep the conversation in a file, and go on with it.", metavar="FILE")
     ] = None

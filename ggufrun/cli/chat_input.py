@@ -31,7 +31,7 @@ class Notes(Protocol):
 class Reader:
     """Reads messages. ``arguments`` are the commands with the words that may follow each, None for a file; ``status``
     is shown under the line that is edited. With ``multiline`` Enter starts a new line, and a slash or a backslash
-    before it sends, as llama.cpp's ``-mli`` has it.
+    before it sends, as llama.cpp's ``-mli`` has it; with ``slash`` one at the end of a message is left out.
     """
 
     def __init__(
@@ -42,8 +42,10 @@ class Reader:
         arguments: Mapping[str, list[str] | None],
         status: Callable[[], str],
         multiline: bool = False,
+        slash: bool = False,
     ) -> None:
         self._colored = colored
+        self._slash = slash
         self._multiline = multiline
         self._session: Any = None
         if not plain and sys.stdin.isatty() and sys.stdout.isatty():
@@ -63,7 +65,9 @@ class Reader:
         while True:
             try:
                 with on_ctrl_c(give_up):
-                    return self._line(text)
+                    line = self._line(text)
+                    ends = self._slash and line.endswith("/") and commands.parse(line) is None
+                    return line[:-1] if ends else line
             except EOFError:
                 return None
             except KeyboardInterrupt:

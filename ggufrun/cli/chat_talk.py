@@ -22,7 +22,8 @@ from ggufrun.errors import GgufrunError
 class Talk:
     """A session, the screen it is drawn on, and what becomes of typed text (``typed``).
 
-    With ``file`` the session is kept there after every turn. ``multiline`` is llama.cpp's ``-mli``.
+    With ``file`` the session is kept there after every turn. ``multiline`` is llama.cpp's ``-mli``; with ``slash`` a
+    line that ends in one is sent without it, as there.
     """
 
     def __init__(
@@ -33,12 +34,14 @@ class Talk:
         *,
         file: Path | None = None,
         multiline: bool = False,
+        slash: bool = False,
     ) -> None:
         self.session = session
         self.screen = screen
         self.typed = typed
         self.file = file
         self.multiline = multiline
+        self.slash = slash
 
     def single(self, message: str | None, raw: str | None) -> None:
         """One answer and nothing else. Ctrl+C shows what there is and leaves with KeyboardInterrupt."""
@@ -52,7 +55,9 @@ class Talk:
             for events in self._opening(message, raw):
                 self._checked(events)
             texts = (line.decode("utf-8", "surrogateescape") for line in source)
-            for line in join_lines(texts, multiline=self.multiline):
+            for line in join_lines(texts, multiline=self.multiline, slash=self.slash):
+                if self._handed_back(line):
+                    continue
                 if line or isinstance(self.session.format, AffixPrompt):
                     self._checked(self.session.ask(self.typed(line)))
 
@@ -70,6 +75,7 @@ class Talk:
             arguments=arguments(),
             status=lambda: self.screen.status(self.session),
             multiline=self.multiline,
+            slash=self.slash,
         )
         self.screen.toolbar = reader.edits
         with Hangup(self.session.context.interrupt) as hangup:
@@ -98,7 +104,9 @@ class Talk:
             return False
         command = commands.parse(line)
         if command is None:
-            if line.strip() or isinstance(self.session.format, AffixPrompt):
+            if self._handed_back(line):
+                self._keep(always=False)
+            elif line.strip() or isinstance(self.session.format, AffixPrompt):
                 self._forgiving(self._asked(line.removeprefix("/") if line.startswith("//") else line))
             return True
         outcome = commands.run(self.session, *command)
@@ -140,13 +148,20 @@ class Talk:
             # Not the conversation's fault, nor its end.
             self.screen.note(str(error))
 
+    def _handed_back(self, line: str) -> bool:
+        """Is it the user's turn again after this line, as llama.cpp has it?"""
+        start = self.session.hand_back(self.typed(line))
+        if start is not None:
+            self.screen.fed(self.session, start.new_ids)
+        return start is not None
+
     def _asked(self, text: str) -> Iterator[Event]:
         yield from self.session.ask(self.typed(text))
 
     def _opening(self, message: str | None, raw: str | None) -> Iterator[Iterator[Event]]:
         if raw is not None:
             if self.session.waits_after(raw):
-                self.session.place(raw)
+                self.screen.fed(self.session, self.session.place(raw).new_ids)
             else:
                 yield self.session.open(raw)
         if message is not None:
@@ -210,24 +225,26 @@ def hangup_file() -> Path:
     return folder / "chat_hangup.json"
 
 
-def join_lines(lines: Iterable[str], *, multiline: bool = False) -> Iterator[str]:
+def join_lines(lines: Iterable[str], *, multiline: bool = False, slash: bool = False) -> Iterator[str]:
     r"""Lines without their ends; one that ends in a backslash goes on in the next, with a newline between.
 
     With ``multiline``, llama.cpp's ``-mli``, it is the other way round: a message goes on until a line ends in a
-    backslash or a slash.
+    backslash or a slash. With ``slash`` one that ends in a slash loses it and ends the message, as always in llama.cpp.
 
     >>> list(join_lines(["a\\\n", "b\n", "c\n"]))
     ['a\nb', 'c']
     """
-    whole = ""
+    whole, more = "", False
     for line in lines:
         text = line.rstrip("\r\n")
-        marked = text.endswith(("\\", "/") if multiline else "\\")
-        text = text[:-1] if marked else text
-        if marked != multiline:
+        sends = text.endswith("/") and (multiline or slash)
+        turned = text.endswith("\\")
+        text = text[:-1] if sends or turned else text
+        more = not sends and turned != multiline
+        if more:
             whole += text + "\n"
             continue
         yield whole + text
         whole = ""
-    if whole:
+    if more:
         yield whole.removesuffix("\n")

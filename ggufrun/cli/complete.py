@@ -54,6 +54,7 @@ WITHOUT = frozenset(
         "draft_min",
         "context_shift",
         "multiline",
+        "slash_sends",
         "session",
         "batch_file",
         "batch_output",

@@ -1,0 +1,93 @@
+"""Scripted dialogues, held with the flags of llama.cpp's interactive mode: its token ids, and its answers."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ggufrun.cli import app, console
+from tests import chat_oracle, dialogue_oracle
+from tests.conftest import Oracle
+from tests.dialogue_oracle import DIALOGUES
+
+Hold = Callable[[Path, str], dict[str, Any]]
+
+OURS = {"slashes": ["--slash-sends"], "chat.sh": ["-e"]}
+"""Flags that restore what we do in another way on purpose; ``-e`` is another, and stands in the dialogues."""
+
+MOST = 9
+"""Tokens of a reverse prompt and BOS."""
+
+VOCABULARIES = ("llama-spm", "llama-bpe", "qwen2", "deepseek-llm", "phi-3", "baichuan", "gpt-2", "gemma-4")
+
+SOME = ("chat.sh", "empty lines", "slashes", "many scripts", "control tokens typed", "control tokens in flags")
+"""Enough for one more vocabulary."""
+
+
+@pytest.fixture
+def hold(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Hold:
+    """``ggufrun chat`` in this process: the ids of every turn, the number of tokens that were evaluated, the text."""
+
+    def call(model: Path, name: str) -> dict[str, Any]:
+        flags, typed = DIALOGUES[name]
+        console.err.cache_clear()
+        console.out.cache_clear()
+        arguments = ["-m", str(model), *flags, "-i", "--temp", "0", "-t", "1", "-c", "2048", "--show-tokens"]
+        monkeypatch.setattr(sys, "argv", ["ggufrun", "chat", *arguments, "-no-cnv", *OURS.get(name, [])])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed.encode())))
+        with pytest.raises(SystemExit) as exit:
+            app.main()
+        out, err = capfd.readouterr()
+        assert exit.value.code == 0, err
+        shown = re.findall(r"^(fed|answered): ?(.*)$", err, re.MULTILINE)
+        ids = [(kind, [int(token) for token in line.split()]) for kind, line in shown]
+        text = dialogue_oracle.without_affixes(out, flags)
+        # The last token that was drawn is not evaluated: nobody asks what follows it.
+        tokens = sum(len(line) for _, line in ids) - 1
+        return {"fed": [line for kind, line in ids if kind == "fed"], "tokens": tokens, "text": text}
+
+    return call
+
+
+def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    assert ours["text"] == theirs["text"]
+    # An empty line feeds nothing but what stands before every message, which the oracle does not print.
+    fed = list(ours["fed"])
+    for ids in theirs["fed"]:
+        while fed and fed[0][len(fed[0]) - len(ids) :] != ids:
+            assert len(fed.pop(0)) <= MOST
+        assert fed, f"was not fed: {ids}"
+        fed.pop(0)
+    assert all(len(ids) <= MOST for ids in fed)
+    assert ours["tokens"] == theirs["tokens"]
+
+
+@pytest.mark.parametrize("name", DIALOGUES)
+def test_dialogue(hold: Hold, demo_gguf: Callable[[str], Path], name: str) -> None:
+    compare(hold(demo_gguf("q8_0"), name), chat_oracle.read("dialogues.json")[name])
+
+
+def test_today(oracle: Oracle, demo_gguf: Callable[[str], Path]) -> None:
+    """The recorded answers are still those of llama-completion."""
+    fresh = dialogue_oracle.record_all(oracle.binaries / "llama-completion", demo_gguf("q8_0"))
+    assert fresh == chat_oracle.read("dialogues.json")
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+def test_with_other_vocabularies(oracle: Oracle, hold: Hold, tmp_path: Path, vocabulary: str) -> None:
+    source = oracle.convert.parent / "models" / f"ggml-vocab-{vocabulary}.gguf"
+    model = dialogue_oracle.with_vocabulary(source, tmp_path / f"{vocabulary}.gguf")
+    tool = oracle.binaries / "llama-completion"
+    for name in SOME if vocabulary != "llama-spm" else DIALOGUES:
+        ours, theirs = hold(model, name), dialogue_oracle.once(tool, model, *DIALOGUES[name])
+        try:
+            compare(ours, theirs)
+        except AssertionError:
+            # the tool may have been cut short
+            compare(ours, dialogue_oracle.record(tool, model, *DIALOGUES[name]))
