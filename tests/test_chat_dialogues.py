@@ -75,8 +75,13 @@ def test_dialogue(hold: Hold, demo_gguf: Callable[[str], Path], name: str) -> No
 
 def test_today(oracle: Oracle, demo_gguf: Callable[[str], Path]) -> None:
     """The recorded answers are still those of llama-completion."""
-    fresh = dialogue_oracle.record_all(oracle.binaries / "llama-completion", demo_gguf("q8_0"))
-    assert fresh == chat_oracle.read("dialogues.json")
+    golden = chat_oracle.read("dialogues.json")
+    assert set(golden) == set(DIALOGUES)
+    for name, dialogue in DIALOGUES.items():
+        # the tool is sometimes cut short by its own exit
+        tool, model = oracle.binaries / "llama-completion", demo_gguf("q8_0")
+        runs = (dialogue_oracle.once(tool, model, *dialogue) for _ in range(6))
+        assert any(run == golden[name] for run in runs), name
 
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
@@ -85,9 +90,12 @@ def test_with_other_vocabularies(oracle: Oracle, hold: Hold, tmp_path: Path, voc
     model = dialogue_oracle.with_vocabulary(source, tmp_path / f"{vocabulary}.gguf")
     tool = oracle.binaries / "llama-completion"
     for name in SOME if vocabulary != "llama-spm" else DIALOGUES:
-        ours, theirs = hold(model, name), dialogue_oracle.once(tool, model, *DIALOGUES[name])
-        try:
-            compare(ours, theirs)
-        except AssertionError:
-            # the tool may have been cut short
-            compare(ours, dialogue_oracle.record(tool, model, *DIALOGUES[name]))
+        ours = hold(model, name)
+        for attempt in range(6):
+            try:
+                compare(ours, dialogue_oracle.once(tool, model, *DIALOGUES[name]))
+                break
+            except AssertionError:
+                # as above
+                if attempt == 5:
+                    raise
