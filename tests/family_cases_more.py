@@ -419,4 +419,62 @@ def newer_cases() -> dict[str, Case]:
     }
 
 
-CASES: dict[str, Case] = {**newer_cases(), **chinese_cases(), **google_cases(), **other_cases()}
+def gpt_oss_cases() -> dict[str, Case]:
+    distant = {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
+    oss = config(
+        "GptOssForCausalLM",
+        "gpt_oss",
+        hidden_size=64,
+        intermediate_size=96,
+        head_dim=16,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        experts_per_token=2,
+        sliding_window=8,
+        attention_bias=True,
+        swiglu_limit=7.0,
+        layer_types=["sliding_attention", "full_attention"],
+        rope_theta=150000,
+        rms_norm_eps=1e-5,
+        rope_scaling=distant | {"original_max_position_embeddings": 16},
+        initial_context_length=16,
+    )
+    shared = without(dense(oss, bias="q k v o"), "mlp") | per_layer(
+        2,
+        "model.layers.",
+        {
+            "self_attn.sinks": (6,),
+            "mlp.router.weight": (4, 64),
+            "mlp.router.bias": (4,),
+            "mlp.experts.gate_up_proj_bias": (4, 192),
+            "mlp.experts.down_proj_bias": (4, 64),
+        },
+    )
+    floats = per_layer(
+        2,
+        "model.layers.",
+        {"mlp.experts.gate_up_proj": (4, 64, 192), "mlp.experts.down_proj": (4, 96, 64)},
+    )
+    blocks = per_layer(
+        2,
+        "model.layers.",
+        {
+            "mlp.experts.gate_up_proj_blocks": (4, 192, 2, 16),
+            "mlp.experts.gate_up_proj_scales": (4, 192, 2),
+            "mlp.experts.down_proj_blocks": (4, 64, 3, 16),
+            "mlp.experts.down_proj_scales": (4, 64, 3),
+        },
+    )
+    packed = oss | {
+        "quantization_config": {
+            "quant_method": "mxfp4",
+            "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "lm_head"],
+        }
+    }
+    return {
+        "gpt-oss": Case(packed, dict(sorted((shared | blocks).items())), outtype="bf16"),
+        "gpt-oss-floats": Case(oss, shared | floats),
+    }
+
+
+CASES: dict[str, Case] = {**newer_cases(), **gpt_oss_cases(), **chinese_cases(), **google_cases(), **other_cases()}

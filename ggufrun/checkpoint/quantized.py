@@ -1,4 +1,5 @@
-"""Checkpoints that are stored in fewer bits: FP8 is read as the floats it stands for, everything else is refused.
+"""Checkpoints that are stored in fewer bits: FP8 is read as the floats it stands for, MXFP4 as ggml's blocks of the
+same bits, everything else is refused.
 
 An FP8 weight comes with a scale: one for the tensor, one a row, or one for each block of rows and columns (128 x 128 in
 DeepSeek-V3 and Qwen's FP8 releases). A value is the 8-bit float times its scale, computed in float32 as it is read.
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ggufrun.checkpoint.jsonfile import read_object
+from ggufrun.checkpoint.mxfp4 import repacked
 from ggufrun.checkpoint.tensor import Checkpoint, Rows, Tensor
 from ggufrun.errors import FormatError, UnsupportedError
 
@@ -48,7 +50,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class DequantizedSource:
-    """A checkpoint whose FP8 weights have become F32 ones."""
+    """A checkpoint whose FP8 weights have become F32 ones, or whose MXFP4 ones are in ggml's blocks."""
 
     def __init__(self, source: Checkpoint, tensors: Mapping[str, Tensor]) -> None:
         self.path, self.tokenizer, self.overrides = source.path, source.tokenizer, source.overrides
@@ -63,7 +65,7 @@ class DequantizedSource:
 
 
 def dequantized(source: Checkpoint) -> Checkpoint:
-    """The checkpoint as plain floats. UnsupportedError for one that is quantized in another way than FP8."""
+    """The checkpoint as plain floats, or MXFP4 blocks. UnsupportedError for one that is quantized in another way."""
     config = source.path / "config.json"
     settings: Any = None
     if "architectures" not in source.overrides and config.is_file():
@@ -71,6 +73,8 @@ def dequantized(source: Checkpoint) -> Checkpoint:
     if settings:
         settings = settings if isinstance(settings, dict) else {}
         method = str(settings.get("quant_method", "unknown"))
+        if method == "mxfp4" and any(name.endswith("_blocks") for name in source.tensors):
+            return DequantizedSource(source, repacked(source.tensors))
         if method not in FP8_METHODS:
             _refuse(method)
     for name in source.tensors:

@@ -35,6 +35,10 @@ FLOATS = {"F32": ggml.F32, "F16": ggml.F16, "BF16": ggml.BF16, "F64": ggml.F32}
 """The ggml type that holds a checkpoint's values without loss that matters (F64 is rounded)."""
 
 
+KEPT = "MXFP4"
+"""A type that stays as it is: whatever it were turned into would not be better, only larger or worse."""
+
+
 def mapped(config: Config, family: Family, source: Source) -> dict[str, Tensor]:
     """The checkpoint's tensors under their GGUF names, in the converter's order; refuses what does not fit."""
     names = gguf.get_tensor_name_map(family.arch, n_layers(config))
@@ -66,7 +70,7 @@ def _transformed(config: Config, family: Family, source: Source) -> Iterator[Ten
     for tensor in source.tensors.values():
         if tensor.name.endswith(NOT_WEIGHTS):
             continue
-        if tensor.dtype not in FLOATS:
+        if tensor.dtype not in (*FLOATS, KEPT):
             raise UnsupportedError(f"{tensor.name} holds {tensor.dtype} values", "convert an unquantized checkpoint")
         if tensor.n_values == 0 or len(tensor.shape) > gguffile.MAX_DIMENSIONS or not tensor.shape:
             raise FormatError(f"{tensor.name} has the shape {tensor.shape}", "download it again")
@@ -109,9 +113,14 @@ def _layer_stacks(config: Config, stack: Stack, layer: str, held: Mapping[tuple[
         yield stacked(name, [tensor for tensor in tensors if tensor is not None])
 
 
+def kept_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of those that stay as they are in every file."""
+    return [name for name, tensor in tensors.items() if tensor.dtype == KEPT]
+
+
 def own_precision(tensors: Mapping[str, Tensor]) -> FileType:
     """The plain file type that holds the checkpoint as it is: that of its first matrix."""
-    first = next((tensor for tensor in tensors.values() if len(tensor.shape) > 1), None)
+    first = next((tensor for tensor in tensors.values() if len(tensor.shape) > 1 and tensor.dtype != KEPT), None)
     dtype = "F32" if first is None else first.precision or first.dtype
     return FILE_TYPES["F32" if dtype == "F64" else dtype]
 
@@ -119,6 +128,8 @@ def own_precision(tensors: Mapping[str, Tensor]) -> FileType:
 def plain_type(model_arch: gguf.MODEL_ARCH, tensor: Tensor, file_type: FileType) -> int:
     """The ggml type of a tensor in a file without quantization: vectors, norms and a few tables stay F32."""
     name = tensor.name
+    if tensor.dtype == KEPT:
+        return ggml.block_types()[KEPT.lower()].id
     if len(tensor.shape) <= 1 or name.endswith("_norm.weight") or not name.endswith(".weight"):
         return ggml.F32
     stem = ".".join(part for part in name.removesuffix(".weight").split(".") if not part.isdecimal())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from ggufrun.checkpoint.tensor import Checkpoint, Source, Tensor, Weightless
 from ggufrun.checkpoint.tensortypes import TensorType
 from ggufrun.convert import arch, metadata
 from ggufrun.convert.config import Config, read_config
-from ggufrun.convert.mapping import mapped, own_precision, plain_type
+from ggufrun.convert.mapping import KEPT, kept_tensors, mapped, own_precision, plain_type
 from ggufrun.convert.special import replace_template
 from ggufrun.convert.target import Model, Target, make_target, quantized_target, split_target, without_layers
 from ggufrun.convert.vocabulary import Original
@@ -84,10 +85,13 @@ def plan_convert(
         family.check_config(config)
         tensors = mapped(config, family, source)
         own = own_precision(tensors)
+        options = _keeping(options, tensors)
         writer, original = _metadata(source, config, family, tensors, wishes)
         targets = []
         for file_type in file_types or (own,):
-            model = Model(_with_file_type(writer, file_type), tensors)
+            # so llama.cpp's converter calls a file whose experts are in MXFP4, whatever the rest
+            written = FILE_TYPES["MXFP4_MOE"] if file_type.plain and kept_tensors(tensors) else file_type
+            model = Model(_with_file_type(writer, written), tensors)
             path = path_of(file_type)
             if file_type.plain:
                 types = [(key, plain_type(family.arch, tensor, file_type)) for key, tensor in tensors.items()]
@@ -187,6 +191,13 @@ class _Quantizable:
         planned = plan_types(self.source.files[0], file_type, self._options)
         _check_requantize(self._path, planned, self._existing, self._options)
         return quantized_target(path, file_type, self._model, planned, self._existing, self._options, self._imatrix)
+def _keeping(options: QuantizeOptions, tensors: Mapping[str, Tensor]) -> QuantizeOptions:
+    """``options`` with the types of tensors that stay as they are, after those that the user gave."""
+    kept = sorted({name.split(".", 2)[-1] for name in kept_tensors(tensors)})
+    if not kept:
+        return options
+    pattern = "|".join(map(re.escape, kept))
+    return replace(options, tensor_types=(*options.tensor_types, (pattern, KEPT.lower())))
 
 
 def split_plan(plan: Plan, max_bytes: int) -> Plan:

@@ -31,6 +31,7 @@ MODULES = (
     "mistral3",
     "seedoss",
     "ernie",
+    "gptoss",
 )
 
 
