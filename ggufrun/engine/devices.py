@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import Any
 
-from ggufrun.engine.native import llama
+from ggufrun.engine.native import ggml, llama
 
 KINDS = ("cpu", "gpu", "igpu", "accelerator", "meta")
 """``enum ggml_backend_dev_type``, in its order."""
@@ -25,23 +24,8 @@ class Device:
 
 def devices() -> tuple[Device, ...]:
     """Every device, with the memory that is free now. Raises EngineError when the engine cannot be loaded."""
-    llama()
-    import llama_cpp._ggml as bound
-
-    lib: Any = bound.libggml
-    pointer = ctypes.c_void_p
-    lib.ggml_backend_dev_count.restype = ctypes.c_size_t
-    lib.ggml_backend_dev_get.restype, lib.ggml_backend_dev_get.argtypes = pointer, [ctypes.c_size_t]
+    lib = ggml()
     found = []
-    # Only the registry lives in libggml; the rest is found through its dependency, libggml-base.
-    for function, result in (
-        (lib.ggml_backend_dev_name, ctypes.c_char_p),
-        (lib.ggml_backend_dev_description, ctypes.c_char_p),
-        (lib.ggml_backend_dev_type, ctypes.c_int),
-    ):
-        function.restype, function.argtypes = result, [pointer]
-    sizes = ctypes.POINTER(ctypes.c_size_t)
-    lib.ggml_backend_dev_memory.restype, lib.ggml_backend_dev_memory.argtypes = None, [pointer, sizes, sizes]
     for index in range(lib.ggml_backend_dev_count()):
         device = lib.ggml_backend_dev_get(index)
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
@@ -66,15 +50,7 @@ def has_gpu() -> bool:
 
 def backends() -> str:
     """What computes beside the processor, such as ``CUDA``; ``CPU`` when nothing does. Named as llama-bench does."""
-    llama()
-    import llama_cpp._ggml as bound
-
-    lib: Any = bound.libggml
-    pointer, size = ctypes.c_void_p, ctypes.c_size_t
-    lib.ggml_backend_reg_count.restype = size
-    lib.ggml_backend_reg_get.restype, lib.ggml_backend_reg_get.argtypes = pointer, [size]
-    lib.ggml_backend_reg_name.restype, lib.ggml_backend_reg_name.argtypes = ctypes.c_char_p, [pointer]
-    lib.ggml_backend_reg_dev_count.restype, lib.ggml_backend_reg_dev_count.argtypes = size, [pointer]
+    lib = ggml()
     found = []
     for number in range(lib.ggml_backend_reg_count()):
         entry = lib.ggml_backend_reg_get(number)

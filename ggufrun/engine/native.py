@@ -73,18 +73,13 @@ def llama() -> Any:
 
 @cache
 def ggml() -> ctypes.CDLL:
-    """The functions of libggml that look at tensors, which llama-cpp-python does not bind.
+    """The functions of libggml that llama-cpp-python does not bind: tensors, buffers, devices.
 
     Source of the signatures: ``ggml/include/ggml.h`` and ``ggml-backend.h`` of the llama.cpp inside the pinned release.
     """
-    llama()
-    from llama_cpp._ctypes_extensions import load_shared_library
-    from llama_cpp.llama_cpp import _base_path
-
-    try:
-        library: ctypes.CDLL = load_shared_library("ggml-base", _base_path)
-    except (RuntimeError, OSError) as error:
-        raise EngineError(f"the engine cannot be loaded: {error}", "reinstall llama-cpp-python") from error
+    # The wheel holds every library several times, under names with and without a version. Opened by another name, a
+    # second copy would be loaded, with devices of its own; looked up through libllama, a function is the one it calls.
+    library = ctypes.CDLL(llama()._lib._name)
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     signatures: dict[str, tuple[type | None, list[type]]] = {
         "ggml_op_name": (ctypes.c_char_p, [ctypes.c_int]),
@@ -94,14 +89,28 @@ def ggml() -> ctypes.CDLL:
         "ggml_nbytes": (size, [pointer]),
         "ggml_backend_buffer_is_host": (ctypes.c_bool, [pointer]),
         "ggml_backend_tensor_get": (None, [pointer, pointer, size, size]),
+        "ggml_backend_dev_count": (size, []),
+        "ggml_backend_dev_get": (pointer, [size]),
         "ggml_backend_dev_name": (ctypes.c_char_p, [pointer]),
+        "ggml_backend_dev_description": (ctypes.c_char_p, [pointer]),
+        "ggml_backend_dev_type": (ctypes.c_int, [pointer]),
+        "ggml_backend_dev_memory": (None, [pointer, ctypes.POINTER(size), ctypes.POINTER(size)]),
         "ggml_backend_dev_buffer_type": (pointer, [pointer]),
+        "ggml_backend_reg_count": (size, []),
+        "ggml_backend_reg_get": (pointer, [size]),
+        "ggml_backend_reg_name": (ctypes.c_char_p, [pointer]),
+        "ggml_backend_reg_dev_count": (size, [pointer]),
+        "ggml_backend_register": (None, [pointer]),
         "ggml_backend_buft_name": (ctypes.c_char_p, [pointer]),
         "ggml_backend_buft_is_host": (ctypes.c_bool, [pointer]),
         "ggml_backend_buft_get_device": (pointer, [pointer]),
     }
     for name, (result, arguments) in signatures.items():
-        function = getattr(library, name)
+        try:
+            function = getattr(library, name)
+        except AttributeError as error:
+            what = f"the engine has no {name}"
+            raise EngineError(what, "install the release that ggufrun pins: `make setup`") from error
         function.restype, function.argtypes = result, arguments
     return library
 
