@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ggufrun.engine.native import forget_log, llama, reason
-from ggufrun.engine.offload import gpu_layers
+from ggufrun.engine.offload import Placement, gpu_layers
 from ggufrun.engine.vocab import Vocab
 from ggufrun.errors import EngineError, NotFoundError, UnsupportedError
 
@@ -31,6 +31,7 @@ class ModelParams:
     mlock: bool = False
     vocab_only: bool = False
     no_alloc: bool = False
+    placement: Placement = field(default_factory=Placement)
 
 
 class Model:
@@ -47,6 +48,7 @@ class Model:
             raise NotFoundError(f"{params.path}: no such file", "give the path of a .gguf file")
         native = api.llama_model_default_params()
         native.n_gpu_layers = gpu_layers(params.gpu_layers)
+        self._kept = params.placement.apply(native)
         native.load_mode = {
             (True, False): native.load_mode,
             (True, True): LOAD_MMAP_MLOCK,
