@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from ggufrun.chat.negative import Negative
@@ -81,6 +81,7 @@ class Session:
         self.ids: list[int] = []
         self.last: Done | None = None
         self._attempt = 0
+        self._unfinished: Callable[[], object] | None = None
         self._placed: tuple[int, ...] = ()
 
     def open(self, text: str) -> Iterator[Event]:
@@ -144,6 +145,13 @@ class Session:
         last = self.past.pop()
         self.ids = list(last.before)
         return last
+
+    def salvage(self) -> bool:
+        """Keep what an answer has so far, for the engine will never finish it; returns whether there is anything."""
+        if self._unfinished is not None:
+            keep, self._unfinished = self._unfinished, None
+            keep()
+        return bool(self.past)
 
     def clear(self) -> None:
         """Forget the conversation. The system prompt stays."""
@@ -210,6 +218,28 @@ class Session:
         stats = GenerationStats()
         reply = Reply(self.format, prompt)
         generated: list[int] = []
+
+        def said() -> list[int]:
+            return generated if self.format.keep_stop else generated[: reply.stream.tokens_before_stop]
+
+        def keep_words() -> bool:
+            kept = said()
+            if kept or stats.reason not in (StopReason.INTERRUPTED, StopReason.CLOSED):
+                self.ids = [*prompt.ids, *kept]
+                for shift in stats.shifts:
+                    shift.apply(self.ids)
+                words = Exchange(user, reply.answer, before, tuple(self.ids), prompt.rendered, opened)
+                if reply.splitter.thought:
+                    words = replace(
+                        words,
+                        reasoning=reply.reasoning,
+                        said=reply.said,
+                        thought=None if stats.shifts else reply.place(len(prompt.ids), len(kept)),
+                    )
+                self.past.append(words)
+                return True
+            return False
+
         yield Start(new_ids)
         context.resume()
         sampler = Sampler(context.model, self._sampling(), context.n_ctx)
@@ -229,6 +259,7 @@ class Session:
                 speculation=self.speculation,
                 guidance=self.negative.guidance if self.negative is not None else None,
             )
+            self._unfinished = keep_words
             for token in answer:
                 generated.append(token)
                 named = self.format.named.get(token)
@@ -239,22 +270,9 @@ class Session:
             yield from reply.flush()
         finally:
             sampler.close()
-            kept = generated if self.format.keep_stop else generated[: reply.stream.tokens_before_stop]
-            if kept or stats.reason not in (StopReason.INTERRUPTED, StopReason.CLOSED):
-                self.ids = [*prompt.ids, *kept]
-                for shift in stats.shifts:
-                    shift.apply(self.ids)
-                words = Exchange(user, reply.answer, before, tuple(self.ids), prompt.rendered, opened)
-                if reply.splitter.thought:
-                    words = replace(
-                        words,
-                        reasoning=reply.reasoning,
-                        said=reply.said,
-                        thought=None if stats.shifts else reply.place(len(prompt.ids), len(kept)),
-                    )
-                self.past.append(words)
-                if self.negative is not None:
-                    self.negative.answered(self.past[-1], kept)
+            self._unfinished = None
+            if keep_words() and self.negative is not None:
+                self.negative.answered(self.past[-1], said())
         self.last = Done(stats, new_ids, tuple(generated), len(self.ids))
         yield self.last
 

@@ -47,8 +47,8 @@ def state_path(path: Path) -> Path:
     return path.with_name(path.name + ".state")
 
 
-def save(session: Session, path: Path, *, always: bool = True) -> None:
-    """Write the session; its state only when it is cheap, or ``always``. Raises TargetError."""
+def save(session: Session, path: Path, *, always: bool = True, words_only: bool = False) -> None:
+    """Write the session; its state only when it is cheap or ``always``, not for ``words_only``. Raises TargetError."""
     value = {
         "ggufrun session": VERSION,
         "model": session.context.model.name,
@@ -65,7 +65,9 @@ def save(session: Session, path: Path, *, always: bool = True) -> None:
     }
     try:
         write_whole(path, json.dumps(value, ensure_ascii=False, separators=(",", ":"), indent=None))
-        if session.context.held and (always or state_size(session.context) <= CHEAP):
+        if words_only:
+            state_path(path).unlink(missing_ok=True)
+        elif session.context.held and (always or state_size(session.context) <= CHEAP):
             save_state(session.context, state_path(path))
     except (OSError, EngineError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)

@@ -26,6 +26,7 @@ from ggufrun.cli import (
     pull,
     quantize,
     verify,
+    worker,
 )
 from ggufrun.errors import GgufrunError
 
@@ -55,6 +56,7 @@ ROOMS = (
     pull,
     local,
     verify,
+    worker,
     doctor,
 )
 

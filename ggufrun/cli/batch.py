@@ -170,6 +170,14 @@ def pool(model: Model, params: ContextParams, sequences: int) -> Iterator[tuple[
         yield context, min(longest, context.n_ctx)
 
 
+def together(params: ContextParams, sequences: int) -> ContextParams:
+    """A context as large as all texts at their longest would have it, to see what fits."""
+    from ggufrun.engine.context import DEFAULT_CONTEXT
+
+    longest = DEFAULT_CONTEXT if params.n_ctx is None else params.n_ctx
+    return replace(params, n_ctx=longest * sequences, sequences=sequences, outputs=max(sequences, params.outputs))
+
+
 def check_sequences(count: int | None) -> int:
     """``-np``."""
     if count is not None and not 1 <= count <= MAX_SEQUENCES:
@@ -222,7 +230,7 @@ def run(flags: ChatFlags) -> None:
     if not left:
         note(f"{output}: all {len(items)} items are answered already")
         return
-    with settings.open_model(model_path, flags) as model:
+    with settings.open_model(model_path, flags, together(params, min(sequences, len(left)))) as model:
         choice = settings.choose_format(model, flags)
         if choice.warning:
             warn(choice.warning)

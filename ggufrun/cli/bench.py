@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ggufrun.cli import console, evaluating, options
+from ggufrun.cli import console, evaluating, options, placing
 from ggufrun.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ Counts = list[str] | None
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(bench)
+    app.command()(placing.with_flags(bench))
 
 
 def bench(
@@ -38,14 +39,12 @@ def bench(
     threads: Annotated[
         Counts, typer.Option("-t", "--threads", metavar="N[,N]", help="Threads.  [default: the processor's cores]")
     ] = None,
-    gpu_layers: Annotated[
-        int | None, typer.Option("-ngl", "--n-gpu-layers", help="Layers on the GPU.  [default: all, if there is one]")
-    ] = None,
     batch_size: Annotated[int, typer.Option("-b", "--batch-size", help="Tokens a batch.")] = 2048,
     ubatch_size: evaluating.MicroBatch = 512,
     type_k: Annotated[str, typer.Option("-ctk", "--cache-type-k", help="Type of the cache's keys.")] = "f16",
     type_v: Annotated[str, typer.Option("-ctv", "--cache-type-v", help="Type of the cache's values.")] = "f16",
     flash_attention: evaluating.FlashAttention = "auto",
+    place: placing.PlaceFlags = placing.PLAIN,
     no_warmup: Annotated[bool, typer.Option("--no-warmup", help="Skip the run before the measured ones.")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -74,13 +73,15 @@ def bench(
         )
         for count in _numbers("-t", threads, [default_threads()])
     ]
+    placing.connect(place)
+    largest = replace(runs[0], n_ctx=max(test.prompt + test.generate for test in tests))
     extra = [name for name, asked in (("ngl", has_gpu()), ("fa", flash_attention != "auto")) if asked]
     rows: list[dict[str, Any]] = []
     sources = [evaluating.find(name) for name in names]
     if not as_json:
         _print_head(extra)
     for source in sources:
-        with evaluating.open_model(source, gpu_layers) as model:
+        with evaluating.open_model(source, place, largest) as model:
             for params in runs:
                 _run(model, tests, params, repetitions, not no_warmup, rows, None if as_json else extra)
     if as_json:

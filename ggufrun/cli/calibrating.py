@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggufrun.cli import console, evaluating
+from ggufrun.cli.placing import PLAIN, PlaceFlags
 from ggufrun.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Collection:
     whole: str
     name: str
     params: ChunkParams
-    gpu_layers: int | None = None
+    place: PlaceFlags = PLAIN
     limit: int | None = None
     skip: int = 0
     process_output: bool = False
@@ -71,7 +72,7 @@ def collect(work: Collection, resume: bool) -> Imatrix:
     from ggufrun.evaluate.text import cut
 
     target, length = work.target, work.params.length
-    with evaluating.open_model(work.model, work.gpu_layers) as model:
+    with evaluating.open_model(work.model, work.place, work.params) as model:
         pieces = cut(model, work.whole, length, work.limit, work.parse_special, work.skip)
         collector = Collector(work.process_output)
         digest = _digest(pieces, work)

@@ -58,7 +58,7 @@ def run(flags: ChatFlags) -> None:
     settings.check_file(path)
     if flags.draft_model is not None:
         settings.check_file(Path(flags.draft_model))
-    with settings.open_model(path, flags) as model:
+    with settings.open_model(path, flags, context_params) as model:
         choice = settings.choose_format(model, flags)
         sampling = settings.sampling_params(flags, choice.sampling)
         with Context(model, context_params) as context, guessing(flags, context, draft) as speculation:

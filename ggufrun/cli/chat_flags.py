@@ -15,6 +15,8 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperCommand
 
+from ggufrun.cli import placing
+
 OPTIONAL_VALUES: dict[str, str] = {"--color": "on", "-co": "on", "-fa": "on", "--flash-attn": "on"}
 """Flags that took no value in older llama.cpp and take one today, and what they mean alone."""
 
@@ -141,10 +143,15 @@ class ChatFlags:
     ubatch: Annotated[int | None, _option("-ub", "--ubatch-size", help="Tokens computed at once.")] = None
     threads: Annotated[int | None, _option("-t", "--threads", help="Threads (default: one a core).")] = None
     threads_batch: Annotated[int | None, _option("-tb", "--threads-batch", help="Threads for prompts.")] = None
-    gpu_layers: Annotated[
-        str | None,
-        _option("-ngl", "--gpu-layers", "--n-gpu-layers", help="Layers on the GPU (default: all of them)."),
-    ] = None
+    gpu_layers: placing.GpuLayers = None
+    split_mode: placing.SplitMode = None
+    tensor_split: placing.TensorSplit = None
+    main_gpu: placing.MainGpu = None
+    override_tensor: placing.Overrides = None
+    cpu_moe: placing.AllExperts = False
+    n_cpu_moe: placing.SomeExperts = None
+    rpc: placing.Remote = None
+    fit_target: placing.Margin = None
     flash_attention: Annotated[
         str | None, _option("-fa", "--flash-attn", help="Flash attention.", metavar="[on|off|auto]")
     ] = None
@@ -307,7 +314,8 @@ def command_from(
     hints = get_type_hints(record, include_extras=True)
 
     def command(**values: Any) -> None:
-        run(record(**values))
+        with placing.guarded():
+            run(record(**values))
 
     parameters = [
         inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=item.default, annotation=hints[item.name])

@@ -15,6 +15,7 @@ from ggufrun.chat.session import Done, Event, Session, Start
 from ggufrun.cli.chat_input import Reader
 from ggufrun.cli.chat_keys import HANGUP, Hangup, no_echo, on_ctrl_c
 from ggufrun.cli.chat_screen import Screen
+from ggufrun.cli.placing import guarded
 from ggufrun.engine.generate import StopReason
 from ggufrun.errors import GgufrunError
 
@@ -23,7 +24,8 @@ class Talk:
     """A session, the screen it is drawn on, and what becomes of typed text (``typed``).
 
     With ``file`` the session is kept there after every turn. ``multiline`` is llama.cpp's ``-mli``; with ``slash`` a
-    line that ends in one is sent without it, as there.
+    line that ends in one is sent without it, as there. Without ``saves`` it is no conversation that somebody might
+    go on with.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Talk:
         file: Path | None = None,
         multiline: bool = False,
         slash: bool = False,
+        saves: bool = True,
     ) -> None:
         self.session = session
         self.screen = screen
@@ -42,6 +45,7 @@ class Talk:
         self.file = file
         self.multiline = multiline
         self.slash = slash
+        self.saves = saves
 
     def single(self, message: str | None, raw: str | None) -> None:
         """One answer and nothing else. Ctrl+C shows what there is and leaves with KeyboardInterrupt."""
@@ -134,10 +138,19 @@ class Talk:
     @contextlib.contextmanager
     def _kept(self) -> Iterator[None]:
         """However this ends, the session is in its file afterwards, with all that was computed."""
-        try:
-            yield
-        finally:
-            self._keep(always=True)
+        with guarded(self._salvaged):
+            try:
+                yield
+            finally:
+                self._keep(always=True)
+
+    def _salvaged(self) -> str:
+        """The words of a conversation whose engine is dying, in its file or in one of ours."""
+        if not self.session.salvage() or not self.saves:
+            return ""
+        path = self.file or hangup_file()
+        store.save(self.session, path, words_only=True)
+        return f"the conversation is kept: --session {path} goes on with it"
 
     def _keep(self, *, always: bool) -> None:
         if self.file is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ggufrun.cli import console, evaluating, options
+from ggufrun.cli import console, evaluating, options, placing
 from ggufrun.errors import TargetError, UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ WIDE = 110
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(compare)
+    app.command()(placing.with_flags(compare))
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def compare(
     ubatch_size: evaluating.MicroBatch = 512,
     chunks: evaluating.ChunkLimit = None,
     threads: evaluating.Threads = None,
-    gpu_layers: evaluating.GpuLayers = None,
+    place: placing.PlaceFlags = placing.PLAIN,
     svg: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Draw size against divergence.")] = None,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -71,7 +71,7 @@ def compare(
     if svg is not None:
         check_targets([(svg, 1 << 16)], force)
     whole = evaluating.read_text(text, SAMPLE)
-    measured = _measure(reference, sources, whole, params, chunks, gpu_layers)
+    measured = _measure(reference, sources, whole, params, chunks, place)
     ranked = sorted(measured, key=lambda one: one.found.kld.value)
     if svg is not None:
         _write_svg(svg, ranked, f"What quantization cost, beside {reference.name}")
@@ -96,7 +96,7 @@ def _measure(
     whole: str,
     params: ChunkParams,
     chunks: int | None,
-    gpu_layers: int | None,
+    place: placing.PlaceFlags,
 ) -> list[Ranked]:
     from ggufrun.cli.measuring import measure
     from ggufrun.convert.describe import describe
@@ -105,7 +105,7 @@ def _measure(
     for about in described:
         if not about.architecture:
             raise UsageError(f"{about.path} holds no model", "name GGUF files of models")
-    found = measure(reference, sources, whole, params, chunks, gpu_layers)
+    found = measure(reference, sources, whole, params, chunks, place)
     return [
         Ranked(path, about.file_type, about.file_bytes, about.bits_per_weight, one)
         for path, about, one in zip(sources, described, found, strict=True)

@@ -94,7 +94,7 @@ def run(flags: CompleteFlags) -> None:
     guidance, limit = guidance_params(flags), settings.n_predict(flags)
     context_params = doubled(settings.context_params(flags), guidance)
     settings.sampling_params(flags, {})
-    with settings.open_model(path, flags) as model, Context(model, context_params) as context:
+    with settings.open_model(path, flags, context_params) as model, Context(model, context_params) as context:
         sampling = settings.sampling_params(flags, recommended(model))
         limit = FILLED if limit is None or limit < 0 else limit
         _continue(flags, context, sampling, limit, text, negative(context, guidance))
@@ -113,7 +113,7 @@ def _continue(
     screen = Screen(color="off", plain=True, show_tokens=flags.show_tokens, verbose_prompt=flags.verbose_prompt)
     if flags.echo:
         screen.answer(text)
-    Talk(session, screen, str).single(None, text)
+    Talk(session, screen, str, saves=False).single(None, text)
 
 
 def prompt_text(flags: CompleteFlags) -> str:

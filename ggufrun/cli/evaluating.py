@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from ggufrun.cli import console
+from ggufrun.cli import console, placing
+from ggufrun.cli.placing import PlaceFlags
 from ggufrun.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from ggufrun.engine.chunks import ChunkParams
+    from ggufrun.engine.context import ContextParams
     from ggufrun.engine.model import Model
 
 TextFile = Annotated[
@@ -27,9 +30,8 @@ ChunkLimit = Annotated[int | None, typer.Option("--chunks", min=1, help="Measure
 Threads = Annotated[
     int | None, typer.Option("-t", "--threads", min=1, max=512, help="Threads.  [default: the processor's cores]")
 ]
-GpuLayers = Annotated[
-    int | None, typer.Option("-ngl", "--n-gpu-layers", help="Layers on the GPU.  [default: all, if there is one]")
-]
+CacheK = Annotated[str, typer.Option("-ctk", "--cache-type-k", help="Type of the cache's keys.")]
+CacheV = Annotated[str, typer.Option("-ctv", "--cache-type-v", help="Type of the cache's values.")]
 FlashAttention = Annotated[str, typer.Option("-fa", "--flash-attn", metavar="on|off|auto", help="Flash attention.")]
 
 T = TypeVar("T")
@@ -61,13 +63,50 @@ def text_name(path: Path | None, builtin: str) -> str:
     return str(path) if path is not None else f"ggufrun {builtin}"
 
 
-def open_model(path: Path, gpu_layers: int | None) -> Model:
-    """A model, ready to run."""
-    from ggufrun.engine.model import Model, ModelParams
+def open_model(
+    path: Path, place: PlaceFlags, context: ContextParams | ChunkParams, beside: Sequence[Model] = ()
+) -> Model:
+    """A model where it fits with such a context. ``beside`` are open models that will have theirs too."""
+    from ggufrun.engine.model import Model
 
     if path.is_dir():
         raise UsageError(f"{path} is a folder", "convert it first, and give the .gguf file")
-    return Model(ModelParams(path, gpu_layers))
+    wanted = as_context(context)
+    return placing.open_model(placing.params(path, place), wanted, reserved(place, wanted, beside), Model)
+
+
+def as_context(params: ContextParams | ChunkParams) -> ContextParams:
+    """The context that takes as much memory as one for chunks."""
+    from ggufrun.engine.context import ContextParams
+
+    if isinstance(params, ContextParams):
+        return params
+    return ContextParams(
+        n_ctx=params.length * params.at_once,
+        n_batch=params.tokens_at_once,
+        n_ubatch=params.n_ubatch,
+        threads=params.threads,
+        flash_attention=params.flash_attention,
+        type_k=params.type_k,
+        type_v=params.type_v,
+        outputs=params.tokens_at_once,
+        sequences=params.at_once,
+    )
+
+
+def reserved(place: PlaceFlags, context: ContextParams, beside: Sequence[Model]) -> PlaceFlags:
+    """``place``, leaving room for the contexts that the models ``beside`` this one will have."""
+    from ggufrun.engine.devices import has_gpu
+
+    if not beside or placing.layers(place) is not None or not has_gpu():
+        return place
+    from ggufrun.engine.memory import measure
+
+    taken = 0
+    for model in beside:
+        uses = [one.use for one in measure(model.params, context).devices]
+        taken += max((use.cache + use.compute for use in uses), default=0)
+    return replace(place, fit_target=(placing.margin(place) + taken) >> 20)
 
 
 def announce(count: int, params: ChunkParams) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ggufrun.cli import console, evaluating, options
+from ggufrun.cli import console, evaluating, options, placing
 from ggufrun.cli.calibrating import Collection, collect
 from ggufrun.errors import UsageError
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(imatrix)
+    app.command()(placing.with_flags(imatrix))
 
 
 def imatrix(
@@ -41,7 +41,10 @@ def imatrix(
     ),
     save_every: Annotated[int, typer.Option("--save-every", min=0, help="Save after so many chunks; 0: never.")] = 10,
     threads: evaluating.Threads = None,
-    gpu_layers: evaluating.GpuLayers = None,
+    flash_attention: evaluating.FlashAttention = "auto",
+    type_k: evaluating.CacheK = "f16",
+    type_v: evaluating.CacheV = "f16",
+    place: placing.PlaceFlags = placing.PLAIN,
     force: options.Force = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run of the same stopped.")] = (
         False
@@ -68,7 +71,7 @@ def imatrix(
     from ggufrun.engine.chunks import ChunkParams
     from ggufrun.evaluate.text import CALIBRATION
 
-    params = ChunkParams(ctx_size, batch_size, ubatch_size, threads)
+    params = ChunkParams(ctx_size, batch_size, ubatch_size, threads, flash_attention, type_k, type_v)
     check_targets([(target, 0)], force or resume)
     work = Collection(
         source,
@@ -76,7 +79,7 @@ def imatrix(
         evaluating.read_text(text, CALIBRATION),
         evaluating.text_name(text, CALIBRATION),
         params,
-        gpu_layers,
+        place,
         chunks,
         from_chunk,
         process_output,

@@ -12,7 +12,9 @@ from ggufrun.cli import evaluating
 from ggufrun.errors import NotFoundError
 
 if TYPE_CHECKING:
+    from ggufrun.cli.placing import PlaceFlags
     from ggufrun.engine.chunks import ChunkParams
+    from ggufrun.engine.model import Model
     from ggufrun.evaluate.perplexity import Scores
     from ggufrun.evaluate.statistics import Comparison
 
@@ -23,7 +25,7 @@ def measure(
     whole: str,
     params: ChunkParams,
     chunks: int | None,
-    gpu_layers: int | None,
+    place: PlaceFlags,
 ) -> list[Comparison]:
     """The figures of each of ``sources`` beside ``reference`` over the text ``whole``."""
     from ggufrun.evaluate.perplexity import Scores, score_against
@@ -34,12 +36,15 @@ def measure(
         if not path.is_file():
             raise NotFoundError(f"{path}: no such file", "give the path of a .gguf file")
     results: list[Comparison] = []
-    with evaluating.open_model(reference, gpu_layers) as base:
+    with evaluating.open_model(reference, place, params) as base:
         pieces = cut(base, whole, params.length, chunks)
         for group in groups(reference, sources):
             evaluating.announce(len(pieces), params)
             with ExitStack() as stack:
-                models = [stack.enter_context(evaluating.open_model(path, gpu_layers)) for path in group]
+                models: list[Model] = []
+                for path in group:
+                    opened = evaluating.open_model(path, place, params, [base, *models])
+                    models.append(stack.enter_context(opened))
                 parts: list[list[Scores]] = [[] for _ in group]
                 work = score_against(base, models, params, pieces, whole)
                 names = ", ".join(path.name for path in group)

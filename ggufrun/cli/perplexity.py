@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ggufrun.cli import console, evaluating, options
+from ggufrun.cli import console, evaluating, options, placing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(perplexity)
+    app.command()(placing.with_flags(perplexity))
 
 
 def perplexity(
@@ -36,8 +36,10 @@ def perplexity(
     ubatch_size: evaluating.MicroBatch = 512,
     chunks: evaluating.ChunkLimit = None,
     threads: evaluating.Threads = None,
-    gpu_layers: evaluating.GpuLayers = None,
     flash_attention: evaluating.FlashAttention = "auto",
+    type_k: evaluating.CacheK = "f16",
+    type_v: evaluating.CacheV = "f16",
+    place: placing.PlaceFlags = placing.PLAIN,
     as_json: options.Json = False,
 ) -> None:
     """Measure how well a model predicts a text.
@@ -48,16 +50,16 @@ def perplexity(
     from ggufrun.engine.chunks import ChunkParams
     from ggufrun.evaluate.text import SAMPLE, cut
 
-    params = ChunkParams(ctx_size, batch_size, ubatch_size, threads, flash_attention)
+    params = ChunkParams(ctx_size, batch_size, ubatch_size, threads, flash_attention, type_k, type_v)
     whole = evaluating.read_text(text, SAMPLE)
     source = evaluating.find(model_name)
     base_path = None if reference is None else evaluating.find(reference)
-    with evaluating.open_model(source, gpu_layers) as model:
+    with evaluating.open_model(source, place, params) as model:
         pieces = cut(model, whole, ctx_size, chunks)
         if base_path is None:
             result = _alone(model, params, pieces, as_json)
         else:
-            with evaluating.open_model(base_path, gpu_layers) as base:
+            with evaluating.open_model(base_path, place, params, [model]) as base:
                 result = _beside(model, base, params, pieces, whole, as_json)
     if as_json:
         console.print_json(

@@ -61,13 +61,14 @@ def measurer(
 
 def _measure(reference: Path, kind: str, targets: Sequence[Target], threads: int | None) -> Receipts:
     from ggufrun.cli.measuring import measure
+    from ggufrun.cli.placing import PLAIN
     from ggufrun.convert.annotate import annotate
     from ggufrun.engine.chunks import ChunkParams
     from ggufrun.evaluate.text import SAMPLE, builtin_text
 
     whole = builtin_text(SAMPLE)
     paths = [target.path for target in targets]
-    found = measure(reference, paths, whole, ChunkParams(CONTEXT, threads=threads), None, None)
+    found = measure(reference, paths, whole, ChunkParams(CONTEXT, threads=threads), None, PLAIN)
     for path, one in zip(paths, found, strict=True):
         annotate(path, PREFIX, _keys(one, kind, whole))
     return dict(zip(paths, found, strict=True))

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ggufrun.cli import placing
 from ggufrun.cli.chat_flags import SWITCH_VALUES, ChatFlags
 from ggufrun.cli.console import err
 from ggufrun.errors import NotFoundError, UsageError
@@ -274,30 +275,22 @@ def _told(flags: ChatFlags) -> dict[str, Any]:
     return told
 
 
-def gpu_layers(flags: ChatFlags) -> int | None:
-    """``-ngl``: None leaves it to the engine, negative means all."""
-    text = flags.gpu_layers
-    if text is None or text == "auto":
-        return None
-    if text == "all":
-        return -1
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(f"-ngl {text}", "give a number of layers, or all") from None
-
-
-def open_model(path: Path, flags: ChatFlags) -> Model:
-    """The model, with its progress on a terminal."""
+def open_model(path: Path, flags: ChatFlags, context: ContextParams) -> Model:
+    """The model, where it fits with such a context; with its progress on a terminal."""
     from ggufrun.engine.model import Model, ModelParams
 
-    params = ModelParams(path, gpu_layers=gpu_layers(flags), mmap=flags.mmap, mlock=flags.mlock)
-    if not (sys.stderr.isatty() and sys.stdin.isatty()) or flags.plain:
-        return Model(params)
-    with err().status(f"loading {path.name}") as status:
+    place = placing.of(flags)
+    params = placing.params(path, place, mmap=flags.mmap, mlock=flags.mlock)
 
-        def progress(fraction: float) -> bool:
-            status.update(f"loading {path.name} {fraction:.0%}")
-            return True
+    def load(params: ModelParams) -> Model:
+        if not (sys.stderr.isatty() and sys.stdin.isatty()) or flags.plain:
+            return Model(params)
+        with err().status(f"loading {path.name}") as status:
 
-        return Model(params, progress)
+            def progress(fraction: float) -> bool:
+                status.update(f"loading {path.name} {fraction:.0%}")
+                return True
+
+            return Model(params, progress)
+
+    return placing.open_model(params, context, place, load)

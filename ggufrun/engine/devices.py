@@ -10,6 +10,9 @@ from ggufrun.engine.native import ggml, llama
 KINDS = ("cpu", "gpu", "igpu", "accelerator", "meta")
 """``enum ggml_backend_dev_type``, in its order."""
 
+GPU_BACKENDS = ("CUDA", "ROCm", "MUSA", "Vulkan", "MTL", "SYCL")
+"""llama.cpp's names of those that compute on a GPU of this machine."""
+
 
 @dataclass(frozen=True)
 class Device:
@@ -50,12 +53,24 @@ def has_gpu() -> bool:
 
 def backends() -> str:
     """What computes beside the processor, such as ``CUDA``; ``CPU`` when nothing does. Named as llama-bench does."""
-    lib = ggml()
     found = []
-    for number in range(lib.ggml_backend_reg_count()):
-        entry = lib.ggml_backend_reg_get(number)
-        name = lib.ggml_backend_reg_name(entry).decode("utf-8", "replace")
+    for name, count in _registries():
         # remote ones count only when somebody is at the other end
-        if name != "CPU" and (name != "RPC" or lib.ggml_backend_reg_dev_count(entry)):
-            found.append(name)
-    return ",".join(found) or "CPU"
+        if name != "CPU" and (not name.startswith("RPC") or count):
+            found.append("RPC" if name.startswith("RPC") else name)
+    return ",".join(dict.fromkeys(found)) or "CPU"
+
+
+def gpu_backends() -> tuple[str, ...]:
+    """The backends for GPUs that the engine was built with, whether or not they found one."""
+    return tuple(name for name, _ in _registries() if name in GPU_BACKENDS)
+
+
+def _registries() -> list[tuple[str, int]]:
+    """Names of backends, each with its number of devices."""
+    lib = ggml()
+    entries = [lib.ggml_backend_reg_get(number) for number in range(lib.ggml_backend_reg_count())]
+    return [
+        (lib.ggml_backend_reg_name(entry).decode("utf-8", "replace"), lib.ggml_backend_reg_dev_count(entry))
+        for entry in entries
+    ]

@@ -6,7 +6,10 @@ llama.cpp explains a failure only in its log, so the last lines are remembered a
 from __future__ import annotations
 
 import ctypes
+import os
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -51,6 +54,38 @@ def _remember(level: int, text: bytes | None, _: Any) -> None:
 _callback = _LogCallback(_remember)
 
 
+# --- the engine's end -------------------------------------------------------------------------------------------------
+
+_last_words: list[Callable[[str], None]] = []
+
+
+@contextmanager
+def last_words(say: Callable[[str], None]) -> Iterator[None]:
+    """While this lasts, ``say`` is called with the reason when the engine is about to end the process: a broken
+    invariant, or a worker that died. The process cannot be saved, but its work can; ``say`` leaves by ``os._exit``.
+
+    It may run on a thread of the engine's, while Python waits for the engine: it must not call the engine.
+    """
+    _last_words.append(say)
+    try:
+        yield
+    finally:
+        _last_words.remove(say)
+
+
+def _aborting(message: bytes | None) -> None:
+    text = (message or b"").decode("utf-8", "replace").strip()
+    try:
+        for say in reversed(_last_words):
+            say(text)
+    finally:
+        # nobody left: what llama.cpp would have said
+        os.write(2, f"{text}\n".encode())
+
+
+_abort = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(_aborting)
+
+
 @cache
 def llama() -> Any:
     """The C API as llama-cpp-python binds it, with the backends initialized.
@@ -67,6 +102,7 @@ def llama() -> Any:
     except (RuntimeError, OSError) as error:
         raise EngineError(f"the engine cannot be loaded: {error}", "reinstall llama-cpp-python") from error
     api.llama_log_set(_callback, None)
+    ctypes.CDLL(api._lib._name).ggml_set_abort_callback(_abort)
     api.llama_backend_init()
     return api
 

@@ -106,8 +106,19 @@ def nvidia_cards() -> list[NvidiaCard]:
     driver = re.search(r"Kernel Module\D*([\d.]+)", read("/proc/driver/nvidia/version"))
     if driver:
         return [NvidiaCard("NVIDIA card", None, driver.group(1))]
-    # PCI vendor 10de, class 03: a display controller of theirs that no driver has taken up.
-    for device in sorted(Path("/sys/bus/pci/devices").glob("*")):
-        if read(f"{device}/vendor").strip() == "0x10de" and read(f"{device}/class").startswith("0x03"):
-            return [NvidiaCard("NVIDIA card", None, None)]
-    return []
+    return [NvidiaCard("NVIDIA card", None, None)] if on_bus() else []
+
+
+def on_bus(bus: Path = Path("/sys/bus/pci/devices")) -> bool:
+    """PCI vendor 10de, class 03: a display controller of NVIDIA's, with or without a driver."""
+    return any(
+        read(f"{device}/vendor").strip() == "0x10de" and read(f"{device}/class").startswith("0x03")
+        for device in bus.glob("*")
+    )
+
+
+def nvidia_present() -> bool:
+    """Is an NVIDIA card here? Without asking a program, which would take a while."""
+    places = ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/dxg")
+    wsl = Path("/usr/lib/wsl/lib/libcuda.so.1").exists()
+    return any(Path(place).exists() for place in places[:2]) or (Path(places[2]).exists() and wsl) or on_bus()

@@ -1,0 +1,351 @@
+"""Where a model goes: the flags for it, the choice that is made without them, and what is said about it.
+
+The flags are llama.cpp's. Without -ngl, or with ``auto``, as many layers go to the devices as fit.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from ggufrun.cli import console
+from ggufrun.errors import EngineError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ggufrun.engine.context import ContextParams
+    from ggufrun.engine.fit import Fit
+    from ggufrun.engine.model import Model, ModelParams
+    from ggufrun.engine.offload import Placement
+
+GpuLayers = Annotated[
+    str | None,
+    typer.Option(
+        "-ngl", "--gpu-layers", "--n-gpu-layers", metavar="N|all|auto", show_default=False,
+        help="Layers on the GPU (auto: those that fit).",
+    ),
+]  # fmt: skip
+SplitMode = Annotated[
+    str | None,
+    typer.Option("-sm", "--split-mode", metavar="MODE", help="Among GPUs: layer, row, none.", show_default=False),
+]
+TensorSplit = Annotated[
+    str | None,
+    typer.Option("-ts", "--tensor-split", metavar="N,N", help="Each GPU's share of the layers.", show_default=False),
+]
+MainGpu = Annotated[
+    int | None, typer.Option("-mg", "--main-gpu", metavar="N", help="The GPU of -sm none.", show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-ot", "--override-tensor", metavar="REGEX=BUFFER", show_default=False,
+        help="Tensors that go elsewhere: CPU, CUDA0; repeats.",
+    ),
+]  # fmt: skip
+AllExperts = Annotated[bool, typer.Option("-cmoe", "--cpu-moe", help="Keep all experts with the processor.")]
+SomeExperts = Annotated[
+    int | None,
+    typer.Option(
+        "-ncmoe", "--n-cpu-moe", metavar="N", help="Keep the experts of the first N layers there.", show_default=False
+    ),
+]
+Remote = Annotated[
+    str | None,
+    typer.Option("--rpc", metavar="HOST:PORT,..", help="Use the devices of workers, too.", show_default=False),
+]
+Margin = Annotated[
+    int | None,
+    typer.Option(
+        "-fitt", "--fit-target", metavar="MIB", help="Memory that auto leaves free a GPU (512).", show_default=False
+    ),
+]
+
+
+REFUSED = re.compile(r"alloc|out of memory", re.IGNORECASE)
+"""What the engine says when there is no memory, in one way or another."""
+
+
+@dataclass(frozen=True)
+class PlaceFlags:
+    """What stands on the command line about the place of a model, unchecked."""
+
+    gpu_layers: GpuLayers = None
+    split_mode: SplitMode = None
+    tensor_split: TensorSplit = None
+    main_gpu: MainGpu = None
+    override_tensor: Overrides = None
+    cpu_moe: AllExperts = False
+    n_cpu_moe: SomeExperts = None
+    rpc: Remote = None
+    fit_target: Margin = None
+
+
+PLAIN = PlaceFlags()
+"""No flag at all."""
+
+
+def of(record: object) -> PlaceFlags:
+    """The flags that a record of more flags holds."""
+    return PlaceFlags(**{item.name: getattr(record, item.name) for item in fields(PlaceFlags)})
+
+
+def with_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` with the flags in the place of its parameter ``place``, which gets them as one record."""
+    own = inspect.signature(command)
+    hints = get_type_hints(command, include_extras=True)
+    ours = get_type_hints(PlaceFlags, include_extras=True)
+    names = [item.name for item in fields(PlaceFlags)]
+
+    def wrapped(**values: Any) -> None:
+        place = PlaceFlags(**{name: values.pop(name) for name in names})
+        with guarded():
+            command(**values, place=place)
+
+    parameters = []
+    for name, parameter in own.parameters.items():
+        if name == "place":
+            parameters += [
+                inspect.Parameter(item.name, parameter.KEYWORD_ONLY, default=item.default, annotation=ours[item.name])
+                for item in fields(PlaceFlags)
+            ]
+        else:
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name]))
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    wrapped.__doc__, wrapped.__name__ = command.__doc__, command.__name__
+    return wrapped
+
+
+# --- reading the flags ------------------------------------------------------------------------------------------------
+
+
+def layers(flags: PlaceFlags) -> int | None:
+    """``-ngl``: None leaves it to us, negative means all."""
+    text = (flags.gpu_layers or "auto").lower()
+    if text in ("auto", "all"):
+        return None if text == "auto" else -1
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"-ngl {flags.gpu_layers}", "give a number of layers, all, or auto") from None
+
+
+def placement(flags: PlaceFlags) -> Placement:
+    """The other flags of where things go."""
+    from ggufrun.engine.offload import MANY, Placement
+
+    shares: tuple[float, ...] = ()
+    if flags.tensor_split:
+        try:
+            shares = tuple(float(part) for part in flags.tensor_split.replace("/", ",").split(","))
+        except ValueError:
+            raise UsageError(f"-ts {flags.tensor_split}", "give one number a GPU, such as 3,1") from None
+    overrides = []
+    for text in (part for one in flags.override_tensor or () for part in one.split(",")):
+        pattern, separator, name = text.rpartition("=")
+        if not separator or not pattern or not name:
+            raise UsageError(f"-ot {text!r} is no REGEX=BUFFER", r"write for example -ot 'ffn_.*_exps=CPU'")
+        overrides.append((pattern, name))
+    return Placement(
+        split=flags.split_mode or "layer",
+        shares=shares,
+        main=flags.main_gpu or 0,
+        overrides=tuple(overrides),
+        cpu_experts=MANY if flags.cpu_moe else flags.n_cpu_moe or 0,
+    )
+
+
+def margin(flags: PlaceFlags) -> int:
+    """Bytes that are left alone on each device."""
+    from ggufrun.engine.fit import MARGIN
+
+    if flags.fit_target is None:
+        return MARGIN
+    if flags.fit_target < 0:
+        raise UsageError(f"--fit-target is {flags.fit_target}", "give mebibytes, 0 or more")
+    return flags.fit_target << 20
+
+
+def connect(flags: PlaceFlags) -> None:
+    """Make the workers of ``--rpc`` known to the engine."""
+    if flags.rpc is not None:
+        from ggufrun.engine.remote import connect as to
+        from ggufrun.engine.remote import parse
+
+        to(parse(flags.rpc))
+
+
+# --- choosing and opening ---------------------------------------------------------------------------------------------
+
+
+def params(path: Path, flags: PlaceFlags, **rest: Any) -> ModelParams:
+    """How the flags say that the model is opened, workers connected."""
+    from ggufrun.engine.model import ModelParams
+
+    connect(flags)
+    return ModelParams(path, layers(flags), placement=placement(flags), **rest)
+
+
+def fitted(model: ModelParams, context: ContextParams, flags: PlaceFlags) -> Fit | None:
+    """What fits, where that is ours to choose."""
+    from ggufrun.engine import fit
+    from ggufrun.engine.devices import has_gpu
+
+    if model.gpu_layers is not None or not has_gpu():
+        return None
+    return fit.choose(model, context, margin(flags))
+
+
+def open_model(
+    model: ModelParams,
+    context: ContextParams,
+    flags: PlaceFlags,
+    load: Callable[[ModelParams], Model],
+) -> Model:
+    """The model, with as much of it on the devices as fits; ``load`` opens it.
+
+    Where the driver refuses the memory all the same, fewer layers are tried, and that is said.
+    """
+    found = fitted(model, context, flags)
+    hint(model)
+    if found is None:
+        return load(model)
+    say(found)
+    chosen = found.applied(model)
+    while True:
+        try:
+            return _tried(chosen, context, load, found)
+        except EngineError as error:
+            fewer = _less(chosen, found)
+            if fewer is None or not REFUSED.search(f"{error.what}"):
+                raise
+            console.note(f"the driver refused the memory ({error.what}); trying {fewer.gpu_layers} layers")
+            chosen = fewer
+
+
+def _tried(model: ModelParams, context: ContextParams, load: Callable[[ModelParams], Model], found: Fit) -> Model:
+    """The model, with a context made and dropped where memory is short: the driver's last chance to refuse."""
+    from ggufrun.engine.context import Context
+
+    opened = load(model)
+    if model.gpu_layers and any(place.left < 2 * max(found.margin, 1 << 28) for place in found.footprint.devices):
+        try:
+            Context(opened, replace(context, adapters=())).close()
+        except BaseException:
+            opened.close()
+            raise
+    return opened
+
+
+def _less(model: ModelParams, found: Fit) -> ModelParams | None:
+    """A tenth fewer layers; None when none are left."""
+    now = model.gpu_layers or 0
+    if now <= 0:
+        return None
+    left = max(0, min(now, found.of) - max(1, found.of // 10))
+    shares = list(model.placement.shares)
+    surplus = sum(shares) - left
+    for index, share in enumerate(shares):
+        taken = min(share, max(0.0, surplus))
+        shares[index] -= taken
+        surplus -= taken
+    kept = tuple(shares) if any(shares) else ()
+    return replace(model, gpu_layers=left, placement=replace(model.placement, shares=kept))
+
+
+# --- talking ----------------------------------------------------------------------------------------------------------
+
+
+def say(found: Fit) -> None:
+    """One line when not everything is on the devices."""
+    if found.whole:
+        return
+    what = f"{found.layers} of {found.of} layers" if found.layers < found.of else "all layers"
+    if found.placement.cpu_experts:
+        what += f", without the experts of {found.placement.cpu_experts}"
+    where = ", ".join(
+        f"{place.device.name} ({gib(place.use.total)} of {gib(place.device.free)} free)"
+        for place in found.footprint.devices
+    )
+    console.note(f"{what} fit on {where}; the processor does the rest")
+
+
+def hint(model: ModelParams) -> None:
+    """One line when a card lies idle, or when a build for a GPU has found none."""
+    from ggufrun.engine.devices import gpu_backends, has_gpu
+
+    if has_gpu() or model.gpu_layers == 0:
+        return
+    if line := idle(gpu_backends(), card_here()):
+        console.note(line)
+
+
+def idle(backends: tuple[str, ...], card: bool) -> str:
+    """What is to be said where no GPU computes: the engine's GPU ``backends``, an NVIDIA ``card`` in the machine.
+
+    On a machine without either, -ngl is passed over in silence: scripts carry it from machine to machine.
+    """
+    if backends:
+        built = " and ".join(backends)
+        why = "see `ggufrun doctor`" if card else "`make cpu` builds a smaller engine"
+        return f"the engine is built with {built} but finds no GPU, so the processor computes; {why}"
+    if card:
+        return "an NVIDIA card is here, but this engine is built without CUDA: `make cuda` builds one that uses it"
+    return ""
+
+
+def card_here() -> bool:
+    """Is an NVIDIA card in this machine? Asked of the system's files, which is quick."""
+    from ggufrun.evaluate import machine
+
+    return machine.nvidia_present()
+
+
+def gib(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / (1 << 30):.1f} GiB"
+
+
+@contextmanager
+def guarded(save: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """While this lasts, an engine that ends the process (a worker died, a card ran out of memory) is told in one line.
+
+    ``save`` keeps what can be kept and returns a word about it.
+    """
+    import os
+    import sys
+
+    from ggufrun.engine.native import last_words
+
+    def leave(message: str) -> None:
+        kept = ""
+        try:
+            kept = save()
+        finally:
+            line = f"ggufrun: {died(message)}{f'; {kept}' if kept else ''}\n"
+            if sys.stderr.isatty():
+                line = "\r\x1b[K\x1b[?25h" + line
+            os.write(2, line.encode("utf-8", "replace"))
+            os._exit(1)
+
+    with last_words(leave):
+        yield
+
+
+def died(message: str) -> str:
+    """The engine's last message, in words that help."""
+    if "Remote RPC server crashed" in message or "ggml-rpc" in message:
+        return "a worker of --rpc died or cannot be reached any more; start it again, and this"
+    if "out of memory" in message:
+        return "the card ran out of memory; give fewer layers (-ngl), a shorter context (-c) or a larger --fit-target"
+    if "no kernel image" in message:
+        return "this engine is built for other cards than this one; `make cuda` builds it for the one here"
+    return f"the engine gave up: {message.splitlines()[0] if message else 'it gave no reason'}"

@@ -1,0 +1,111 @@
+"""Devices of other machines, through llama.cpp's RPC backend: the client's side.
+
+That backend ends the process when a server cannot be reached, speaks another version or dies, and waits without end for
+one that serves somebody else (a server serves one client at a time). So each server is asked first, here, in its own
+protocol: the greeting of ``ggml-rpc.cpp``, a command byte, a size, 24 bytes of capabilities.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ggufrun.engine.devices import Device, devices
+from ggufrun.engine.native import ggml, llama
+from ggufrun.errors import EngineError, UsageError
+
+PORT = 50052
+"""llama.cpp's own."""
+
+VERSION = 7
+"""The protocol's major version in the pinned release; a server of another refuses."""
+
+HELLO, CAPABILITIES = 14, 24
+
+PATIENCE = 5.0
+"""Seconds to wait for an answer to the greeting."""
+
+SERVERS = 16
+"""``GGML_RPC_MAX_SERVERS``."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A server's address."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def parse(text: str) -> tuple[Endpoint, ...]:
+    """``host:port,host`` as given to --rpc; UsageError for what is none."""
+    found = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        host, colon, port = part.rpartition(":")
+        if not colon:
+            host, port = part, str(PORT)
+        if not host or ":" in host or not port.isdigit() or not 0 < int(port) < 1 << 16:
+            raise UsageError(f"--rpc {part!r} is no address", f"write host:port, such as 127.0.0.1:{PORT}")
+        found.append(Endpoint(host, int(port)))
+    if not found:
+        raise UsageError("--rpc names no worker", f"write host:port, such as 127.0.0.1:{PORT}")
+    if len(found) > SERVERS:
+        raise UsageError(f"--rpc names {len(found)} workers", f"the engine takes {SERVERS} at most")
+    return tuple(dict.fromkeys(found))
+
+
+def check(endpoint: Endpoint, patience: float = PATIENCE) -> None:
+    """Greet the server. Raises EngineError in one line when it does not answer as one that can be used."""
+    start = f"start it there: `ggufrun worker --port {endpoint.port}`"
+    try:
+        with socket.create_connection((endpoint.host, endpoint.port), timeout=patience) as connection:
+            connection.settimeout(patience)
+            connection.sendall(struct.pack("<BQ", HELLO, CAPABILITIES) + bytes(CAPABILITIES))
+            answer = b""
+            while len(answer) < 12 and (piece := connection.recv(12 - len(answer))):
+                answer += piece
+    except ConnectionRefusedError as error:
+        raise EngineError(f"no worker listens at {endpoint}", start) from error
+    except socket.gaierror as error:
+        raise EngineError(f"{endpoint.host} is no known host", "check the name, or give the address") from error
+    except (TimeoutError, socket.timeout) as error:  # noqa: UP041 -- Python 3.9's name, and 3.10's
+        raise EngineError(
+            f"the worker at {endpoint} does not answer", "it may serve somebody else; each worker serves one client"
+        ) from error
+    except OSError as error:
+        raise EngineError(f"the worker at {endpoint} cannot be reached: {error.strerror or error}", start) from error
+    if len(answer) < 12 or struct.unpack_from("<Q", answer)[0] != 4 + CAPABILITIES:
+        raise EngineError(f"what listens at {endpoint} is no worker, or one of another version", start)
+    major, minor, patch = answer[8], answer[9], answer[10]
+    if major != VERSION:
+        raise EngineError(
+            f"the worker at {endpoint} speaks version {major}.{minor}.{patch} of the protocol, this engine {VERSION}",
+            "install the same release of ggufrun on both machines",
+        )
+
+
+def connect(endpoints: Sequence[Endpoint]) -> tuple[Device, ...]:
+    """Make the servers' devices known to the engine, as GPUs before those of this machine; returns them.
+
+    Connecting again to the same server changes nothing. Raises EngineError.
+    """
+    if not llama().llama_supports_rpc():
+        raise EngineError("this engine is built without RPC", "install the one of `make setup`")
+    known = {device.name for device in devices()}
+    for endpoint in endpoints:
+        check(endpoint)
+    lib = ctypes.CDLL(ggml()._name)
+    lib.ggml_backend_rpc_add_server.restype = ctypes.c_void_p
+    lib.ggml_backend_rpc_add_server.argtypes = [ctypes.c_char_p]
+    for endpoint in endpoints:
+        registry = lib.ggml_backend_rpc_add_server(str(endpoint).encode())
+        if not registry:
+            raise EngineError(f"the worker at {endpoint} has no devices", "start it with another --device")
+        ggml().ggml_backend_register(registry)
+    return tuple(device for device in devices() if device.name not in known)

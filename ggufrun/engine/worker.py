@@ -1,0 +1,70 @@
+"""Lending this machine's devices to another, through llama.cpp's RPC backend: the server's side."""
+
+from __future__ import annotations
+
+import ctypes
+import ipaddress
+import socket
+from collections.abc import Sequence
+
+from ggufrun.engine.devices import Device, devices
+from ggufrun.engine.native import ggml, llama
+from ggufrun.errors import EngineError, UsageError
+
+
+def choose(names: Sequence[str] = ()) -> tuple[Device, ...]:
+    """The devices to lend: those called ``names``, else the GPUs, else the processor. Raises UsageError."""
+    here = [device for device in devices() if device.kind in ("cpu", "gpu", "igpu")]
+    if names:
+        by_name = {device.name: device for device in here}
+        for name in names:
+            if name not in by_name:
+                raise UsageError(f"there is no device {name}", f"choose from {', '.join(by_name)}")
+        return tuple(by_name[name] for name in names)
+    gpus = [device for device in here if device.kind != "cpu"]
+    return tuple(gpus or here[:1])
+
+
+def loopback(host: str) -> bool:
+    """Can only this machine reach ``host``?"""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def free_port(host: str, port: int) -> int:
+    """``port``, or any that is free for 0. Raises EngineError when the address cannot be listened at."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        raise EngineError(
+            f"cannot listen at {host}:{port}: {(error.strerror or str(error)).lower()}",
+            "another worker may be there: take another --port",
+        ) from error
+
+
+def serve(host: str, port: int, chosen: Sequence[Device], threads: int) -> None:
+    """Serve until the process ends; llama.cpp prints on standard output who comes and goes. Returns on failure only.
+
+    Raises EngineError for an engine without RPC.
+    """
+    if not llama().llama_supports_rpc():
+        raise EngineError("this engine is built without RPC", "install the one of `make setup`")
+    lib = ctypes.CDLL(ggml()._name)
+    size = ctypes.c_size_t
+    lib.ggml_backend_rpc_start_server.restype = None
+    lib.ggml_backend_rpc_start_server.argtypes = [ctypes.c_char_p, ctypes.c_char_p, size, size, ctypes.c_void_p]
+    wanted = {device.name for device in chosen}
+    pointers = []
+    for index in range(ggml().ggml_backend_dev_count()):
+        device = ggml().ggml_backend_dev_get(index)
+        if ggml().ggml_backend_dev_name(device).decode("utf-8", "replace") in wanted:
+            pointers.append(device)
+    array = (ctypes.c_void_p * len(pointers))(*pointers)
+    lib.ggml_backend_rpc_start_server(f"{host}:{port}".encode(), None, threads, len(pointers), array)

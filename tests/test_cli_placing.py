@@ -1,0 +1,157 @@
+"""The flags of where a model goes, the lines that are said about it, and stepping back when the driver refuses."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from ggufrun.cli import placing
+from ggufrun.engine import fit
+from ggufrun.engine.context import ContextParams
+from ggufrun.engine.devices import Device
+from ggufrun.engine.memory import Footprint, Place, Use
+from ggufrun.engine.model import ModelParams
+from ggufrun.engine.offload import Placement
+from ggufrun.errors import EngineError, UsageError
+from ggufrun.evaluate import machine
+
+GIB = 1 << 30
+
+
+def test_flags_become_a_placement() -> None:
+    flags = placing.PlaceFlags(
+        gpu_layers="ALL",
+        split_mode="row",
+        tensor_split="3,1",
+        main_gpu=1,
+        override_tensor=["a=CPU,b.*=CUDA0"],
+        n_cpu_moe=4,
+    )
+    assert placing.layers(flags) == -1
+    assert placing.placement(flags) == Placement("row", (3.0, 1.0), 1, (("a", "CPU"), ("b.*", "CUDA0")), 4)
+    assert placing.layers(placing.PLAIN) is None and placing.placement(placing.PLAIN) == Placement()
+    assert placing.layers(replace(flags, gpu_layers="auto")) is None
+    assert placing.layers(replace(flags, gpu_layers="12")) == 12
+    assert placing.margin(placing.PLAIN) == fit.MARGIN
+    assert placing.margin(placing.PlaceFlags(fit_target=3)) == 3 << 20
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"gpu_layers": "many"}, "-ngl many; give a number of layers, all, or auto"),
+        ({"tensor_split": "3;1"}, "-ts 3;1; give one number a GPU"),
+        ({"override_tensor": ["ffn"]}, "-ot 'ffn' is no REGEX=BUFFER"),
+        ({"split_mode": "columns"}, "-sm columns is no way to split"),
+        ({"fit_target": -1}, "--fit-target is -1"),
+    ],
+)
+def test_flags_that_make_no_sense(values: dict[str, Any], said: str) -> None:
+    flags = placing.PlaceFlags(**values)
+    with pytest.raises(UsageError, match=re.escape(said)):
+        placing.layers(flags)
+        placing.placement(flags)
+        placing.margin(flags)
+
+
+def test_an_idle_card_and_a_build_without_one() -> None:
+    assert placing.idle((), False) == ""
+    assert "built without CUDA: `make cuda`" in placing.idle((), True)
+    assert placing.idle(("CUDA",), False).startswith("the engine is built with CUDA but finds no GPU")
+    assert "`make cpu`" in placing.idle(("CUDA",), False) and "doctor" in placing.idle(("CUDA",), True)
+
+
+def test_a_card_is_found_on_the_bus(tmp_path: Path) -> None:
+    for name, vendor, kind in (("a", "0x8086", "0x030000"), ("b", "0x10de", "0x040300"), ("c", "0x10de", "0x030200")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vendor").write_text(vendor + "\n")
+        (tmp_path / name / "class").write_text(kind + "\n")
+        # the card itself, not a chip of Intel's, nor the sound on the card
+        assert machine.on_bus(tmp_path) == (name == "c")
+
+
+def chosen(layers: int, experts: int = 0, shares: tuple[float, ...] = (), left: int = GIB) -> fit.Fit:
+    places = tuple(
+        Place(Device(f"D{index}", "", "gpu", 9 * GIB, 8 * GIB), Use(weights=8 * GIB - left))
+        for index in range(max(1, len(shares)))
+    )
+    footprint = Footprint(Place(Device("CPU", "", "cpu", GIB, GIB), Use()), places, 4096, 32, 8, 4096)
+    return fit.Fit(layers, 33, Placement(shares=shares, cpu_experts=experts), footprint, 0)
+
+
+def test_what_is_said_of_a_choice(capsys: pytest.CaptureFixture[str]) -> None:
+    placing.say(chosen(33))
+    assert capsys.readouterr().err == ""
+    placing.say(chosen(20))
+    said = capsys.readouterr().err
+    assert said == "20 of 33 layers fit on D0 (7.0 GiB of 8.0 GiB free); the processor does the rest\n"
+    placing.say(chosen(33, experts=7, shares=(20.0, 13.0)))
+    said = capsys.readouterr().err
+    assert said.startswith("all layers, without the experts of 7 fit on D0 (7.0 GiB of 8.0 GiB free), D1 (")
+
+
+@dataclass
+class Opened:
+    params: ModelParams
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_refusal_of_the_driver_is_stepped_back_from(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(placing, "fitted", lambda *_: chosen(33, shares=(20.0, 13.0), left=4 * GIB))
+    tried = []
+
+    def load(params: ModelParams) -> Any:
+        tried.append(params.gpu_layers)
+        if len(tried) < 3:
+            raise EngineError("model.gguf cannot be loaded: unable to allocate CUDA0 buffer")
+        return Opened(params)
+
+    found = placing.open_model(ModelParams(Path("model.gguf")), ContextParams(), placing.PLAIN, load)
+    assert tried == [33, 30, 27]
+    params = cast(Opened, found).params
+    assert params.gpu_layers == 27 and params.placement.shares == (14.0, 13.0)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and all(line.startswith("the driver refused the memory (") for line in said)
+    assert said[1].endswith("trying 27 layers")
+
+
+def test_other_errors_are_not_stepped_back_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placing, "fitted", lambda *_: chosen(33))
+
+    def load(params: ModelParams) -> Any:
+        raise EngineError("model.gguf cannot be loaded: unknown architecture")
+
+    with pytest.raises(EngineError, match="unknown architecture"):
+        placing.open_model(ModelParams(Path("model.gguf")), ContextParams(), placing.PLAIN, load)
+
+
+def test_nothing_fits_on_the_device_and_the_processor_refuses_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placing, "fitted", lambda *_: chosen(2))
+
+    def load(params: ModelParams) -> Any:
+        raise EngineError("unable to allocate buffer")
+
+    with pytest.raises(EngineError, match="unable to allocate"):
+        placing.open_model(ModelParams(Path("model.gguf")), ContextParams(), placing.PLAIN, load)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("ggml-rpc.cpp:566: Remote RPC server crashed or returned malformed response", "a worker of --rpc died"),
+        ("CUDA error: out of memory", "the card ran out of memory; give fewer layers"),
+        ("CUDA error: no kernel image is available for execution", "this engine is built for other cards"),
+        ("ggml.c:1: GGML_ASSERT(x) failed\nmore", "the engine gave up: ggml.c:1: GGML_ASSERT(x) failed"),
+        ("", "the engine gave up: it gave no reason"),
+    ],
+)
+def test_the_engines_last_message_in_words(message: str, said: str) -> None:
+    assert placing.died(message).startswith(said)
