@@ -72,7 +72,7 @@ format: setup ## let ruff repair what it can
 	@$(BIN)/python -m ruff check --fix .
 
 bench: setup ## measure against llama.cpp's own tools; adds rows to docs/benchmarks.md
-	@$(BIN)/python tools/bench.py
+	@$(BIN)/python -m tools.bench
 
 clean: ## remove what the demo, the tests and the checkers wrote
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

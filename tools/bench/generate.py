@@ -1,6 +1,6 @@
 """Speeds of a conversation as `ggufrun chat` has it, drawing aside: one line of JSON.
 
-usage: python tools/bench_generate.py MODEL.gguf tg|pp|turn [TOKENS] [THREADS]
+usage: python -m tools.bench.generate MODEL.gguf tg|pp|turn [TOKENS] [THREADS]
 
 ``tg``: an answer of ``TOKENS`` tokens with the default samplers, from an almost empty context, through the session that
 turns tokens into text; an end of text does not end it. ``pp``: a prompt of ``TOKENS`` tokens is read. ``turn``: how
