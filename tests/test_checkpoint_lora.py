@@ -21,11 +21,12 @@ from safetensors.numpy import load_file, save_file
 
 from ggufrun.checkpoint import lora
 from ggufrun.checkpoint.adapter import AdapterRequest, parse_request
+from ggufrun.checkpoint.folder import FolderSource
 from ggufrun.checkpoint.lora import merged
 from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.patterns import matches_end
 from ggufrun.checkpoint.quantized import as_float32
-from ggufrun.checkpoint.safetensors import SafetensorsSource
+from ggufrun.checkpoint.safetensors import SAFETENSORS
 from ggufrun.checkpoint.tensor import Checkpoint
 from ggufrun.convert import pipeline
 from ggufrun.convert.plan import Wishes, plan_convert
@@ -70,7 +71,7 @@ def merge_case(folder: Path, tmp_path: Path) -> Arrays:
     shutil.copytree(folder, adapter)
     if folder.name == "grown":
         (adapter / "tokenizer.model").touch()
-    source = merged(SafetensorsSource(folder, [folder / "base.safetensors"]), [AdapterRequest(adapter)])
+    source = merged(FolderSource(folder, [folder / "base.safetensors"], SAFETENSORS), [AdapterRequest(adapter)])
     found = values(source)
     assert source.overrides == ({"vocab_size": 14} if folder.name == "grown" else {})
     source.close()
@@ -105,7 +106,7 @@ def test_equals_pefts_merge_made_here(oracle: Oracle, tmp_path: Path) -> None:
 def test_a_stack_of_two(tmp_path: Path) -> None:
     folder = GOLDEN / "plain"
     requests = [AdapterRequest(folder), AdapterRequest(folder / "second")]
-    source = merged(SafetensorsSource(folder, [folder / "base.safetensors"]), requests)
+    source = merged(FolderSource(folder, [folder / "base.safetensors"], SAFETENSORS), requests)
     assert_merged(values(source), load_file(folder / "second" / "merged.safetensors"))
     assert len(source.files) == 5
     source.close()
@@ -115,7 +116,7 @@ def test_a_scale_is_a_factor_on_the_change() -> None:
     folder = GOLDEN / "plain"
     base = load_file(folder / "base.safetensors")
     full = load_file(folder / "merged.safetensors")
-    source = merged(SafetensorsSource(folder, [folder / "base.safetensors"]), [AdapterRequest(folder, 0.25)])
+    source = merged(FolderSource(folder, [folder / "base.safetensors"], SAFETENSORS), [AdapterRequest(folder, 0.25)])
     assert_merged(values(source), {name: base[name] + (full[name] - base[name]) / 4 for name in base})
     source.close()
 
@@ -397,7 +398,7 @@ def test_mutated_configs_end_in_clean_errors(tmp_path: Path) -> None:
                 [b"(", b"*", b"+", b"{", b"}", b"1", b"-", b"e9", b'"', b"null", b"[", b"\\", b".", b"\xff", b"9" * 30]
             )
         (tmp_path / "adapter" / "adapter_config.json").write_bytes(bytes(data))
-        base = SafetensorsSource(folder, [folder / "base.safetensors"])
+        base = FolderSource(folder, [folder / "base.safetensors"], SAFETENSORS)
         try:
             merged(base, [AdapterRequest(tmp_path / "adapter")]).close()
         except GgufrunError:

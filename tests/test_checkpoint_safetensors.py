@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from ggufrun.checkpoint.folder import FolderSource
 from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.randomaccess import RandomAccessFile
-from ggufrun.checkpoint.safetensors import SafetensorsSource, parse_header
+from ggufrun.checkpoint.safetensors import SAFETENSORS, parse_header
 from ggufrun.errors import FormatError, GgufrunError, NotFoundError, UnsupportedError
 from tests.checkpoints import bf16, safetensors_bytes, write_llama
 
@@ -27,7 +28,7 @@ def test_reads_what_the_reference_library_wrote(tmp_path: Path) -> None:
         "ints": np.arange(6, dtype=np.int64),
     }
     save_file(saved, tmp_path / "model.safetensors")
-    source = SafetensorsSource(tmp_path, [tmp_path / "model.safetensors"])
+    source = FolderSource(tmp_path, [tmp_path / "model.safetensors"], SAFETENSORS)
     assert list(source.tensors) == sorted(saved)
     for name, array in saved.items():
         tensor = source.tensors[name]

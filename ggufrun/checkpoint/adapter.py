@@ -12,11 +12,12 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
+from ggufrun.checkpoint.folder import FolderSource
 from ggufrun.checkpoint.jsonfile import read_object
 from ggufrun.checkpoint.patterns import matches_end
-from ggufrun.checkpoint.safetensors import SafetensorsSource
+from ggufrun.checkpoint.safetensors import SAFETENSORS
 from ggufrun.checkpoint.tensor import Source, Tensor
-from ggufrun.checkpoint.torchfile import TorchSource
+from ggufrun.checkpoint.torchfile import TORCH
 from ggufrun.errors import FormatError, NotFoundError, UnsupportedError, UsageError
 
 PREFIX = "base_model.model."
@@ -171,9 +172,9 @@ def open_adapter(request: AdapterRequest) -> tuple[Adapter, Settings]:
     settings = Settings(folder)
     source: Source
     if (folder / "adapter_model.safetensors").is_file():
-        source = SafetensorsSource(folder, [folder / "adapter_model.safetensors"])
+        source = FolderSource(folder, [folder / "adapter_model.safetensors"], SAFETENSORS)
     elif (folder / "adapter_model.bin").is_file():
-        source = TorchSource(folder, [folder / "adapter_model.bin"])
+        source = FolderSource(folder, [folder / "adapter_model.bin"], TORCH)
     else:
         raise NotFoundError(f"{folder} has no adapter_model.safetensors or adapter_model.bin", "download it again")
     try:

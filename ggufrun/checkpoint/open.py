@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ggufrun.checkpoint import lora, meta, quantized, safetensors, torchfile
+from ggufrun.checkpoint import lora, meta, quantized
 from ggufrun.checkpoint.adapter import AdapterRequest
+from ggufrun.checkpoint.folder import open_folder
+from ggufrun.checkpoint.safetensors import SAFETENSORS
 from ggufrun.checkpoint.tensor import Checkpoint
+from ggufrun.checkpoint.torchfile import TORCH
 from ggufrun.errors import NotFoundError, UnsupportedError
 
 
@@ -21,7 +24,7 @@ def open_checkpoint(path: Path, adapters: Sequence[AdapterRequest] = ()) -> Chec
     if not path.is_dir():
         hint = "use `ggufrun quantize` for a GGUF" if path.suffix == ".gguf" else "name the folder that holds it"
         raise UnsupportedError(f"{path} is a file, not a checkpoint folder", hint)
-    source: Checkpoint | None = safetensors.open_folder(path) or torchfile.open_folder(path) or meta.open_folder(path)
+    source: Checkpoint | None = open_folder(path, SAFETENSORS) or open_folder(path, TORCH) or meta.open_folder(path)
     if source is None:
         raise NotFoundError(
             f"{path} holds no model*.safetensors, pytorch_model*.bin or consolidated.*.pth",

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from ggufrun.checkpoint.folder import AGAIN, Format
 from ggufrun.checkpoint.randomaccess import RandomAccessFile, row_reader
 from ggufrun.checkpoint.tensor import STORAGE, Tensor
-from ggufrun.errors import FormatError, NotFoundError, UnsupportedError
+from ggufrun.errors import FormatError, UnsupportedError
 
 MAX_HEADER = 100_000_000
 """Bytes; the limit of the reference reader."""
 
-AGAIN = "download it again"
 
 
 @dataclass(frozen=True)
@@ -94,77 +94,28 @@ def _short(error: Exception) -> str:
     return str(error)[:100] or type(error).__name__
 
 
-class SafetensorsSource:
-    """One or several safetensors files as a Source."""
+@dataclass(frozen=True)
+class SafetensorsFile:
+    """One file, open, and its tensors by name."""
 
-    least_tokens = 0
-
-    def __init__(self, path: Path, files: list[Path]) -> None:
-        self.path = self.tokenizer = path
-        self.overrides: Mapping[str, Any] = {}
-        self.tensors: dict[str, Tensor] = {}
-        self._files: list[RandomAccessFile] = []
-        try:
-            for file_path in files:
-                file = RandomAccessFile(file_path)
-                self._files.append(file)
-                for entry in parse_header(file):
-                    if entry.name in self.tensors:
-                        raise FormatError(f"{entry.name} is in two files of {path}", "remove the stray file")
-                    rows = row_reader(file, entry.begin, entry.shape, STORAGE[entry.dtype])
-                    self.tensors[entry.name] = Tensor(entry.name, entry.dtype, entry.shape, rows)
-        except BaseException:
-            self.close()
-            raise
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The safetensors files."""
-        return tuple(file.path for file in self._files)
-
-    def close(self) -> None:
-        """Close the files."""
-        for file in self._files:
-            file.close()
+    file: RandomAccessFile
+    tensors: Mapping[str, Tensor]
 
 
-def open_folder(path: Path) -> SafetensorsSource | None:
-    """The safetensors files of a folder, by their index where there is one; None if there are none."""
-    index = path / "model.safetensors.index.json"
-    if not index.is_file():
-        files = sorted(path.glob("model*.safetensors"))
-        return SafetensorsSource(path, files) if files else None
-    wanted = read_index(index, ".safetensors")
-    source = SafetensorsSource(path, [path / name for name in sorted(set(wanted.values()))])
+def read_safetensors(path: Path) -> SafetensorsFile:
+    """Open a file; its ``file`` is to be closed."""
+    file = RandomAccessFile(path)
     try:
-        check_index(index, wanted, source.tensors)
+        tensors = {
+            entry.name: Tensor(
+                entry.name, entry.dtype, entry.shape, row_reader(file, entry.begin, entry.shape, STORAGE[entry.dtype])
+            )
+            for entry in parse_header(file)
+        }
     except BaseException:
-        source.close()
+        file.close()
         raise
-    return source
+    return SafetensorsFile(file, tensors)
 
 
-def read_index(index: Path, suffix: str) -> Mapping[str, str]:
-    """Tensor name -> file, from the index of a sharded checkpoint; NotFoundError if one of the files is missing."""
-    try:
-        weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
-        entries = dict(weight_map.items())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise FormatError(f"{index.name} is no index: {_short(error)}", AGAIN) from error
-    for name in entries.values():
-        # a plain name: an index must not reach out of its folder
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(suffix):
-            raise FormatError(f"{index.name} names the file {name!r}", AGAIN)
-    missing = sorted({name for name in entries.values() if not (index.parent / name).is_file()})
-    if missing:
-        raise NotFoundError(
-            f"{index.parent} lacks {len(missing)} of its files, such as {missing[0]}", "download the rest"
-        )
-    return entries
-
-
-def check_index(index: Path, wanted: Mapping[str, str], found: Mapping[str, Tensor]) -> None:
-    """Refuse files that do not hold what their index says."""
-    lost = sorted(wanted.keys() ^ found.keys())
-    if lost:
-        raise FormatError(f"{index.name} and the files disagree about {lost[0]}", AGAIN)
+SAFETENSORS = Format("model*.safetensors", "model.safetensors.index.json", read_safetensors)

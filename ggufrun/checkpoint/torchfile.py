@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from ggufrun.checkpoint.folder import AGAIN, Format
 from ggufrun.checkpoint.randomaccess import RandomAccessFile, row_reader
-from ggufrun.checkpoint.safetensors import check_index, read_index
 from ggufrun.checkpoint.storedzip import read_members
 from ggufrun.checkpoint.tensor import STORAGE, Rows, Tensor
 from ggufrun.checkpoint.unpickle import Cursor, Symbol, load
@@ -34,8 +34,6 @@ MAX_OVERLAP = 1 << 24
 DENSE = 4
 """A view is read with its gaps, and these cut out, while they make up less than three quarters."""
 SMALL_SPAN = 1 << 20
-
-AGAIN = "download it again"
 
 STORAGE_TYPES = {
     "DoubleStorage": "F64",
@@ -324,46 +322,4 @@ def read_torch_file(path: Path) -> TorchFile:
         raise
 
 
-class TorchSource:
-    """One or several files of ``torch.save`` as a Source."""
-
-    least_tokens = 0
-
-    def __init__(self, path: Path, files: list[Path]) -> None:
-        self.path = self.tokenizer = path
-        self.files = tuple(files)
-        self.overrides: Mapping[str, Any] = {}
-        self.tensors: dict[str, Tensor] = {}
-        self._open: list[RandomAccessFile] = []
-        try:
-            for file_path in files:
-                part = read_torch_file(file_path)
-                self._open.append(part.file)
-                twice = self.tensors.keys() & part.tensors.keys()
-                if twice:
-                    raise FormatError(f"{min(twice)} is in two files of {path}", "remove the stray file")
-                self.tensors |= part.tensors
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Close the files."""
-        for file in self._open:
-            file.close()
-
-
-def open_folder(path: Path) -> TorchSource | None:
-    """The ``pytorch_model*.bin`` of a folder, by their index where there is one; None if there are none."""
-    index = path / "pytorch_model.bin.index.json"
-    if not index.is_file():
-        files = sorted(path.glob("pytorch_model*.bin"))
-        return TorchSource(path, files) if files else None
-    wanted = read_index(index, ".bin")
-    source = TorchSource(path, [path / name for name in sorted(set(wanted.values()))])
-    try:
-        check_index(index, wanted, source.tensors)
-    except BaseException:
-        source.close()
-        raise
-    return source
+TORCH = Format("pytorch_model*.bin", "pytorch_model.bin.index.json", read_torch_file)

@@ -27,6 +27,7 @@ def convert(
     source: Annotated[
         str,
         typer.Argument(
+            metavar="SOURCE",
             help="Folder of a checkpoint (Hugging Face or Meta), or a model on the hub: org/name[@revision].",
             show_default=False,
         ),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 import gguf
 
@@ -250,6 +251,20 @@ def v3_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
 
 LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
+V2_FAMILY = Family(
+    names=("DeepseekV2ForCausalLM",),
+    arch=gguf.MODEL_ARCH.DEEPSEEK2,
+    vocab=bpe_vocabulary,
+    defaults=V2,
+    rope_parameters=standard(),
+    check=check_v2,
+    metadata=v2_metadata,
+    sizes=v2_sizes,
+    layer=v2_layer,
+    transform=v2_transform,
+    stacks=(EXPERT_STACK,),
+)
+
 FAMILIES = (
     Family(
         names=("DeepseekForCausalLM",),
@@ -262,30 +277,13 @@ FAMILIES = (
         transform=v1_transform,
         stacks=(EXPERT_STACK,),
     ),
-    Family(
-        names=("DeepseekV2ForCausalLM",),
-        arch=gguf.MODEL_ARCH.DEEPSEEK2,
-        vocab=bpe_vocabulary,
-        defaults=V2,
-        rope_parameters=standard(),
-        check=check_v2,
-        metadata=v2_metadata,
-        sizes=v2_sizes,
-        layer=v2_layer,
-        transform=v2_transform,
-        stacks=(EXPERT_STACK,),
-    ),
-    Family(
+    V2_FAMILY,
+    replace(
+        V2_FAMILY,
         names=("DeepseekV3ForCausalLM",),
-        arch=gguf.MODEL_ARCH.DEEPSEEK2,
-        vocab=bpe_vocabulary,
         defaults=V3,
-        rope_parameters=standard(),
         check=check_v3,
-        metadata=v2_metadata,
-        sizes=v2_sizes,
         layer=v3_layer,
         transform=v3_transform,
-        stacks=(EXPERT_STACK,),
     ),
 )
