@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from ggufrun import __version__
-from ggufrun.cli import console
+from ggufrun.cli import budget, console, doctor_offload, placing
 from ggufrun.errors import EngineError, GgufrunError
 
 MODELS = Path("models")
@@ -28,7 +28,7 @@ LITTLE_MEMORY = 2 << 30
 
 MARKS = {"ok": ("✓", "green"), "hint": ("!", "yellow"), "bad": ("✗", "red")}
 
-PROBE = "from ggufrun.cli.doctor import probe; probe()"
+PROBE = "import sys; from ggufrun.cli.doctor import probe; probe(*sys.argv[1:])"
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,29 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def doctor(
+        model: Annotated[
+            str | None, typer.Argument(metavar="[MODEL]", help="Show where this model would go.", show_default=False)
+        ] = None,
+        context: Annotated[int | None, typer.Option("-c", "--ctx-size", help="Context for MODEL.")] = None,
+        rpc: Annotated[
+            str | None, typer.Option("--rpc", metavar="HOST:PORT,..", help="Try the devices of workers, too.")
+        ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
     ) -> None:
-        """Look at this machine: the engine's build and kernels, devices, memory, and what will be used."""
-        facts = collect()
+        """Look at this machine: the engine's build and kernels, devices, memory, and what will be used.
+
+        Every GPU is tried: the embedded model, all of it there, must give the processor's results.
+        """
+        facts = collect(rpc or "")
         findings = judge(facts)
+        chosen = budget_of(model, context, rpc) if model is not None else None
         if as_json:
-            console.print_json({**facts, "findings": [asdict(finding) for finding in findings]})
+            extra = {} if chosen is None else {"budget": budget.as_json(*chosen)}
+            console.print_json({**facts, **extra, "findings": [asdict(finding) for finding in findings]})
         else:
             show(findings)
+            if chosen is not None:
+                budget.show(*chosen)
         # A broken engine is worth an exit status, so that a script may ask.
         if problem := facts["engine"].get("error"):
             raise EngineError(problem, facts["engine"]["todo"])
@@ -63,13 +77,13 @@ def register(app: typer.Typer) -> None:
 # --- collecting -------------------------------------------------------------------------------------------------------
 
 
-def collect() -> dict[str, Any]:
-    """All facts, as they go into ``--json``."""
+def collect(rpc: str = "") -> dict[str, Any]:
+    """All facts, as they go into ``--json``; ``rpc`` names workers whose devices count."""
     from ggufrun.engine import host
     from ggufrun.engine.threads import default_threads
     from ggufrun.evaluate import machine
 
-    engine = ask_engine()
+    engine = ask_engine((sys.executable, "-c", PROBE, rpc))
     return {
         "ggufrun": __version__,
         "python": platform.python_version(),
@@ -79,6 +93,7 @@ def collect() -> dict[str, Any]:
         "disk_free": machine.disk_free(Path()),
         "engine": engine.get("engine", {}),
         "kernels": engine.get("kernels", {}),
+        "offload": doctor_offload.prove_all(engine.get("engine", {}).get("devices", []), rpc),
         "nvidia": [asdict(card) for card in machine.nvidia_cards()],
         "models": {
             "folder": str(MODELS.absolute()),
@@ -87,12 +102,16 @@ def collect() -> dict[str, Any]:
     }
 
 
-def probe() -> None:
+def probe(rpc: str = "") -> None:
     """Print what the engine says about itself as JSON: the part of the report that a broken engine could end."""
     from ggufrun.evaluate.build import engine_build
 
     result: dict[str, Any] = {}
     try:
+        if rpc:
+            from ggufrun.engine.remote import connect, parse
+
+            connect(parse(rpc))
         result["engine"] = asdict(engine_build())
         from ggufrun.quantize.kernels import measure
 
@@ -130,6 +149,15 @@ def broken(what: str) -> dict[str, str]:
     return {"error": what, "todo": "build it anew: `make engine`, or `pip install --force-reinstall llama-cpp-python`"}
 
 
+def budget_of(name: str, context: int | None, rpc: str | None) -> tuple[Any, list[str]]:
+    """Where the model called ``name`` would go."""
+    from ggufrun.engine.context import ContextParams
+    from ggufrun.hub import resolve_model
+
+    flags = placing.PlaceFlags(rpc=rpc)
+    return budget.budget(resolve_model(name, gguf_only=True), ContextParams(n_ctx=context), flags)
+
+
 # --- judging ----------------------------------------------------------------------------------------------------------
 
 
@@ -142,6 +170,7 @@ def judge(facts: dict[str, Any]) -> list[Finding]:
         judge_processor(facts["processor"]),
         *judge_memory(facts["memory"]),
         *judge_devices(facts["engine"], facts["nvidia"]),
+        *(Finding("offload", text, state, hint) for state, text, hint in map(doctor_offload.verdict, facts["offload"])),
         *judge_disk(facts["disk_free"]),
         judge_models(facts["models"]),
     ]
@@ -190,27 +219,64 @@ def judge_memory(memory: dict[str, Any]) -> list[Finding]:
 
 
 def judge_devices(engine: dict[str, Any], cards: list[dict[str, Any]]) -> list[Finding]:
-    """What the engine computes on, and whether a card lies idle."""
+    """What the engine computes on, whether a card lies idle, and whether the engine is built for it."""
     devices = engine.get("devices", [])
     found = [
-        Finding("device", f"{device['name']}: {device['description']}, {size(device['total'])} ({device['kind']})")
+        Finding(
+            "device",
+            f"{device['name']}: {device['description']}, {size(device['total'])}, {size(device['free'])} free "
+            f"({device['kind']})",
+        )
         for device in devices
     ]
-    if devices and not any(device["kind"] in ("gpu", "igpu") for device in devices):
-        for card in cards:
-            if card["driver"] is None:
-                found.append(Finding("graphics", f"{card['name']} without a driver", "hint", "install NVIDIA's driver"))
-                continue
-            memory = f", {size(card['memory'])}" if card["memory"] else ""
-            found.append(
-                Finding(
-                    "graphics",
-                    f"{card['name']}{memory}, driver {card['driver']}: not used, the engine is built without CUDA",
-                    "hint",
-                    "build it for the card: `make cuda` in a clone of the repository",
-                )
+    if not devices:
+        return found
+    backends = engine.get("gpu_backends", ())
+    gpu = any(device["kind"] in ("gpu", "igpu") for device in devices)
+    if not gpu and backends and not cards:
+        built = " and ".join(backends)
+        found.append(
+            Finding(
+                "graphics",
+                f"the engine is built with {built}, and there is no GPU: the processor computes",
+                "hint",
+                "on this machine `make cpu` builds a smaller one",
             )
+        )
+    for card in cards:
+        found += judge_card(card, engine, gpu)
     return found
+
+
+def judge_card(card: dict[str, Any], engine: dict[str, Any], used: bool) -> list[Finding]:
+    """What is wrong with an NVIDIA card, if anything is."""
+    if card["driver"] is None:
+        return [Finding("graphics", f"{card['name']} without a driver", "hint", "install NVIDIA's driver")]
+    memory = f", {size(card['memory'])}" if card["memory"] else ""
+    about = f"{card['name']}{memory}, driver {card['driver']}"
+    if "CUDA" not in engine.get("gpu_backends", ()):
+        if used:
+            return []
+        todo = "build it for the card: `make cuda` in a clone of the repository"
+        return [Finding("graphics", f"{about}: not used, the engine is built without CUDA", "hint", todo)]
+    if wrong := architecture_problem(engine["features"], card.get("capability")):
+        return [Finding("graphics", f"{about}: {wrong}", "bad", "build it for this card: `make cuda`")]
+    if not used:
+        todo = "the driver may be too old for the engine's CUDA (13 wants 580), or hidden by CUDA_VISIBLE_DEVICES"
+        return [Finding("graphics", f"{about}: not used, the engine's CUDA does not find it", "bad", todo)]
+    return []
+
+
+def architecture_problem(features: Iterable[str], capability: str | None) -> str:
+    """Why an engine with ``ARCHS=860,900`` cannot run on a card of ``capability``; empty if it may."""
+    text = next((feature.partition("=")[2] for feature in features if feature.startswith("ARCHS=")), "")
+    built = [int(part) for part in text.split(",") if part.isdigit()]
+    if not built or not capability:
+        return ""
+    # code for a smaller number runs, or is compiled by the driver; code for a larger one never does
+    if min(built) <= int(capability.replace(".", "")) * 10:
+        return ""
+    return f"the engine is built for compute capability {min(built) / 100:.1f} and up, the card has {capability}"
 
 
 def judge_disk(free: int | None) -> list[Finding]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ggufrun.cli import console, options
+from ggufrun.cli import console, evaluating, options, placing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,7 +20,7 @@ DEFAULT_CONTEXT = 4096
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(inspect)
+    app.command()(placing.with_flags(inspect))
 
 
 def inspect(
@@ -36,9 +36,20 @@ def inspect(
     diff: Annotated[
         str | None, typer.Option("--diff", metavar="OTHER", help="Show how OTHER differs: metadata, types, values.")
     ] = None,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Show what of it goes where, what is left, and what else would fit.")
+    ] = False,
+    ubatch_size: evaluating.MicroBatch = 512,
+    flash_attention: evaluating.FlashAttention = "auto",
+    type_k: evaluating.CacheK = "f16",
+    type_v: evaluating.CacheV = "f16",
+    place: placing.PlaceFlags = placing.PLAIN,
     as_json: options.Json = False,
 ) -> None:
-    """Show a model's architecture, sizes, types, vocabulary, template and memory."""
+    """Show a model's architecture, sizes, types, vocabulary, template and memory.
+
+    The flags of devices and of the cache belong to --fit.
+    """
     from ggufrun.cli import difference
     from ggufrun.cli.receipt import read
     from ggufrun.convert.describe import describe
@@ -46,6 +57,19 @@ def inspect(
 
     if diff is not None:
         difference.show(resolve_model(path), resolve_model(diff), tensors, as_json)
+        return
+    if fit:
+        from ggufrun.cli import budget
+        from ggufrun.engine.context import ContextParams
+
+        params = ContextParams(
+            n_ctx=context, n_ubatch=ubatch_size, flash_attention=flash_attention, type_k=type_k, type_v=type_v
+        )
+        chosen, lines = budget.budget(evaluating.find(path), params, place)
+        if as_json:
+            console.print_json(budget.as_json(chosen, lines))
+        else:
+            budget.show(chosen, lines)
         return
     found, header = describe(resolve_model(path))
     asked = context or min(DEFAULT_CONTEXT, found.context or DEFAULT_CONTEXT)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 from dataclasses import dataclass
 
-from ggufrun.engine.devices import Device, devices
+from ggufrun.engine.devices import Device, devices, gpu_backends
 from ggufrun.engine.native import llama
 
 
@@ -21,6 +21,7 @@ class EngineBuild:
     features: tuple[str, ...]
     devices: tuple[Device, ...]
     rpc: bool
+    gpu_backends: tuple[str, ...]
 
 
 def parse_system_info(text: str) -> tuple[str, ...]:
@@ -41,4 +42,5 @@ def engine_build() -> EngineBuild:
         features=parse_system_info(api.llama_print_system_info().decode("utf-8", "replace")),
         devices=devices(),
         rpc=bool(api.llama_supports_rpc()),
+        gpu_backends=gpu_backends(),
     )

@@ -36,11 +36,15 @@ class Processor:
 
 @dataclass(frozen=True)
 class NvidiaCard:
-    """A card as ``nvidia-smi`` names it; ``driver`` is None when a card is there and its driver is not."""
+    """A card as ``nvidia-smi`` names it; ``driver`` is None when a card is there and its driver is not.
+
+    ``capability`` is such as ``9.0``, None where that is not told.
+    """
 
     name: str
     memory: int | None
     driver: str | None
+    capability: str | None = None
 
 
 def parse_cpuinfo(text: str) -> tuple[str, tuple[str, ...], int | None]:
@@ -89,20 +93,26 @@ def disk_free(path: Path) -> int | None:
 
 
 def parse_nvidia_smi(text: str) -> list[NvidiaCard]:
-    """Cards from ``nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader,nounits``."""
+    """Cards from ``nvidia-smi --query-gpu=name,memory.total,driver_version,compute_cap --format=csv,noheader,nounits``.
+
+    Old ones do not know the last of these.
+    """
     cards = []
     for line in text.splitlines():
         parts = [part.strip() for part in line.split(",")]
-        if len(parts) == 3:
-            cards.append(NvidiaCard(parts[0], int(parts[1]) << 20 if parts[1].isdigit() else None, parts[2]))
+        if len(parts) in (3, 4):
+            memory = int(parts[1]) << 20 if parts[1].isdigit() else None
+            known = len(parts) == 4 and re.fullmatch(r"\d+\.\d", parts[3])
+            cards.append(NvidiaCard(parts[0], memory, parts[2], parts[3] if known else None))
     return cards
 
 
 def nvidia_cards() -> list[NvidiaCard]:
     """NVIDIA cards in this machine, with or without a working driver."""
-    query = ask("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits")
-    if cards := parse_nvidia_smi(query):
-        return cards
+    for fields in ("name,memory.total,driver_version,compute_cap", "name,memory.total,driver_version"):
+        query = ask("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits")
+        if cards := parse_nvidia_smi(query):
+            return cards
     driver = re.search(r"Kernel Module\D*([\d.]+)", read("/proc/driver/nvidia/version"))
     if driver:
         return [NvidiaCard("NVIDIA card", None, driver.group(1))]
