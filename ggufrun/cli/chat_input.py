@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ggufrun.chat import commands
-from ggufrun.cli.chat_keys import give_up, on_ctrl_c
+from ggufrun.cli.chat_keys import TerminalGone, give_up, on_ctrl_c
 
 PROMPT = "> "
 CONTINUED = "… "
@@ -68,7 +68,7 @@ class Reader:
                     line = self._line(text)
                     ends = self._slash and line.endswith("/") and commands.parse(line) is None
                     return line[:-1] if ends else line
-            except EOFError:
+            except (EOFError, TerminalGone):
                 return None
             except KeyboardInterrupt:
                 if interrupted:

@@ -53,6 +53,14 @@ def no_echo() -> Iterator[None]:
             termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
 
 
+class TerminalGone(KeyboardInterrupt):
+    """The terminal went away while a line was read.
+
+    A kind of KeyboardInterrupt because the line editor's event loop lets nothing else out of a callback: whatever else
+    a signal handler raises there is shown, and Enter waited for, at a terminal that will never press it.
+    """
+
+
 class Hangup:
     """The terminal may go away: then what is going on stops, nothing is written there any more, and `happened` says so.
 
@@ -79,7 +87,7 @@ class Hangup:
         self.note()
         self._stop()
         if self._reading:
-            raise EOFError
+            raise TerminalGone
 
     def note(self) -> None:
         """The terminal is gone: what would be written there goes nowhere."""
