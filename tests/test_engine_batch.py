@@ -38,8 +38,10 @@ def alone(
 def batch_of(demo_model: Model) -> Iterator[Callable[..., Batch]]:
     made: list[Context] = []
 
-    def make(sequences: int, n_ctx: int, n_batch: int = 2048) -> Batch:
-        params = ContextParams(n_ctx=n_ctx, threads=1, n_batch=n_batch, outputs=sequences, sequences=sequences)
+    def make(sequences: int, n_ctx: int, n_batch: int = 2048, separate: bool = False) -> Batch:
+        params = ContextParams(
+            n_ctx=n_ctx, threads=1, n_batch=n_batch, outputs=sequences, sequences=sequences, separate=separate
+        )
         made.append(Context(demo_model, params))
         return Batch(made[-1])
 
@@ -48,6 +50,7 @@ def batch_of(demo_model: Model) -> Iterator[Callable[..., Batch]]:
         context.close()
 
 
+@pytest.mark.parametrize("separate", [False, True])
 @pytest.mark.parametrize(
     ("sequences", "n_ctx", "n_batch", "sampling"),
     [
@@ -67,10 +70,11 @@ def test_the_same_as_one_after_another(
     n_ctx: int,
     n_batch: int,
     sampling: SamplingParams,
+    separate: bool,
 ) -> None:
     wanted = [alone(demo_model, ids, sampling, 40, 256) for ids in prompts(demo_model)]
     tasks = [Task(i, ids, sampling, lambda _: False, 40, 256) for i, ids in enumerate(prompts(demo_model))]
-    done = list(batch_of(sequences, n_ctx, n_batch).run(tasks))
+    done = list(batch_of(sequences, n_ctx, n_batch, separate).run(tasks))
     assert sorted(task.key for task in done) == list(range(len(TITLES)))
     assert [(task.generated, task.reason) for task in tasks] == wanted
 
@@ -131,3 +135,38 @@ def test_an_interruption_leaves_no_trace(demo_model: Model, batch_of: Callable[.
     again = Task(2, ids[2], GREEDY, lambda _: False, 40, 256)
     assert list(batch.run([again])) == [again]
     assert again.generated == alone(demo_model, ids[2], GREEDY, 40, 256)[0]
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_what_texts_have_in_common_is_decoded_once(
+    demo_model: Model, batch_of: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch, separate: bool
+) -> None:
+    head = demo_model.vocab.tokenize("You are a helpful assistant. " * 8, special=False, bos=True)
+    texts = [[*head, *ids[1:]] for ids in prompts(demo_model)]
+    wanted = [alone(demo_model, ids, GREEDY, 20, 256) for ids in texts]
+    batch, decoded = batch_of(3, 256 if separate else 768, 64, separate), 0
+    original = batch._decode
+
+    def count(prompts: bool) -> int:
+        nonlocal decoded
+        decoded += batch._batch.native.n_tokens
+        return original(prompts)
+
+    monkeypatch.setattr(batch, "_decode", count)
+    tasks = [Task(number, ids, GREEDY, lambda _: False, 20, 256) for number, ids in enumerate(texts)]
+    assert len(list(batch.run(tasks))) == len(texts)
+    assert [(task.generated, task.reason) for task in tasks] == wanted
+    own = sum(task.size - len(head) - 1 for task in tasks)
+    # Once, or once for each of the three sequences; the beginning of the questions may be the same, too.
+    assert own - 8 * len(tasks) < decoded - len(head) * (3 if separate else 1) <= own
+
+
+def test_a_source_that_goes_away(demo_model: Model, batch_of: Callable[..., Batch]) -> None:
+    """Texts that wait for another's beginning go on by themselves when it is put off or done."""
+    head = demo_model.vocab.tokenize("床前明月光，" * 12, special=False, bos=True)
+    sampling = SamplingParams(temp=0, ignore_eos=True)
+    texts = [[*head, *ids[1:]] for ids in prompts(demo_model)[:8]]
+    tasks = [Task(number, ids, sampling, lambda _: False, 60, 200) for number, ids in enumerate(texts)]
+    assert len(list(batch_of(5, 256, 16).run(tasks))) == 8
+    for task in tasks:
+        assert task.generated == alone(demo_model, task.ids, sampling, 60, 256)[0][: len(task.generated)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,10 +15,15 @@ from ggufrun.chat.stream import AnswerStream
 from ggufrun.engine.batch import Batch, Task
 from ggufrun.engine.context import Context
 from ggufrun.engine.sampler import SamplingParams
+from ggufrun.engine.sequence import common_prefix
+from ggufrun.engine.vocab import Vocab
 from ggufrun.errors import FormatError, GgufrunError
 
 QUESTION_KEYS = ("instruction", "prompt", "question", "text")
 """Where data sets keep the question of a JSON object; ``input`` beside it goes on the lines after."""
+
+SAMPLE = 16
+"""Questions that are looked at for what they have in common."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +159,7 @@ def answer_all(
     def tasks() -> Iterable[Task]:
         for item in items:
             try:
-                ids = _prompt(item, format, context, system)
+                ids = _prompt(item, format, context.model.vocab, system)
                 if len(ids) >= longest:
                     raise FormatError(f"takes {len(ids)} tokens, and the context has {longest}")
             except GgufrunError as error:
@@ -169,9 +176,19 @@ def answer_all(
     yield from failed
 
 
-def _prompt(item: Item, format: Format, context: Context, system: str) -> list[int]:
+def in_common(items: Sequence[Item], format: Format, vocab: Vocab, system: str) -> int:
+    """How many tokens most of the first questions begin with."""
+    prompts = []
+    for item in items[:SAMPLE]:
+        with contextlib.suppress(GgufrunError):
+            prompts.append(_prompt(item, format, vocab, system))
+    lengths = sorted(common_prefix(one, other) for one, other in itertools.pairwise(prompts))
+    return lengths[len(lengths) // 2] if lengths else 0
+
+
+def _prompt(item: Item, format: Format, vocab: Vocab, system: str) -> list[int]:
     if item.error:
         raise FormatError(item.error)
     system = system if item.system is None else item.system
-    past, ids = replay(format, context.model.vocab, system, item.turns)
+    past, ids = replay(format, vocab, system, item.turns)
     return format.turn(past, ids, system, item.user).ids

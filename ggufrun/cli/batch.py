@@ -26,6 +26,9 @@ SEQUENCES = 16
 142 million parameters in Q4_K_M on two cores; with eight, three fifths).
 """
 
+WORTH_SHARING = 128
+"""Tokens that a list's questions must begin with in common to be kept once."""
+
 MAX_SEQUENCES = 256
 """``LLAMA_MAX_SEQ``."""
 
@@ -146,26 +149,30 @@ def _line(record: Record) -> bytes:
 
 
 @contextmanager
-def pool(model: Model, params: ContextParams, sequences: int) -> Iterator[tuple[Context, int]]:
-    """A context shared by ``sequences``, and how long each may become: as large as all at their longest together, or as
-    a quarter of the memory allows.
+def pool(model: Model, params: ContextParams, sequences: int, common: int) -> Iterator[tuple[Context, int]]:
+    """A context for ``sequences`` texts that begin with ``common`` tokens in common, and how long each may become.
+
+    Each gets a part of its own, because then none looks at the cells of the others, unless a long beginning is worth
+    sharing or the memory does not suffice: then all share what a quarter of the memory holds.
     """
     from ggufrun.engine.context import DEFAULT_CONTEXT, Context
 
     trained = model.train_context
     longest = params.n_ctx or (trained if params.n_ctx == 0 else min(trained, DEFAULT_CONTEXT))
-    total = longest * sequences
+    total, affordable = longest * sequences, True
     if hasattr(os, "sysconf"):
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        each = max(1, model.cache_bytes(1, 16, 16))
-        total = max(longest, min(total, physical // 4 // each))
-    params = replace(params, sequences=sequences, outputs=max(sequences, params.outputs))
+        tokens = physical // 4 // max(1, model.cache_bytes(1, 16, 16))
+        affordable = total <= tokens
+        total = max(longest, min(total, tokens))
+    separate = affordable and (common < WORTH_SHARING or model.recurrent)
+    params = replace(params, sequences=sequences, outputs=max(sequences, params.outputs), separate=separate)
     try:
-        context = Context(model, replace(params, n_ctx=total))
+        context = Context(model, replace(params, n_ctx=longest if separate else total))
     except EngineError:
         if total == longest:
             raise
-        context = Context(model, replace(params, n_ctx=longest))
+        context = Context(model, replace(params, n_ctx=longest, separate=False))
     with context:
         yield context, min(longest, context.n_ctx)
 
@@ -214,7 +221,7 @@ def work(answers: Answers, items: Sequence[Item], results: Generator[Result, Non
 
 def run(flags: ChatFlags) -> None:
     """Answer the list, as ``flags`` say."""
-    from ggufrun.chat.batch import answer_all
+    from ggufrun.chat.batch import answer_all, in_common
     from ggufrun.cli import settings
 
     list_file, output = paths(flags.batch_file, flags.batch_output)
@@ -235,14 +242,16 @@ def run(flags: ChatFlags) -> None:
         if choice.warning:
             warn(choice.warning)
         sampling = settings.sampling_params(flags, choice.sampling)
-        system = settings.system_prompt(flags)
-        with pool(model, params, min(sequences, len(left))) as (context, longest):
+        told = settings.system_prompt(flags)
+        system = choice.system if told is None else told
+        common = in_common(left, choice.format, model.vocab, system)
+        with pool(model, params, min(sequences, len(left)), common) as (context, longest):
             results = answer_all(
                 context,
                 choice.format,
                 sampling,
                 left,
-                system=choice.system if system is None else system,
+                system=system,
                 limit=-1 if limit is None or limit < 0 else limit,
                 longest=longest,
             )

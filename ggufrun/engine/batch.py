@@ -1,8 +1,11 @@
 """Several texts continued together: one pass over the weights gives a token to each of them.
 
-Generation is bound by reading the weights, so that eight sequences in a batch take little longer than one. They share
-one pool of cells (llama.cpp's unified cache); when that runs out, the newest gives its cells back and goes on later,
-from the tokens it has.
+Generation is bound by reading the weights, so that many sequences in a batch take little longer than one. They share
+one pool of cells (llama.cpp's unified cache), or have a part each (`ContextParams.separate`), which spares them looking
+at one another's cells. When a pool runs out, the newest gives its cells back and goes on later, from the tokens it has.
+
+What texts begin with in common is computed once: a sequence keeps the tokens of its last text for the next one, and in
+a pool one may take the cells of another, if need be by waiting until they are computed.
 """
 
 from __future__ import annotations
@@ -15,8 +18,11 @@ from ggufrun.engine.context import Context
 from ggufrun.engine.generate import StopReason
 from ggufrun.engine.native import forget_log, llama, reason
 from ggufrun.engine.sampler import Sampler, SamplingParams
-from ggufrun.engine.sequence import ABORTED, OK
+from ggufrun.engine.sequence import ABORTED, OK, common_prefix
 from ggufrun.errors import EngineError
+
+WORTH_WAITING = 16
+"""Tokens that a text must have in common with one that is being read to wait for them: a pass over the weights."""
 
 NO_SLOT = 1
 """What ``llama_decode`` returns when the cache has no room for the batch."""
@@ -45,25 +51,44 @@ class Task:
 
 
 class _Slot:
-    """A sequence of the memory at work on a task: ``done`` tokens are decoded, ``fed`` are in the batch, and ``output``
-    is the place in it whose logits choose the next token.
+    """A sequence of the memory: the tokens ``held`` there are decoded, ``fed`` are in the batch, and ``output`` is the
+    place in it whose logits choose the next token. It waits for ``source`` to hold ``shared`` tokens, then shares them.
     """
 
-    def __init__(self, sequence: int, task: Task, sampler: Sampler) -> None:
+    def __init__(self, sequence: int) -> None:
         self.sequence = sequence
-        self.task = task
-        self.sampler = sampler
-        self.done = 0
-        self.fed = 0
+        self.held: list[int] = []
+        self.fed: list[int] = []
         self.output = -1
+        self.source: _Slot | None = None
+        self.shared = 0
+        self._task: Task | None = None
+        self._sampler: Sampler | None = None
+
+    def begin(self, task: Task, sampler: Sampler) -> None:
+        """Work on ``task`` from now on."""
+        self._task, self._sampler = task, sampler
+        self.output, self.source, self.shared = -1, None, 0
+
+    @property
+    def task(self) -> Task:
+        """What it works on."""
+        assert self._task is not None
+        return self._task
+
+    @property
+    def sampler(self) -> Sampler:
+        """The samplers of its task."""
+        assert self._sampler is not None
+        return self._sampler
 
     def waiting(self) -> list[int]:
         """What is not decoded yet."""
-        task = self.task
+        task, done = self.task, len(self.held)
         begun = len(task.ids)
-        if self.done >= begun:
-            return task.generated[self.done - begun :]
-        return [*task.ids[self.done :], *task.generated]
+        if done >= begun:
+            return task.generated[done - begun :]
+        return [*task.ids[done:], *task.generated]
 
 
 class Batch:
@@ -73,8 +98,11 @@ class Batch:
         api = llama()
         self._context = context
         self._batch = context.batch
-        self._free = deque(range(context.params.sequences))
+        self._free = [_Slot(number) for number in range(context.params.sequences)]
         self._slots: list[_Slot] = []
+        # A state is whole or nothing, and a window forgets what others might take over.
+        self._sharing = not (context.model.recurrent or context.model.window)
+        self._pooled = not context.params.separate
         self._again: deque[tuple[Task, Sampler]] = deque()
         self._stop = False
         self._abort = api.ggml_abort_callback(self._asked_to_stop)
@@ -97,7 +125,7 @@ class Batch:
                 sampler.close()
             self._slots.clear()
             self._again.clear()
-            self._free = deque(range(self._context.params.sequences))
+            self._free = [_Slot(number) for number in range(self._context.params.sequences)]
             self._stop = False
             # Whoever gave up listening may have closed it already.
             self._context.clear()
@@ -122,21 +150,78 @@ class Batch:
                 if self._slots and not self._fits(task.size):
                     self._again.append((task, sampler))
                     return
-            self._slots.append(_Slot(self._free.popleft(), task, sampler))
+            self._slots.append(self._start(task, sampler))
+
+    def _start(self, task: Task, sampler: Sampler) -> _Slot:
+        """Give a free sequence to ``task``: the one that holds most of what it begins with, or may take it over."""
+        # The last token is decoded in any case, for its logits.
+        wanted = [*task.ids, *task.generated][:-1]
+        slot = max(self._free, key=lambda one: common_prefix(one.held, wanted))
+        self._free.remove(slot)
+        kept = common_prefix(slot.held, wanted) if self._sharing else 0
+        slot.begin(task, sampler)
+        if self._sharing and self._pooled and self._slots:
+            source = max(self._slots, key=lambda one: common_prefix(one.task.ids, wanted))
+            shared = common_prefix(source.task.ids, wanted)
+            if shared >= kept + WORTH_WAITING:
+                slot.source, slot.shared, kept = source, shared, 0
+        self._cut(slot, kept)
+        return slot
+
+    def _cut(self, slot: _Slot, kept: int) -> None:
+        if kept < len(slot.held):
+            memory = self._context.memory
+            if not kept or not llama().llama_memory_seq_rm(memory, slot.sequence, kept, -1):
+                llama().llama_memory_seq_rm(memory, slot.sequence, -1, -1)
+                kept = 0
+            del slot.held[kept:]
+
+    def _take_over(self, slot: _Slot) -> bool:
+        """Share what the slot waits for, if it is there; returns whether the slot can go on."""
+        source = slot.source
+        if source is None:
+            return True
+        prefix = slot.task.ids[: slot.shared]
+        if source.held[: slot.shared] == prefix:
+            llama().llama_memory_seq_cp(self._context.memory, source.sequence, slot.sequence, 0, slot.shared)
+            slot.held = prefix
+        elif source in self._slots and len(source.held) < slot.shared:
+            return False
+        else:
+            # It has gone another way meanwhile.
+            slot.shared = 0
+        slot.source = None
+        return True
 
     def _fits(self, more: int) -> bool:
         """Would ``more`` tokens leave room for every sequence to grow?"""
-        used = sum(slot.task.size for slot in self._slots)
-        return used + more + 16 * (len(self._slots) + 1) <= self._context.n_ctx
+        if not self._pooled:
+            return True
+        if self._used() + more + 16 * (len(self._slots) + 1) <= self._context.n_ctx:
+            return True
+        self._empty_idle()
+        return self._used() + more + 16 * (len(self._slots) + 1) <= self._context.n_ctx
+
+    def _used(self) -> int:
+        return sum(slot.task.size - slot.shared for slot in self._slots) + sum(len(slot.held) for slot in self._free)
+
+    def _empty_idle(self) -> None:
+        for slot in self._free:
+            self._cut(slot, 0)
 
     def _step(self) -> list[Task]:
         """Decode once, and choose a token for every sequence whose text is decoded whole; returns what is finished."""
-        while sum(slot.task.size for slot in self._slots) > self._context.n_ctx and len(self._slots) > 1:
-            self._put_off()
+        if self._pooled and self._used() > self._context.n_ctx:
+            self._empty_idle()
+            while self._used() > self._context.n_ctx and len(self._slots) > 1:
+                self._put_off()
         prompts = self._fill()
         status = self._decode(prompts)
-        if status == NO_SLOT and len(self._slots) > 1:
-            self._put_off()
+        if status == NO_SLOT and (len(self._slots) > 1 or any(slot.held for slot in self._free)):
+            if any(slot.held for slot in self._free):
+                self._empty_idle()
+            else:
+                self._put_off()
             return []
         if status == ABORTED or self._stop:
             raise KeyboardInterrupt
@@ -146,26 +231,28 @@ class Batch:
         finished = []
         self._context.ready = True
         for slot in [*self._slots]:
-            slot.done += slot.fed
+            slot.held += slot.fed
             if slot.output >= 0 and self._advance(slot):
-                self._release(slot)
+                self._slots.remove(slot)
+                self._free.append(slot)
                 slot.sampler.close()
                 finished.append(slot.task)
         return finished
 
     def _fill(self) -> bool:
-        """Put what waits into the batch: first the single tokens, so that no long prompt holds the others up. Returns
-        whether there is more than single tokens.
+        """Put what waits into the batch: first the single tokens, so that no long prompt holds the others up, and by
+        number, because llama.cpp computes neighbours together. Returns whether there is more than single tokens.
         """
         size = 0
         prompts = False
-        for slot in sorted(self._slots, key=lambda slot: len(slot.waiting()) > 1):
-            waiting = slot.waiting()
-            part = waiting[: self._batch.capacity - size]
+        waiting = {slot.sequence: slot.waiting() if self._take_over(slot) else [] for slot in self._slots}
+        for slot in sorted(self._slots, key=lambda slot: (len(waiting[slot.sequence]) > 1, slot.sequence)):
+            left = waiting[slot.sequence]
+            part = left[: self._batch.capacity - size]
             prompts = prompts or len(part) > 1
-            stop = self._batch.put(size, part, slot.done, slot.sequence)
-            slot.fed, slot.output = len(part), -1
-            if part and len(part) == len(waiting):
+            stop = self._batch.put(size, part, len(slot.held), slot.sequence)
+            slot.fed, slot.output = part, -1
+            if part and len(part) == len(left):
                 slot.output = stop - 1
                 self._batch.outputs[stop - 1] = 1
             size = stop
@@ -204,14 +291,13 @@ class Batch:
 
     def _put_off(self) -> None:
         """The newest sequence gives its cells back; it goes on, from what it has, when there is room."""
-        slot = self._slots[-1]
-        self._release(slot)
+        slot = self._slots.pop()
         self._again.append((slot.task, slot.sampler))
-
-    def _release(self, slot: _Slot) -> None:
-        self._slots.remove(slot)
-        llama().llama_memory_seq_rm(self._context.memory, slot.sequence, -1, -1)
-        self._free.append(slot.sequence)
+        self._free.append(slot)
+        self._cut(slot, 0)
+        for other in self._slots:
+            if other.source is slot:
+                other.source, other.shared = None, 0
 
     def _asked_to_stop(self, _: object) -> bool:
         # Python delivers signals here, between two operations of the graph.
