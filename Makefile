@@ -10,7 +10,7 @@ READY := $(VENV)/ready
 STEERING = $$CMAKE_ARGS|$$CC|$$CXX|$$CFLAGS|$$CXXFLAGS|$$LDFLAGS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine cuda cuda-wheel vulkan cpu demo test check fuzz format bench clean distclean FORCE
+.PHONY: help setup engine cuda cuda-wheel vulkan cpu demo test check fuzz format bench gpu-check clean distclean FORCE
 
 help: ## list the targets
 	@echo 'make TARGET:'
@@ -73,6 +73,9 @@ format: setup ## let ruff repair what it can
 
 bench: setup ## measure against llama.cpp's own tools; adds rows to docs/benchmarks.md
 	@$(BIN)/python -m tools.bench
+
+gpu-check: ## on a machine with a card, after make cuda: prove and measure it; adds rows to docs/benchmarks.md
+	@$(BIN)/python -m tools.bench.gpu
 
 clean: ## remove what the demo, the tests and the checkers wrote
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
