@@ -24,7 +24,8 @@ def session(demo_context: Context) -> Session:
 def say(session: Session, line: str) -> str:
     parsed = commands.parse(line)
     assert parsed is not None
-    return "\n".join(commands.run(session, *parsed).lines)
+    outcome = commands.run(session, *parsed)
+    return "\n".join([*outcome.lines, *(" ".join(row) for row in outcome.rows)])
 
 
 @pytest.mark.parametrize("line", ["hello", "", "/etc/hosts is a file", "//help", "/", "1/2", " /help"])
@@ -42,12 +43,14 @@ def test_names_are_unique_and_listed(session: Session) -> None:
     assert len(names) == len(set(names)) == len(commands.BY_NAME)
     shown = say(session, "/help")
     assert all(f"/{command.names[0]}" in shown and command.help in shown for command in commands.COMMANDS)
+    assert say(session, "/help /undo") == "/undo take back the last question and its answer"
+    assert "no command /nothing" in say(session, "/help nothing")
 
 
 def test_every_command_works_before_anything_was_said(session: Session) -> None:
     for command in commands.COMMANDS:
         outcome = commands.run(session, command.names[0], "")
-        assert outcome.lines or outcome.leave
+        assert outcome.lines or outcome.rows or outcome.leave
 
 
 def test_unknown(session: Session) -> None:
@@ -66,12 +69,41 @@ def test_set(session: Session) -> None:
         assert session.sampling == before
 
 
+@pytest.mark.parametrize(
+    ("typed", "name", "value", "shown"),
+    [
+        ("ignore_eos on", "ignore_eos", True, "ignore_eos is on"),
+        ("ignore_eos off", "ignore_eos", False, "ignore_eos is off"),
+        ("samplers top_k;temp", "samplers", ("top_k", "temperature"), "samplers is top_k;temperature"),
+        ("logit_bias 5+1.5 7-inf", "logit_bias", ((5, 1.5), (7, float("-inf"))), "logit_bias is 5+1.5 7-inf"),
+        ("logit_bias -", "logit_bias", (), "logit_bias is -"),
+        ("dry_breakers \\n 。", "dry_breakers", ("\n", "。"), "dry_breakers is \\n 。"),
+        ("grammar root ::= [a-z]+", "grammar", "root ::= [a-z]+", "grammar is root ::= [a-z]+"),
+        ("seed -1", "seed", -1, "seed is -1 (a new one every time)"),
+    ],
+)
+def test_settings_that_are_no_numbers(session: Session, typed: str, name: str, value: object, shown: str) -> None:
+    assert say(session, f"/set {typed}") == shown
+    assert getattr(session.sampling, name) == value
+    assert say(session, f"/set {name}") == shown
+
+
+def test_settings_that_are_nothing(session: Session) -> None:
+    before = session.sampling
+    for typed, words in (
+        ("ignore_eos maybe", "wants on or off"),
+        ("samplers top_q", "no sampler 'top_q'"),
+        ("logit_bias 5", "--logit-bias 5"),
+    ):
+        assert words in say(session, f"/set {typed}") and session.sampling == before
+
+
 def test_the_conversation(session: Session) -> None:
     list(session.ask("背一下静夜思"))
     outcome = commands.run(session, "regen", "")
     assert outcome.answer is not None
     assert "".join(event.text for event in outcome.answer if isinstance(event, Text)) == POEMS["静夜思"]
-    assert f"{len(session.ids)} of 512 tokens, 1 questions" in say(session, "/stats")
+    assert f"{len(session.ids)} of 512 tokens, 1 question" in say(session, "/stats")
     assert "2:'</s>'" in say(session, "/tokens")
     assert "背一下静夜思" in say(session, "/undo") and session.ids == []
     list(session.ask("背一下静夜思"))
@@ -125,7 +157,7 @@ def test_sessions_and_exports(session: Session, tmp_path: Path) -> None:
     assert "wrote" in say(session, f"/export {tmp_path / 'talk.md'}")
     say(session, "/clear")
     shown = say(session, f"/load '{tmp_path / 'talk'}'")
-    assert "1 questions" in shown and "tokens ready" in shown
+    assert "1 question" in shown and "tokens ready" in shown
     assert session.past[0].answer == POEMS["静夜思"]
     assert "no such session" in say(session, f"/load {tmp_path / 'none'}")
     assert "no session" in say(session, f"/load {tmp_path / 'talk.md'}")

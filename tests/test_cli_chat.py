@@ -165,7 +165,7 @@ def test_a_session_in_a_pipe(run: Run, model: str, tmp_path: Path) -> None:
     flags = (model, "--session", str(file), "--temp", "0")
     assert run(*flags, stdin="背一下静夜思").out == POEM
     result = run(*flags, stdin="这首诗是谁写的？")
-    assert result.status == 0 and "李白" in result.out and "1 questions" in result.err
+    assert result.status == 0 and "李白" in result.out and "1 question" in result.err
     file.write_text("{}")
     result = run(*flags, stdin="hi")
     assert (result.status, result.out, result.err.count("\n")) == (1, "", 1) and "no session" in result.err

@@ -169,8 +169,10 @@ def test_inspect_shows_what_a_gguf_and_a_checkpoint_hold(demo_gguf: Callable[[st
     head = config["hidden_size"] // config["num_attention_heads"]
     cache = 1024 * 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * head * 2
     assert facts["memory"]["bytes"] == facts["tensor_bytes"] + cache
+    assert facts["prompt_format"] == {"name": "template", "why": "the model file has a chat template"}
+    assert "template: the model file has a chat template" in shown.stdout
     folder = json.loads(ggufrun("inspect", DEMO, "--json").stdout)
-    assert folder["kind"] == "checkpoint"
+    assert folder["kind"] == "checkpoint" and folder["prompt_format"] is None
     assert folder["parameters"] == facts["parameters"]
     template = json.loads((DEMO / "tokenizer_config.json").read_text())["chat_template"]
     assert ggufrun("inspect", DEMO, "--template").stdout == template + "\n"

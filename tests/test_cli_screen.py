@@ -13,6 +13,7 @@ import pytest
 if sys.platform == "win32":
     pytest.skip("no pseudo-terminals", allow_module_level=True)
 
+from tests.hubserver import Repo, running
 from tests.poems import POEMS
 from tests.terminal import Screen
 
@@ -72,7 +73,7 @@ def test_a_conversation(open_chat: Open, tmp_path: Path) -> None:
     assert [turn["user"] for turn in turns] == ["背一下登鹳雀楼"]
 
     again = open_chat("--session", str(file))
-    again.until("1 questions, ")
+    again.until("1 question, ")
     again.say("/undo")
     again.until("taken back")
     # From the other conversation.
@@ -153,3 +154,97 @@ def test_thoughts_are_dim_and_can_be_hidden(open_chat: Open) -> None:
     screen.until("no switch")
     screen.type("/exit\r")
     assert screen.leave() == 0
+
+
+@pytest.fixture
+def folder(demo_gguf: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A folder of models."""
+    models = tmp_path / "models"
+    models.mkdir()
+    for name in ("q8_0", "q4_k_m"):
+        (models / f"poet-{name.upper()}.gguf").symlink_to(demo_gguf(name))
+    return models
+
+
+def start(folder: Path, *args: str, **environment: str) -> Screen:
+    data = str(folder.parent / "data")
+    env = {"GGUFRUN_MODELS": str(folder), "XDG_DATA_HOME": data, "XDG_CONFIG_HOME": data, **environment}
+    return Screen("chat", *args, "-t", "1", "--temp", "0", env=env)
+
+
+def test_a_model_is_picked(folder: Path) -> None:
+    screen = start(folder)
+    text = screen.until("Enter talks")
+    assert "❯ poet-Q4_K_M" in text and "  poet-Q8_0" in text
+    screen.type("\x1b[B")
+    screen.until("❯ poet-Q8_0")
+    screen.type("q4")
+    screen.until("❯ poet-Q4_K_M")
+    screen.type("x")
+    screen.until("none is called so")
+    screen.type("\x7f\r")
+    screen.prompt()
+    # The menu is gone, and those who are new here are told the keys.
+    assert "Which model" not in screen.text and "· Q4_K" in screen.text and "Alt+Enter" in screen.text
+    screen.type("/exit\r")
+    assert screen.leave() == 0
+    screen = start(folder)
+    screen.until("Enter talks")
+    screen.type("\x1b")
+    assert screen.leave() == 130
+
+
+def test_a_model_is_picked_by_its_number(folder: Path) -> None:
+    screen = start(folder, "--plain")
+    screen.until("(1-2)?")
+    screen.type("7\n")
+    screen.until("(1-2)?", times=2)
+    screen.type("2\n")
+    screen.until(">")
+    screen.type("背一下静夜思\n/exit\n")
+    screen.until(POEM[1])
+    assert screen.leave() == 0
+
+
+def test_the_only_model_and_none(folder: Path) -> None:
+    (folder / "poet-Q4_K_M.gguf").unlink()
+    screen = start(folder)
+    screen.prompt()
+    assert "the only model" in screen.text
+    screen.type("/exit\r")
+    assert screen.leave() == 0
+    (folder / "poet-Q8_0.gguf").unlink()
+    screen = start(folder)
+    screen.until("there is no GGUF model in")
+    screen.until("ggufrun pull org/name")
+    assert screen.leave() == 1
+
+
+def test_a_model_comes_from_the_hub_if_one_likes(folder: Path, demo_gguf: Callable[[str], Path]) -> None:
+    with running() as server:
+        server.repos["org/poet-GGUF"] = Repo(
+            {"poet-Q8_0.gguf": demo_gguf("q8_0").read_bytes(), "poet-F16.gguf": demo_gguf("f16").read_bytes()}
+        )
+        server.repos["org/poet"] = Repo({"model.safetensors": b"x"})
+        hub = {"HF_ENDPOINT": server.url, "HF_HOME": str(folder.parent / "hf"), "NO_PROXY": "*"}
+        screen = start(folder, "org/poet-GGUF:q8_0", **hub)
+        screen.until("[Y/n]")
+        assert "Fetch poet-Q8_0.gguf, 3.5 MiB" in screen.text
+        screen.type("n\r")
+        screen.until("is not here; fetch it later")
+        assert screen.leave() == 1 and not (folder / "org").exists()
+        screen = start(folder, "org/poet-GGUF:q8_0", **hub)
+        screen.until("[Y/n]")
+        screen.type("\r")
+        screen.prompt()
+        screen.type("/exit\r")
+        assert screen.leave() == 0 and (folder / "org" / "poet-GGUF" / "poet-Q8_0.gguf").exists()
+        # Now it is here.
+        screen = start(folder, "org/poet-GGUF", **hub)
+        screen.prompt()
+        screen.type("/exit\r")
+        assert screen.leave() == 0
+        for name, words in (("org/poet", "ggufrun convert org/poet"), ("org/poet-GGUF:q2_k", "there are F16, Q8_0")):
+            screen = start(folder, name, **hub)
+            screen.until("ggufrun: ")
+            assert screen.leave() == 1 and words.replace(" ", "") in "".join(screen.text.split())

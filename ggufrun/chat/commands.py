@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from ggufrun.chat import store, stylebook
 from ggufrun.chat.choose import FormatOptions, choose
+from ggufrun.chat.escapes import expand
 from ggufrun.chat.prompt import AffixPrompt, TemplatePrompt
 from ggufrun.chat.session import Event, Session
-from ggufrun.engine.sampler import SamplingParams
+from ggufrun.engine.sampling import RANDOM_SEED, SamplingParams, logit_bias, sampler_names
 from ggufrun.errors import GgufrunError
 
 MAX_READ = 16 << 20
@@ -20,18 +23,30 @@ MAX_READ = 16 << 20
 NAME = re.compile(r"""(?:["']([^"']+)["']|(\S+))(.*)""", re.DOTALL)
 """A file's name and what follows it."""
 
+KEYS: tuple[tuple[str, str], ...] = (
+    ("Enter", "send; after a backslash, or with Alt, a new line"),
+    ('"""', "around a message of several lines"),
+    ("↑  ↓  Tab", "earlier messages; completion"),
+    ("Ctrl+C", "stop the answer; twice at the prompt: leave"),
+    ("Ctrl+X Ctrl+E", "write the message in $EDITOR"),
+)
+"""What else there is to know, for /help."""
+
 TAKES_FILE = ("read", "save", "load", "export")
 """Commands whose argument is a file."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Lines to show, an answer to stream, or the wish to leave. ``message`` is to be asked as if it had been typed,
-    ``edit`` is a question to be changed and asked anew, ``copy`` a text for the clipboard, ``thinking`` says whether
-    reasoning is to be shown from now on.
+    """What is to be done now.
+
+    Lines to show, ``rows`` of two columns, an answer to stream, or the wish to leave. ``message`` is to be asked as if
+    it had been typed, ``edit`` is a question to be changed and asked anew, ``copy`` a text for the clipboard,
+    ``thinking`` says whether reasoning is to be shown from now on.
     """
 
     lines: tuple[str, ...] = ()
+    rows: tuple[tuple[str, str], ...] = ()
     answer: Iterator[Event] | None = None
     leave: bool = False
     message: str | None = None
@@ -74,8 +89,13 @@ def run(session: Session, name: str, argument: str) -> Outcome:
 
 
 def _help(session: Session, argument: str) -> Outcome:
-    width = max(len(_usage(command)) for command in COMMANDS)
-    return Outcome(tuple(f"{_usage(command):<{width}}  {command.help}" for command in COMMANDS))
+    name = argument.removeprefix("/").lower()
+    if name:
+        command = BY_NAME.get(name)
+        if command is None:
+            return Outcome((f"there is no command /{name}; /help lists them",))
+        return Outcome(rows=((_usage(command), command.help),))
+    return Outcome(rows=(*((_usage(command), command.help) for command in COMMANDS), ("", ""), *KEYS))
 
 
 def _usage(command: Command) -> str:
@@ -109,7 +129,7 @@ def _clear(session: Session, argument: str) -> Outcome:
 
 
 def _stats(session: Session, argument: str) -> Outcome:
-    lines = [f"context  {len(session.ids)} of {session.context.n_ctx} tokens, {len(session.past)} questions"]
+    lines = [f"context  {len(session.ids)} of {session.context.n_ctx} tokens, {counted(len(session.past))}"]
     if session.last is not None:
         stats = session.last.stats
         decoded, speed = stats.decoded_prompt_tokens, stats.tokens_per_second
@@ -122,9 +142,11 @@ def _stats(session: Session, argument: str) -> Outcome:
 
 def _style(session: Session, argument: str) -> Outcome:
     if not argument:
-        return Outcome((f"format: {session.format.name}", f"styles: {', '.join(stylebook.known())}"))
-    choice = choose(session.context.model, FormatOptions(style=argument))
-    session.use(choice.format)
+        names = ", ".join(("auto", *stylebook.known()))
+        return Outcome((f"format {session.format.name}: {session.why}", f"/style NAME changes it: {names}"))
+    wanted = FormatOptions() if argument == "auto" else FormatOptions(style=argument)
+    choice = choose(session.context.model, wanted)
+    session.use(choice.format, choice.why if argument == "auto" else "/style says so")
     session.system = choice.system
     return Outcome((f"the format is {choice.format.name}; the conversation starts anew",))
 
@@ -156,24 +178,61 @@ def describe(session: Session, ids: tuple[int, ...]) -> str:
     return " ".join(f"{token}:{vocab.text(token)!r}" for token in ids)
 
 
+KINDS = {item.name: item.type for item in fields(SamplingParams)}
+"""The settings, and the type of each."""
+
+
 def _set(session: Session, argument: str) -> Outcome:
-    kinds = {name: type(value) for name, value in asdict(SamplingParams()).items()}
+    now = {name: getattr(session.sampling, name) for name in KINDS}
     if not argument:
-        shown = [f"{name} {getattr(session.sampling, name)}" for name in kinds]
-        return Outcome((*shown, f"n {session.limit}"))
-    name, _, value = argument.replace("=", " ").partition(" ")
-    name = name.replace("-", "_")
+        rows = ((name, _shown(name, value)) for name, value in [*now.items(), ("n", session.limit)])
+        return Outcome(rows=tuple(rows))
+    name, text = re.fullmatch(r"([^\s=]*)\s*=?\s*(.*)", argument, re.DOTALL).groups()  # type: ignore[union-attr]
+    name = name.replace("-", "_").lower()
+    if name not in now and name != "n":
+        return Outcome((f"there is no setting {name}; choose from {', '.join([*now, 'n'])}",))
+    if not text:
+        return Outcome((f"{name} is {_shown(name, now.get(name, session.limit))}",))
     try:
         if name == "n":
-            session.limit = int(value)
-        elif name in kinds:
-            changes = {name: kinds[name](value)}
-            session.sampling = replace(session.sampling, **changes)
+            session.limit = int(text)
         else:
-            return Outcome((f"there is no setting {name}; choose from {', '.join([*kinds, 'n'])}",))
-    except ValueError:
-        return Outcome((f"{name} wants a number, not {value.strip()!r}",))
-    return Outcome((f"{name} is {value.strip()}",))
+            session.sampling = replace(session.sampling, **{name: _value(name, now[name], text)})
+    except (ValueError, KeyError):
+        kind = "on or off" if isinstance(now.get(name), bool) else "a number"
+        return Outcome((f"{name} wants {kind}, not {text!r}",))
+    return Outcome((f"{name} is {_shown(name, getattr(session.sampling, name, session.limit))}",))
+
+
+def _value(name: str, now: Any, text: str) -> Any:
+    """What was typed after a setting's name; ``-`` for none of those that are lists or texts."""
+    if isinstance(now, bool):
+        return {"on": True, "off": False, "true": True, "false": False}[text.lower()]
+    if isinstance(now, int | float):
+        # a float may have been given as a whole number
+        return (float if KINDS[name] == "float" else int)(text)
+    if name == "samplers":
+        return sampler_names(text.replace(" ", ";"))
+    if text == "-":
+        return "" if isinstance(now, str) else ()
+    if name == "logit_bias":
+        return tuple(logit_bias(part) for part in text.split())
+    return text if isinstance(now, str) else tuple(expand(part) for part in text.split())
+
+
+def _shown(name: str, value: Any) -> str:
+    """A setting as it would be typed."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if name == "seed" and value in (-1, RANDOM_SEED):
+        return "-1 (a new one every time)"
+    if name == "logit_bias":
+        return " ".join(f"{token}{bias:+g}" for token, bias in value) or "-"
+    if name == "samplers":
+        return ";".join(value)
+    if isinstance(value, tuple):
+        return " ".join(json.dumps(text, ensure_ascii=False)[1:-1] for text in value) or "-"
+    return str(value) or "-"
 
 
 def _edit(session: Session, argument: str) -> Outcome:
@@ -242,8 +301,13 @@ def _load(session: Session, argument: str) -> Outcome:
 def told(path: Path, loaded: store.Loaded) -> tuple[str, ...]:
     """What to say of a session that was loaded."""
     ready = f", {loaded.tokens} tokens ready" if loaded.tokens else ""
-    line = f"{path}: {loaded.turns} questions{ready}"
+    line = f"{path}: {counted(loaded.turns)}{ready}"
     return (f"{line} ({loaded.note})" if loaded.note else line,)
+
+
+def counted(questions: int) -> str:
+    """``1 question``, ``2 questions``."""
+    return f"{questions} question" + ("s" if questions != 1 else "")
 
 
 def _export(session: Session, argument: str) -> Outcome:
@@ -268,21 +332,21 @@ def _short(text: str, width: int = 40) -> str:
 
 COMMANDS: tuple[Command, ...] = (
     Command(("help", "?"), "", "this list", _help),
-    Command(("system",), "[TEXT]", "show or set the system prompt (- for none) and start anew", _system),
     Command(("regen", "retry"), "", "answer the last question again", _regen),
+    Command(("edit",), "[TEXT]", "change the last question and ask it again", _edit),
     Command(("undo",), "", "take back the last question and its answer", _undo),
     Command(("clear", "new"), "", "forget the conversation", _clear),
-    Command(("stats",), "", "speed, and how full the context is", _stats),
-    Command(("style",), "[NAME]", "show or change the prompt format", _style),
-    Command(("think",), "on|off|show|hide", "let the model think before it answers, or show what it thinks", _think),
-    Command(("tokens",), "", "the token ids of the last turn", _tokens),
-    Command(("set",), "[NAME VALUE]", "show or change a sampling setting, such as temp 0.5; n limits an answer", _set),
-    Command(("edit",), "[TEXT]", "change the last question and ask it again", _edit),
+    Command(("system",), "[TEXT]", "show the system prompt, or set it (- for none)", _system),
+    Command(("style",), "[NAME]", "show the prompt format, and why, or change it", _style),
+    Command(("set",), "[NAME VALUE]", "show or change a setting, such as temp 0.5", _set),
+    Command(("think",), "on|off|show|hide", "let it think first, or not; show that, or not", _think),
     Command(("read",), "FILE [QUESTION]", "send the text of a file, after a question about it", _read),
     Command(("copy",), "", "copy the last answer to the clipboard", _copy),
-    Command(("save",), "FILE", "keep the conversation, and what is computed of it, in a file", _save),
+    Command(("save",), "FILE", "keep the conversation, and what is computed of it", _save),
     Command(("load",), "FILE", "go on with a conversation that was saved", _load),
-    Command(("export",), "FILE", "write the conversation as Markdown (.md) or JSON (.json)", _export),
+    Command(("export",), "FILE", "write it to be read: Markdown (.md) or JSON (.json)", _export),
+    Command(("stats",), "", "how fast it was, and how full the context is", _stats),
+    Command(("tokens",), "", "the token ids of the last turn", _tokens),
     Command(("exit", "quit", "bye"), "", "leave, as Ctrl+D does", _exit),
 )
 """Every command, in the order of /help."""

@@ -50,7 +50,7 @@ class Session:
     ``once`` forgets everything between questions but the system prompt. ``limit`` bounds the tokens of an answer. With
     ``shift``, a full context loses its older half but for the beginning: what the system prompt takes, or ``keep``
     tokens as llama.cpp counts them (BOS not included, negative or too many: all of the first turn). Answers are led
-    away from ``negative``.
+    away from ``negative``. ``why`` says what made the format be chosen.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Session:
         shift: bool = False,
         keep: int | None = None,
         speculation: Speculation | None = None,
+        why: str = "",
         negative: Negative | None = None,
     ) -> None:
         self.context = context
@@ -77,6 +78,7 @@ class Session:
         self.keep = keep
         self.speculation = speculation
         self.negative = negative
+        self.why = why
         self.past: list[Exchange] = []
         self.ids: list[int] = []
         self.last: Done | None = None
@@ -160,10 +162,10 @@ class Session:
         self.last = None
         self._placed = ()
 
-    def use(self, format: Format) -> None:
+    def use(self, format: Format, why: str = "") -> None:
         """Talk in another format. The conversation starts anew, for its ids are in the old one."""
         self.clear()
-        self.format = format
+        self.format, self.why = format, why
 
     def _opening(self, text: str) -> Prompt:
         if not isinstance(self.format, AffixPrompt):

@@ -88,7 +88,9 @@ def load(session: Session, path: Path, system: str | None = None, *, adopt: bool
     known = identity(session.context)
     placed = tuple(_ids(value, "placed", path))
     if adopt and (value.get("identity") == known or value.get("model") == session.context.model.name):
-        session.format = _format(value.get("prompt"), vocab, path) or session.format
+        kept = _format(value.get("prompt"), vocab, path)
+        if kept is not None and format_key(kept) != format_key(session.format):
+            session.format, session.why = kept, "the session was held in it"
     session.clear()
     session.system = said if system is None else system
     same = (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ggufrun.cli import batch, settings
+from ggufrun.cli import batch, chat_model, settings
 from ggufrun.cli.chat_flags import SWITCH_VALUES, ChatFlags, FlagCommand, command_from
 from ggufrun.cli.console import note, warn
 from ggufrun.cli.guessing import draft_params, guessing, widened
@@ -45,9 +45,8 @@ def run(flags: ChatFlags) -> None:
             raise UsageError("--cfg-scale leads a conversation, not a batch", "leave it out")
         batch.run(flags)
         return
-    path, instruction = settings.model_and_instruction(flags)
     opening = settings.opening_text(flags)
-    if opening is not None and instruction is not None:
+    if opening is not None and (flags.second is not None or (flags.model is not None and flags.first is not None)):
         raise UsageError("-p and INSTRUCTION are both the first message", "give one of them")
     from ggufrun.engine.context import Context
 
@@ -55,6 +54,8 @@ def run(flags: ChatFlags) -> None:
     guidance, n_predict = guidance_params(flags), settings.n_predict(flags)
     context_params = doubled(widened(settings.context_params(flags), draft), guidance)
     settings.sampling_params(flags, {})
+    # What is wrong with the flags is said before anything is asked, fetched or loaded.
+    path, instruction = chat_model.find(flags)
     settings.check_file(path)
     if flags.draft_model is not None:
         settings.check_file(Path(flags.draft_model))
@@ -103,6 +104,7 @@ def _talk(
         shift=flags.context_shift,
         keep=flags.keep,
         speculation=speculation,
+        why=choice.why,
         negative=away,
     )
     screen = Screen(
@@ -125,7 +127,7 @@ def _talk(
     terminal = sys.stdin.isatty()
     go_on = flags.interactive or flags.interactive_first
     if terminal and not flags.single_turn and (go_on or sys.stdout.isatty() or (first is None and raw is None)):
-        talk.conversation(choice, first, raw)
+        talk.conversation(first, raw)
     elif go_on and not flags.single_turn:
         talk.lines(sys.stdin.buffer, first, raw)
     else:

@@ -178,6 +178,7 @@ def _editor(
         enable_history_search=False,
         # Ctrl+X Ctrl+E
         enable_open_in_editor=True,
+        placeholder=FormattedText([("ansibrightblack" if colored else "", "Write a message, or /help")]),
         bottom_toolbar=lambda: FormattedText([("", status())]),
         style=Style([("bottom-toolbar", "noreverse ansibrightblack" if colored else "noreverse")]),
         # Room for the menu of completions would be empty rows below the prompt most of the time.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 
-from ggufrun.chat.choose import Choice
 from ggufrun.chat.session import Done, Session
 from ggufrun.cli.console import err
 from ggufrun.engine.generate import StopReason
@@ -19,6 +19,9 @@ CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) n
 
 FRAME = 0.02
 """Seconds between two refreshes of a fast answer."""
+
+FIRST_TIME = "Enter sends, Alt+Enter starts a new line, Ctrl+C stops an answer"
+"""Told to those who have never typed anything here."""
 
 DIM, BRIGHT = "\x1b[2m", "\x1b[22m"
 
@@ -143,16 +146,36 @@ class Screen:
             # A terminal breaks lines where they end, rich between words.
             err().print(line, markup=False, style="dim" if self.colored else None, soft_wrap=not self._wraps)
 
-    def header(self, session: Session, choice: Choice) -> None:
+    def table(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Rows of two columns; on a narrow screen the second goes below the first."""
+        if not rows:
+            return
+        width = max(len(first) for first, _ in rows)
+        room = err().width - width - 2
+        for first, second in rows:
+            if not first and not second:
+                self.note("")
+            elif not self._wraps:
+                self.note(f"{first:<{width}}  {second}")
+            elif room < 30:
+                self.note(first, *textwrap.wrap(second, err().width - 3, initial_indent="  ", subsequent_indent="  "))
+            else:
+                lines = textwrap.wrap(second, room - 1) or [""]
+                self.note(f"{first:<{width}}  {lines[0]}", *(f"{'':<{width}}  {line}" for line in lines[1:]))
+
+    def header(self, session: Session, *, first_time: bool = False) -> None:
         """What is being talked to, and how."""
         if self.plain:
             return
         model, context = session.context.model, session.context
         beyond = f" (trained with {model.train_context})" if context.n_ctx > model.train_context > 0 else ""
+        threads = f"{context.threads} thread" + ("s" if context.threads != 1 else "")
         self.note(
-            f"{model.name} · {model.architecture} · {model.quantization} · {_count(model.parameters)} parameters · "
-            f"context {context.n_ctx}{beyond} · {context.threads} threads",
-            f"format {choice.format.name}: {choice.why} · /help lists the commands, Ctrl+D leaves",
+            f"{model.name} · {model.architecture} · {_count(model.parameters)} · {model.quantization} · "
+            f"context {context.n_ctx}{beyond} · {threads}",
+            f"format {session.format.name}: {session.why}",
+            "/help lists the commands, Ctrl+D leaves",
+            *((FIRST_TIME,) if first_time else ()),
             "",
         )
 

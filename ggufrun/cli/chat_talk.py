@@ -8,11 +8,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
 from ggufrun.chat import commands, store
-from ggufrun.chat.choose import Choice
 from ggufrun.chat.prompt import AffixPrompt
 from ggufrun.chat.reply import Text, Thought
 from ggufrun.chat.session import Done, Event, Session, Start
-from ggufrun.cli.chat_input import Reader
+from ggufrun.cli.chat_input import Reader, history_file
 from ggufrun.cli.chat_keys import HANGUP, Hangup, no_echo, on_ctrl_c
 from ggufrun.cli.chat_screen import Screen
 from ggufrun.cli.placing import guarded
@@ -70,9 +69,9 @@ class Talk:
         if done is not None and done.reason is StopReason.INTERRUPTED:
             raise KeyboardInterrupt
 
-    def conversation(self, choice: Choice, message: str | None, raw: str | None) -> None:
+    def conversation(self, message: str | None, raw: str | None) -> None:
         """A person at a terminal. Errors that concern one message do not end the conversation."""
-        self.screen.header(self.session, choice)
+        self.screen.header(self.session, first_time=not history_file().exists())
         reader = Reader(
             colored=self.screen.colored,
             plain=self.screen.plain,
@@ -115,6 +114,9 @@ class Talk:
             return True
         outcome = commands.run(self.session, *command)
         self.screen.note(*outcome.lines)
+        self.screen.table(outcome.rows)
+        if self.screen.toolbar and outcome.answer is None and outcome.message is None and outcome.edit is None:
+            self.screen.note("")
         if outcome.thinking is not None:
             self.screen.thinking = outcome.thinking
         if outcome.copy is not None:
@@ -226,7 +228,12 @@ def arguments() -> dict[str, list[str] | None]:
 
     known: dict[str, list[str] | None] = {name: [] for name in sorted(commands.BY_NAME)}
     known |= dict.fromkeys(commands.TAKES_FILE)
-    return known | {"style": list(known_styles()), "set": [*(item.name for item in fields(SamplingParams)), "n"]}
+    return known | {
+        "style": ["auto", *known_styles()],
+        "think": ["on", "off", "show", "hide"],
+        "set": [*(item.name for item in fields(SamplingParams)), "n"],
+        "help": [command.names[0] for command in commands.COMMANDS],
+    }
 
 
 def hangup_file() -> Path:

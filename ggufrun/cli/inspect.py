@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -71,15 +72,16 @@ def inspect(
         else:
             budget.show(chosen, lines)
         return
-    found, header = describe(resolve_model(path))
+    file = resolve_model(path)
+    found, header = describe(file)
     asked = context or min(DEFAULT_CONTEXT, found.context or DEFAULT_CONTEXT)
     if as_json:
-        console.print_json(_json(found, header, asked, tensors))
+        console.print_json({**_json(found, header, asked, tensors), "prompt_format": _format(file, header)})
         return
     if template:
         console.out().print(found.template or "", markup=False, soft_wrap=True)
         return
-    console.out().print(_overview(found, asked, read(header)))
+    console.out().print(_overview(found, asked, read(header), _format(file, header)))
     console.out().print(_types(found))
     if tensors:
         console.out().print(_tensors(header))
@@ -95,7 +97,31 @@ def _table(*columns: tuple[str, bool]) -> Table:
     return table
 
 
-def _overview(found: Description, context: int, receipt: str | None) -> Table:
+def _format(path: Path, header: Header) -> dict[str, str] | None:
+    """How ``chat`` would talk to the model, and why; None for what is no GGUF that the engine can open."""
+    from ggufrun.chat.choose import FormatOptions, choose
+    from ggufrun.checkpoint.ggufchecks import check_hyperparameters
+    from ggufrun.engine.model import Model, ModelParams
+    from ggufrun.errors import EngineError, FormatError, GgufrunError
+
+    if not path.is_file():
+        return None
+    try:
+        check_hyperparameters(path, header)
+        model = Model(ModelParams(path, vocab_only=True))
+    except (GgufrunError, OSError):
+        return None
+    with model:
+        try:
+            choice = choose(model, FormatOptions())
+        except (FormatError, EngineError) as error:
+            return {"name": "none", "why": error.what}
+        return {"name": choice.format.name, "why": choice.why}
+
+
+def _overview(
+    found: Description, context: int, receipt: str | None, prompt_format: dict[str, str] | None
+) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -120,6 +146,7 @@ def _overview(found: Description, context: int, receipt: str | None) -> Table:
         ("special tokens", special or None),
         ("adds BOS", {True: "yes", False: "no", None: None}[vocabulary.add_bos]),
         ("chat template", f"{len(template)} characters (--template shows it)" if template else "none"),
+        ("prompt format", f"{prompt_format['name']}: {prompt_format['why']}" if prompt_format else None),
         ("memory", _memory(found, context)),
         ("receipt", receipt),
     ]

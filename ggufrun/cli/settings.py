@@ -40,15 +40,28 @@ FORMAT_FLAGS = (
 """Flags that say how a message becomes tokens."""
 
 
-def model_and_instruction(flags: ChatFlags) -> tuple[Path, str | None]:
-    """The model's path and the first message: with ``-m`` the positionals begin with the message."""
+def model_name(flags: ChatFlags) -> tuple[str, str | None]:
+    """What names the model, and the first message: with ``-m`` the positionals begin with the message."""
     if flags.model is not None:
         if flags.second is not None:
             raise UsageError("the model is given twice, by -m and before the instruction", "give it once")
-        return Path(flags.model), flags.first
+        return flags.model, flags.first
     if flags.first is None:
-        raise UsageError("no model is given", "write `ggufrun chat MODEL.gguf`")
-    return Path(flags.first), flags.second
+        raise UsageError("no model is given", "write `ggufrun chat MODEL`; `ggufrun list` shows what is here")
+    return flags.first, flags.second
+
+
+def local_model(name: str) -> Path:
+    """The file that ``name`` means, or the model of the local folder. Raises NotFoundError, UsageError."""
+    from ggufrun.hub.models import resolve_model
+
+    return resolve_model(name, gguf_only=True)
+
+
+def model_and_instruction(flags: ChatFlags) -> tuple[Path, str | None]:
+    """The model's path, and the first message."""
+    name, instruction = model_name(flags)
+    return local_model(name), instruction
 
 
 def opening_text(flags: ChatFlags) -> str | None:
