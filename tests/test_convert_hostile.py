@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -153,7 +155,9 @@ def test_a_value_beyond_f16_is_not_made_infinite(tmp_path: Path) -> None:
     pipeline.run(plan(folder, tmp_path / "out.gguf", FILE_TYPES["BF16"]))
 
 
-def test_a_corrupt_block_in_a_quantized_input(tmp_path: Path, demo_gguf: Callable[[str], Path]) -> None:
+def test_a_corrupt_block_in_a_quantized_input(
+    tmp_path: Path, demo_gguf: Callable[[str], Path], capfd: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "q8.gguf"
     shutil.copy(demo_gguf("q8_0"), path)
     header = read_header(path)
@@ -162,9 +166,51 @@ def test_a_corrupt_block_in_a_quantized_input(tmp_path: Path, demo_gguf: Callabl
         file.seek(header.data_start + info.offset + 34 * 5)
         file.write(np.array([np.nan], np.float16).tobytes())
     made = plan_quantize(path, [FILE_TYPES["Q8_0"]], lambda kind: tmp_path / "out.gguf")
-    with pytest.raises(FormatError, match=r"blk\.1\.ffn_up\.weight"):
+    with pytest.raises(FormatError, match=r"blk\.1\.ffn_up\.weight holds values that are not finite"):
         pipeline.run(made)
+    # the library would add a line of its own
+    assert capfd.readouterr().err == ""
     assert not (tmp_path / "out.gguf").exists()
+
+
+@pytest.mark.parametrize("kind", ["F16", "F32", "BF16", "Q8_0"])
+@pytest.mark.parametrize("name", ["blk.1.attn_norm.weight", "blk.2.ffn_up.weight"])
+def test_a_value_that_is_no_number_in_a_gguf(
+    tmp_path: Path, demo_gguf: Callable[[str], Path], capfd: pytest.CaptureFixture[str], kind: str, name: str
+) -> None:
+    path = tmp_path / "f16.gguf"
+    shutil.copy(demo_gguf("f16"), path)
+    header = read_header(path)
+    info = next(info for info in header.tensors if info.name == name)
+    with path.open("r+b") as file:
+        file.seek(header.data_start + info.offset + 8)
+        file.write(np.array([-np.inf], np.float16 if "ffn" in name else np.float32).tobytes())
+    made = plan_quantize(path, [FILE_TYPES[kind]], lambda kind: tmp_path / "out.gguf")
+    with pytest.raises(FormatError, match=f"{re.escape(name)} holds values that are not finite; download it again"):
+        pipeline.run(made)
+    assert capfd.readouterr().err == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["f16.gguf"]
+
+
+def test_a_disk_that_fills_while_it_is_written(
+    tmp_path: Path, demo_gguf: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pwrite fails after some megabytes: the error names the file, and nothing is left."""
+    write, written = os.pwrite, 0
+
+    def full(descriptor: int, data: bytes, offset: int) -> int:
+        nonlocal written
+        written += len(data)
+        if written > 1 << 20:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    made = plan_quantize(demo_gguf("f16"), [FILE_TYPES["Q8_0"]], lambda kind: tmp_path / "out.gguf")
+    with pytest.raises(OSError, match="No space left") as caught:
+        pipeline.run(made, threads=2)
+    assert caught.value.filename == str(tmp_path / "out.gguf")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_vocabulary_alone_cannot_be_quantized(tmp_path: Path, demo_gguf: Callable[[str], Path]) -> None:

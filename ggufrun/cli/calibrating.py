@@ -92,6 +92,7 @@ def collect(work: Collection, resume: bool) -> Imatrix:
                 for done in steps:
                     if work.save_every and done - saved >= work.save_every and done < len(pieces):
                         _save(work, collector, f"{digest} {done}")
+                        collector.settle()
                         saved = done
         except KeyboardInterrupt:
             done = collector.chunks

@@ -184,13 +184,18 @@ def encode_chunk(chunk: Chunk) -> Encoded:
     pieces = []
     for path, place in chunk.places:
         if stored is not None and place.kind == stored.id:
+            if stored.quantized:
+                # finds what the validation finds, which would write a line of its own to stderr
+                floats = _to_floats(tensor, raw, (place.kind,))
             data = raw.reshape(-1).view(np.uint8)
         else:
             if floats is None:
                 floats = _to_floats(tensor, raw, [place.kind for _, place in chunk.places])
             data = ggml.quantize_rows(place.kind, floats, _importance(place, chunk))
-        with _naming(tensor):
+        try:
             ggml.validate(place.kind, data)
+        except FormatError as error:
+            raise _explained(error, chunk, raw) from error
         pieces.append((path, place.offset + chunk.start * place.row_bytes, data))
     return Encoded(chunk.number, tuple(pieces), raw.nbytes)
 
@@ -234,14 +239,18 @@ def _to_floats(tensor: Tensor, raw: Rows, kinds: Collection[int]) -> ggml.Floats
     return floats
 
 
-@contextlib.contextmanager
-def _naming(tensor: Tensor) -> Iterator[None]:
-    try:
-        yield
-    except FormatError as error:
-        raise FormatError(
-            f"{tensor.name}: {error.what}", "values beyond F16's range? try BF16, or repair the model"
-        ) from error
+def _explained(error: FormatError, chunk: Chunk, raw: Rows) -> FormatError:
+    """Is it the source that is broken, or does it not fit the type?"""
+    tensor = chunk.tensor
+    stored = tensor.dtype.lower()
+    if stored in ggml.block_types():
+        floats = np.empty((raw.shape[0], tensor.n_per_row), np.float32)
+        ggml.to_float(ggml.block_types()[stored].id, raw.reshape(-1).view(np.uint8), floats)
+    else:
+        floats = raw.astype(np.float64)
+    if not np.isfinite(floats).all():
+        return FormatError(f"{tensor.name} holds values that are not finite", "download it again, or repair the model")
+    return FormatError(f"{tensor.name}: {error.what}", "values beyond F16's range? try BF16, or repair the model")
 
 
 def _encode_all(work: Iterator[Chunk], n_threads: int) -> Iterator[Encoded]:

@@ -57,8 +57,11 @@ class TargetFile:
         """Put ``data`` at ``offset``."""
         view = data.data
         done = 0
-        while done < len(view):
-            done += os.pwrite(self._descriptor, view[done:], offset + done)
+        try:
+            while done < len(view):
+                done += os.pwrite(self._descriptor, view[done:], offset + done)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
         self._dirty += done
         if self._dirty >= WRITE_BACK and hasattr(os, "posix_fadvise"):
             # dirty pages are not dropped by this, but Linux starts to write them

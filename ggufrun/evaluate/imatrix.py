@@ -78,6 +78,17 @@ class Collector:
         }
         self._add(totals, known.chunk_count)
 
+    def settle(self) -> None:
+        """Round the sums to what a file holds of them. Done whenever one is saved on the way, it lets a run that goes
+        on from that file end in the same bytes as one that was never cut off.
+        """
+        known, chunks = self._known
+        rounded = {
+            name: replace(totals, sums=totals.sums.astype(np.float32).astype(np.float64))
+            for name, totals in known.items()
+        }
+        self._known = rounded, chunks
+
     def result(self, datasets: Sequence[str], chunk_size: int) -> Imatrix:
         """What was collected so far, by name."""
         entries = {

@@ -131,13 +131,14 @@ def _score_rows(pool: ThreadPoolExecutor, logits: Floats, base: Floats | None, t
 def score_rows(logits: Floats, base: Floats | None, targets: Tokens) -> Scores:
     """Score rows of logits, float32 of shape (tokens, vocabulary), against the tokens that came."""
     picked = np.arange(len(targets)), targets
-    below, weights, log_sum = _softmax(logits)
-    nll = log_sum - below[picked]
+    below, weights = _softmax(logits)
+    nll = _log_sum(weights.astype(np.float32)) - below[picked]
     if base is None:
         nothing = np.zeros(len(targets))
         return Scores(nll, nothing, nothing, np.zeros(len(targets), np.bool_))
-    below_base, weights_base, log_sum_base = _softmax(base)
-    nll_base = log_sum_base - below_base[picked]
+    below_base, weights_base = _softmax(base)
+    nll_base = _log_sum(weights_base.astype(np.float32)) - below_base[picked]
+    log_sum, log_sum_base = _log_sum(weights), _log_sum(weights_base)
     # sum p_b (log p_b - log p), with the constants of both logarithms taken out of the sum
     with np.errstate(invalid="ignore"):
         terms = np.subtract(below_base, below, out=weights)
@@ -148,11 +149,16 @@ def score_rows(logits: Floats, base: Floats | None, targets: Tokens) -> Scores:
     return Scores(nll, nll_base, kld, logits.argmax(axis=1) == base.argmax(axis=1))
 
 
-def _softmax(logits: Floats) -> tuple[Doubles, Doubles, Doubles]:
-    """Logits below their maximum, their exponentials, and the logarithm of the sum of these.
+def _softmax(logits: Floats) -> tuple[Doubles, Doubles]:
+    """Logits below their maximum, and their exponentials.
 
-    The difference is rounded to float32 as llama.cpp has it; numpy's float32 exp would be off by more than one unit.
+    The difference is rounded to float32 as llama.cpp has it. So are its exponentials, which matters in the tenth digit
+    of a perplexity; numpy's float32 exp would be off by more than one unit, so it is the float64 one that is rounded.
     """
     below = (logits - logits.max(axis=1, keepdims=True)).astype(np.float64)
-    weights = np.exp(below)
-    return below, weights, np.log(weights.sum(axis=1))
+    return below, np.exp(below)
+
+
+def _log_sum(weights: Floats | Doubles) -> Doubles:
+    found: Doubles = np.log(weights.sum(axis=1, dtype=np.float64))
+    return found
