@@ -84,6 +84,7 @@ def _with_cp(files: Files) -> list[Comparison]:
 def _with_ourselves(files: Files) -> list[Comparison]:
     """What one call gains over several, and two threads over one."""
     types = ("q4_k_m", "q5_k_m", "q8_0")
+    to_f16 = ("convert", files["llama-1.3b"], "-t", "f16")
     to_q4 = ("quantize", files["f16.gguf"], "q4_k_m")
     return [
         Comparison(
@@ -105,6 +106,14 @@ def _with_ourselves(files: Files) -> list[Comparison]:
             [ggufrun(*to_q4, *_output(files, 1))],
             "1 thread",
             f"at least {0.9 * THREADS:.1f} times faster",
+        ),
+        Comparison(
+            "lora",
+            "bf16 -> F16 GGUF, an adapter of rank 64 merged",
+            [ggufrun(*to_f16, "--lora", files["lora-1.3b"], *_output(files))],
+            [ggufrun(*to_f16, *_output(files))],
+            "the same without the adapter",
+            "at most 1.5 of the time",
         ),
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,25 +62,7 @@ def make_checkpoint(folder: Path, shape: Shape) -> None:
             prefix + "mlp.up_proj.weight": (shape.inner, shape.width),
             prefix + "mlp.down_proj.weight": (shape.width, shape.inner),
         } | {f"{prefix}self_attn.{which}_proj.weight": (shape.width, shape.width) for which in "qkvo"}
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    position = 0
-    for name, dims in sorted(shapes.items()):
-        size = 2 * int(np.prod(dims))
-        header[name] = {"dtype": "BF16", "shape": list(dims), "data_offsets": [position, position + size]}
-        position += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    random = np.random.default_rng(0)
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name, dims in sorted(shapes.items()):
-            left = int(np.prod(dims))
-            while left:
-                count = min(left, 1 << 22)
-                values = random.standard_normal(count, dtype=np.float32) * np.float32(0.02)
-                values += np.float32("norm" in name)
-                file.write((values.view(np.uint32) >> 16).astype(np.uint16).tobytes())
-                left -= count
+    _write_safetensors(folder / "model.safetensors", shapes)
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -103,10 +86,56 @@ def make_checkpoint(folder: Path, shape: Shape) -> None:
     (folder / "done").touch()
 
 
+def make_adapter(folder: Path, shape: Shape, rank: int = 64) -> None:
+    """A random LoRA adapter for every matrix of the layers, of the rank that Chinese-Alpaca-2's adapters have."""
+    if (folder / "done").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = {f"self_attn.{which}_proj": (shape.width, shape.width) for which in "qkvo"} | {
+        "mlp.gate_proj": (shape.inner, shape.width),
+        "mlp.up_proj": (shape.inner, shape.width),
+        "mlp.down_proj": (shape.width, shape.inner),
+    }
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in range(shape.layers):
+        for name, (n_out, n_in) in sizes.items():
+            stem = f"base_model.model.model.layers.{layer}.{name}."
+            shapes |= {f"{stem}lora_A.weight": (rank, n_in), f"{stem}lora_B.weight": (n_out, rank)}
+    _write_safetensors(folder / "adapter_model.safetensors", shapes)
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "bias": "none", "fan_in_fan_out": False}
+    config["target_modules"] = [name.partition(".")[2] for name in sizes]
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    (folder / "done").touch()
+
+
+def _write_safetensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Random bf16 tensors: norms around one, everything else around nothing."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for name, dims in sorted(shapes.items()):
+        size = 2 * int(np.prod(dims))
+        header[name] = {"dtype": "BF16", "shape": list(dims), "data_offsets": [position, position + size]}
+        position += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    random = np.random.default_rng(0)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, dims in sorted(shapes.items()):
+            left = int(np.prod(dims))
+            while left:
+                count = min(left, 1 << 22)
+                values = random.standard_normal(count, dtype=np.float32) * np.float32(0.02)
+                values += np.float32("norm" in name)
+                file.write((values.view(np.uint32) >> 16).astype(np.uint16).tobytes())
+                left -= count
+
+
 def make_files(folder: Path) -> None:
     """Everything that is not there yet, below ``folder``."""
     for name, shape in SHAPES.items():
         make_checkpoint(folder / name, shape)
+    make_adapter(folder / "lora-1.3b", SHAPES["llama-1.3b"])
     for name, kind, target in GGUFS:
         if not (folder / target).exists():
             ggufrun = [sys.executable, "-m", "ggufrun", "convert", str(folder / name), "--force"]
