@@ -8,10 +8,13 @@ import pytest
 
 from ggufrun.chat import commands
 from ggufrun.chat.choose import FormatOptions, choose
+from ggufrun.chat.negative import Negative
 from ggufrun.chat.prompt import AffixPrompt
 from ggufrun.chat.reply import Text
 from ggufrun.chat.session import Session
-from ggufrun.engine.context import Context
+from ggufrun.engine.context import Context, ContextParams
+from ggufrun.engine.draft import DraftParams, Lookup, Speculation
+from ggufrun.engine.guidance import Guidance
 from ggufrun.engine.sampler import SamplingParams
 from tests.poems import POEMS
 
@@ -171,3 +174,23 @@ def test_edit_and_copy(session: Session) -> None:
     # Nothing is taken back before the new text is there.
     assert commands.run(session, "edit", "").edit == "背一下静夜思" and len(session.past) == 1
     assert commands.run(session, "edit", "other").message == "other" and not session.past
+
+
+def test_what_guessing_and_guidance_did(demo_context: Context) -> None:
+    params = ContextParams(n_ctx=512, threads=1, outputs=9)
+    with Context(demo_context.model, params) as context:
+        speculation = Speculation(context, Lookup(), DraftParams(most=8))
+        format = choose(context.model, FormatOptions()).format
+        talk = Session(context, format, SamplingParams(temp=0), speculation=speculation)
+        for _ in range(2):
+            list(talk.ask("背一下静夜思"))
+        assert talk.last is not None and (stats := talk.last.stats).plain_pass > 0
+        line = say(talk, "/stats").splitlines()[-1]
+        assert line.startswith(f"guesses  {stats.accepted} of {stats.drafted} came true")
+        assert line.endswith(f"{stats.speed_up:.2f} times as fast as without")
+    params = ContextParams(n_ctx=512, threads=1, sequences=2, separate=True, outputs=2)
+    with Context(demo_context.model, params) as context:
+        negative = Negative(Guidance(context, 1.5), context.model.vocab, None)
+        talk = Session(context, format, SamplingParams(temp=0), negative=negative)
+        list(talk.ask("背一下静夜思"))
+        assert "guidance away from the negative prompt, scale 1.5" in say(talk, "/stats")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,12 @@ from ggufrun.engine.sampler import Sampler, SamplingParams
 from ggufrun.errors import UnsupportedError, UsageError
 
 QUESTION = "[INST] 背一下静夜思 [/INST]"
+
+
+@pytest.fixture
+def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes take what they are thought to take: what is guessed does not depend on the machine."""
+    monkeypatch.setattr(Speculation, "timed", lambda *arguments: None)
 
 
 @pytest.fixture
@@ -50,6 +58,7 @@ def prompt(context: Context, text: str = QUESTION) -> list[int]:
     return context.model.vocab.tokenize(text, special=True, bos=True)
 
 
+@pytest.mark.usefixtures("untimed")
 @pytest.mark.parametrize("kind", ["lookup", "draft"])
 @pytest.mark.parametrize("temp", [0.0, 0.8])
 def test_the_same_words(wide: Context, demo_context: Context, small_model: Model, kind: str, temp: float) -> None:
@@ -70,6 +79,7 @@ def test_the_same_words(wide: Context, demo_context: Context, small_model: Model
         drafter.close()
 
 
+@pytest.mark.usefixtures("untimed")
 def test_an_end_among_the_guesses(wide: Context, small_model: Model) -> None:
     with Context(small_model, ContextParams(n_ctx=512, threads=1)) as guesser:
         speculation = Speculation(wide, DraftModel(guesser), DraftParams())
@@ -79,6 +89,7 @@ def test_an_end_among_the_guesses(wide: Context, small_model: Model) -> None:
         speculation.drafter.close()
 
 
+@pytest.mark.usefixtures("untimed")
 def test_with_a_context_that_shifts(demo_model: Model, small_model: Model) -> None:
     params = SamplingParams(temp=0, ignore_eos=True, repeat_penalty=1.2)
     with (
@@ -101,6 +112,7 @@ class Wrong:
         pass
 
 
+@pytest.mark.usefixtures("untimed")
 def test_wrong_guesses_change_nothing_and_become_fewer(wide: Context, demo_context: Context) -> None:
     params = SamplingParams(temp=0)
     speculation = Speculation(wide, Wrong(), DraftParams(most=16))  # type: ignore[arg-type]
@@ -110,10 +122,15 @@ def test_wrong_guesses_change_nothing_and_become_fewer(wide: Context, demo_conte
     assert stats.drafted < 2 * stats.steps
 
 
-def test_the_distribution_stays(wide: Context, demo_context: Context) -> None:
-    """Two tokens drawn often, with guesses that are often right and often wrong, against plain drawing."""
+@pytest.mark.usefixtures("untimed")
+def test_the_distribution_stays(wide: Context, demo_context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens drawn often, with guesses that are often right and often wrong, against plain drawing with other seeds."""
+    monkeypatch.setattr("ggufrun.engine.draft.PLAIN_PASSES", 0)
+    monkeypatch.setattr("ggufrun.engine.draft.PAUSE", 0)
     ids = prompt(wide, "[INST]")
-    free = {"temp": 1.5, "top_k": 8, "top_p": 1.0, "min_p": 0.0}
+    free: dict[str, Any] = {"temp": 1.5, "top_k": 8, "top_p": 1.0, "min_p": 0.0, "ignore_eos": True}
+    first = Counter(write(demo_context, ids, SamplingParams(**free, seed=seed), 2)[0][1] for seed in range(200))
+    likely = [token for token, _ in first.most_common(2)]
 
     class Half:
         def propose(self, ids: list[int], count: int) -> list[int]:
@@ -122,26 +139,107 @@ def test_the_distribution_stays(wide: Context, demo_context: Context) -> None:
         def close(self) -> None:
             pass
 
-    counts = []
-    first = Counter(write(demo_context, ids, SamplingParams(**free, seed=seed), 2)[0][1] for seed in range(200))  # type: ignore[arg-type]
-    likely = [token for token, _ in first.most_common(2)]
-    accepted = 0
+    draws, places = 700, 3
+    counts: list[list[Counter[int]]] = []
+    drafted = accepted = 0
     for context, offset, guess in ((demo_context, 1000, False), (wide, 5000, True)):
-        drawn: Counter[int] = Counter()
-        for seed in range(offset, offset + 400):
-            speculation = Speculation(wide, Half(), DraftParams()) if guess else None  # type: ignore[arg-type]
-            made, stats = write(context, ids, SamplingParams(**free, seed=seed), 4, speculation)  # type: ignore[arg-type]
-            accepted += stats.accepted
-            drawn[made[1]] += 1
+        drawn: list[Counter[int]] = [Counter() for _ in range(places)]
+        speculation = Speculation(wide, Half(), DraftParams()) if guess else None  # type: ignore[arg-type]
+        for seed in range(offset, offset + draws):
+            made, stats = write(context, ids, SamplingParams(**free, seed=seed), places + 1, speculation)
+            drafted, accepted = drafted + stats.drafted, accepted + stats.accepted
+            for place, counter in enumerate(drawn, 1):
+                counter[made[place]] += 1
         counts.append(drawn)
-    assert accepted > 5
-    # Pearson's test of homogeneity over the frequent tokens and the rest; 30 is beyond 1 in 10,000 for 8 cells.
-    frequent = [token for token, _ in (counts[0] + counts[1]).most_common(7)]
-    cells = [[drawn[token] for token in frequent] for drawn in counts]
-    for row, drawn in zip(cells, counts, strict=True):
+    # Both happen often, or this shows nothing.
+    assert accepted > 50 and drafted - accepted > 50
+    for one, other in zip(*counts, strict=True):
+        statistic, cells = homogeneity(one, other)
+        # Beyond the mean of a chi-square by six deviations: less than 1 in 10,000 for so many cells.
+        assert statistic < (cells - 1) + 6 * math.sqrt(2 * (cells - 1))
+    # The test is able to fail: another temperature is told apart.
+    cold: list[Counter[int]] = [Counter() for _ in range(places)]
+    for seed in range(9000, 9000 + draws):
+        made, _ = write(demo_context, ids, SamplingParams(**{**free, "temp": 1.0}, seed=seed), places + 1)
+        for place, counter in enumerate(cold, 1):
+            counter[made[place]] += 1
+    found = [homogeneity(one, other) for one, other in zip(counts[0], cold, strict=True)]
+    assert any(statistic > (cells - 1) + 6 * math.sqrt(2 * (cells - 1)) for statistic, cells in found)
+
+
+def homogeneity(one: Counter[int], other: Counter[int]) -> tuple[float, int]:
+    """Pearson's statistic for two samples of the same size, over the frequent tokens and all the others together."""
+    frequent = [token for token, count in (one + other).items() if count >= 20]
+    rows = [[drawn[token] for token in frequent] for drawn in (one, other)]
+    for row, drawn in zip(rows, (one, other), strict=True):
         row.append(drawn.total() - sum(row))
-    statistic = sum((one - other) ** 2 / (one + other) for one, other in zip(*cells, strict=True) if one + other)
-    assert statistic < 30
+    pairs = [(a, b) for a, b in zip(*rows, strict=True) if a + b]
+    return sum((a - b) ** 2 / (a + b) for a, b in pairs), len(pairs)
+
+
+def test_the_length_follows_what_comes_true(wide: Context) -> None:
+    """With passes that take what they are thought to take at first."""
+    speculation = Speculation(wide, Lookup(), DraftParams(most=16))
+    lengths = [speculation.length]
+    for _ in range(12):
+        speculation.learn(max(1, speculation.length), max(1, speculation.length))
+        lengths.append(speculation.length)
+    assert lengths == sorted(lengths) and 2 <= lengths[0] < 16 and lengths[-1] == 16
+    for _ in range(8):
+        speculation.learn(16, 1)
+        lengths.append(speculation.length)
+    assert 0 < lengths[-1] <= 4
+    for _ in range(30):
+        speculation.learn(1, 0)
+    assert speculation.length == 0
+    # One guess after each pause; the first are the passes that everything is compared with.
+    text = [1, 2, 3, 4, 1, 2, 3]
+    guesses = [len(speculation.guess(text, 9)) for _ in range(3 + 1 + 32 + 1)]
+    assert guesses == [0] * 3 + [1] + [0] * 32 + [1]
+
+
+@pytest.mark.parametrize(
+    ("cost", "rate", "wanted"),
+    [
+        # As a GPU has it: tokens more cost next to nothing.
+        (lambda tokens: 1 + 0.01 * tokens, 0.9, 16),
+        # As a processor without memory to wait for: each token costs a pass.
+        (lambda tokens: tokens, 0.9, 0),
+        # Large batches use other kernels, so that only long guesses pay.
+        (lambda tokens: tokens if tokens < 9 else 4 + 0.3 * tokens, 0.97, 16),
+        (lambda tokens: tokens if tokens < 9 else 4 + 0.3 * tokens, 0.6, 0),
+    ],
+)
+def test_the_length_follows_the_times(wide: Context, cost: Callable[[int], float], rate: float, wanted: int) -> None:
+    speculation = Speculation(wide, Lookup(), DraftParams(most=16))
+    for _ in range(60):
+        speculation._rate = rate
+        speculation.timed(speculation.length + 1, cost(speculation.length + 1))
+        speculation.timed(1, cost(1))
+    assert speculation.length == wanted
+
+
+def test_the_gain_is_measured(wide: Context) -> None:
+    """Against the passes without guesses at the beginning, which take as long as passes do."""
+    params = SamplingParams(temp=0, ignore_eos=True, repeat_penalty=1.0)
+    speculation = Speculation(wide, Lookup(), DraftParams())
+    assert speculation.plain_pass == 0.0
+    ids = prompt(wide, (QUESTION + " 床前明月光，疑是地上霜。\n举头望明月，低头思故乡。</s>") * 3 + QUESTION)
+    _, stats = write(wide, ids, params, 60, speculation)
+    assert 0 < speculation.plain_pass == stats.plain_pass < 1
+    assert stats.speed_up == pytest.approx(stats.tokens * stats.plain_pass / stats.time)
+
+
+def test_a_draft_model_that_is_not_sure(wide: Context, small_model: Model) -> None:
+    """It stops where it gives its own guess less than it is asked for; a hair under 1, that is almost everywhere."""
+    ids = prompt(wide, "[INST] 月")
+    with Context(small_model, ContextParams(n_ctx=512, threads=1)) as guesser:
+        bold, shy = DraftModel(guesser), DraftModel(guesser, sure=0.999999)
+        assert len(bold.propose(ids, 8)) == 8 and len(shy.propose(ids, 8)) < 8
+        likely = DraftModel(guesser, sure=0.3).propose(ids, 8)
+        assert bold.propose(ids, 8)[: len(likely)] == likely
+        for drafter in (bold, shy):
+            drafter.close()
 
 
 def test_looking_up() -> None:

@@ -137,6 +137,14 @@ def _stats(session: Session, argument: str) -> Outcome:
             f"prompt   {decoded} of {stats.prompt_tokens} tokens decoded in {stats.prompt_time:.2f} s",
             f"answer   {stats.tokens} tokens in {stats.time:.2f} s, {speed:.1f} tokens/s ({stats.reason.value})",
         ]
+        if session.speculation is not None:
+            gain = f", {stats.speed_up:.2f} times as fast as without" if stats.speed_up else ""
+            lines.append(
+                f"guesses  {stats.accepted} of {stats.drafted} came true ({stats.acceptance:.0%}), "
+                f"{stats.tokens_per_step:.2f} tokens a pass{gain}"
+            )
+        if session.negative is not None:
+            lines.append(f"guidance away from the negative prompt, scale {session.negative.guidance.scale:g}")
     return Outcome(tuple(lines))
 
 

@@ -270,6 +270,9 @@ class ChatFlags:
     draft_min: Annotated[
         int | None, _option("--draft-min", "--draft-n-min", "--spec-draft-n-min", help="Fewest worth a try (0).")
     ] = None
+    draft_p_min: Annotated[
+        float | None, _option("--draft-p-min", "--spec-draft-p-min", help="How sure -md must be of a guess (0.5).")
+    ] = None
 
 
 class FlagCommand(TyperCommand):

@@ -52,6 +52,7 @@ WITHOUT = frozenset(
         "draft_model",
         "draft_max",
         "draft_min",
+        "draft_p_min",
         "context_shift",
         "multiline",
         "slash_sends",

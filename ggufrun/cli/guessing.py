@@ -21,8 +21,8 @@ def draft_params(flags: ChatFlags) -> DraftParams | None:
     from ggufrun.engine.draft import DraftParams
 
     if not flags.lookup and flags.draft_model is None:
-        if flags.draft_max is not None or flags.draft_min is not None:
-            raise UsageError("--draft-max and --draft-min say how much is guessed, not by whom", "add --lookup or -md")
+        if any(value is not None for value in (flags.draft_max, flags.draft_min, flags.draft_p_min)):
+            raise UsageError("the --draft flags say how much is guessed, not by whom", "add --lookup or -md")
         return None
     if flags.lookup and flags.draft_model is not None:
         raise UsageError("--lookup and -md both guess ahead", "give one of them")
@@ -30,6 +30,7 @@ def draft_params(flags: ChatFlags) -> DraftParams | None:
     return DraftParams(
         usual.most if flags.draft_max is None else flags.draft_max,
         usual.least if flags.draft_min is None else flags.draft_min,
+        usual.sure if flags.draft_p_min is None else flags.draft_p_min,
     )
 
 
@@ -57,7 +58,7 @@ def guessing(flags: ChatFlags, context: Context, draft: DraftParams | None) -> I
                 n_ctx=context.n_ctx, threads=context.threads, threads_batch=given.threads_batch, n_ubatch=given.n_ubatch
             )
             with Context(model, params) as small:
-                drafter = DraftModel(small)
+                drafter = DraftModel(small, draft.sure)
                 try:
                     yield Speculation(context, drafter, draft)
                 finally:

@@ -7,14 +7,38 @@ where the same words came before (prompt look-up), or a small model with the sam
 
 from __future__ import annotations
 
+import statistics
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Protocol
+
+import numpy as np
 
 from ggufrun.engine.context import Context
 from ggufrun.engine.model import Model
+from ggufrun.engine.native import llama
 from ggufrun.engine.sampler import Sampler, SamplingParams
 from ggufrun.errors import UnsupportedError, UsageError
+
+LENGTHS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""How many tokens are guessed at once: the steps between which the length moves."""
+
+RATE = 0.75
+"""The share of guesses that is expected to come true at first."""
+
+EXTRA = 0.05
+"""What a further token is thought to add to a pass until that has been measured: hopeful, so that it will be."""
+
+PLAIN_PASSES = 3
+"""Passes without guesses at the very beginning, to know what guessing gains."""
+
+PAUSE = 32
+"""Passes without guesses, where guessing does not pay, until it is tried again."""
+
+TIMED = 9
+"""Passes of each length whose times are remembered; the one in the middle counts."""
 
 SIZE_DIFFERENCE = 128
 """Rows by which two vocabularies that are otherwise the same may differ (padding), as in llama.cpp."""
@@ -22,12 +46,18 @@ SIZE_DIFFERENCE = 128
 
 @dataclass(frozen=True)
 class DraftParams:
-    """The fewest and the most tokens that are guessed at once. Raises UsageError."""
+    """The fewest and the most tokens that are guessed at once, and how sure a draft model is to be of each.
+
+    Raises UsageError.
+    """
 
     most: int = 16
     least: int = 0
+    sure: float = 0.5
 
     def __post_init__(self) -> None:
+        if not 0 <= self.sure <= 1:
+            raise UsageError(f"--draft-p-min is {self.sure}", "give a probability, 0 to 1")
         if not 1 <= self.most <= 256 or not 0 <= self.least <= self.most:
             raise UsageError(
                 f"--draft-max is {self.most} and --draft-min {self.least}",
@@ -81,10 +111,14 @@ class Lookup:
 
 
 class DraftModel:
-    """Guesses what a small model finds most probable. The context is borrowed, and holds what the model has seen."""
+    """Guesses what a small model finds most probable, as long as it is ``sure`` of it (a probability).
 
-    def __init__(self, context: Context) -> None:
+    The context is borrowed, and holds what the model has seen.
+    """
+
+    def __init__(self, context: Context, sure: float = 0.0) -> None:
         self._context = context
+        self._sure = sure
         self._sampler = Sampler(context.model, SamplingParams(temp=0), context.n_ctx)
         self._size = context.model.vocab.size
 
@@ -98,13 +132,18 @@ class DraftModel:
         guessed: list[int] = []
         while True:
             token = self._sampler.sample(context)
-            if context.model.vocab.is_eog(token):
-                # Guessing an end saves nothing.
+            # Guessing an end saves nothing.
+            if context.model.vocab.is_eog(token) or (self._sure and self._probability(token) < self._sure):
                 return guessed
             guessed.append(token)
             if len(guessed) >= count:
                 return guessed
             context.push(token)
+
+    def _probability(self, token: int) -> float:
+        pointer = llama().llama_get_logits_ith(self._context.pointer, -1)
+        row = np.ctypeslib.as_array(pointer, (self._size,))
+        return float(1 / np.exp(row - row[token]).sum())
 
     def close(self) -> None:
         """Free the sampler."""
@@ -138,7 +177,11 @@ def check_vocabularies(target: Model, draft: Model) -> None:
 
 
 class Speculation:
-    """A drafter and how much it is trusted: the length of its guesses follows how many of them come true."""
+    """A drafter and how much it is trusted.
+
+    The length of its guesses is the one that yields most tokens a second, by the share of guesses that come true and by
+    the measured times of passes with so many tokens; none where plain passes are quicker.
+    """
 
     def __init__(self, context: Context, drafter: Drafter, params: DraftParams) -> None:
         if context.model.recurrent or context.model.window:
@@ -147,19 +190,61 @@ class Speculation:
                 "leave out --lookup and -md",
             )
         self.drafter = drafter
-        self._params = params
-        self._outputs = context.params.outputs
-        self._length = max(params.least, min(4, params.most))
+        self._least = params.least
+        self._most = min(params.most, context.params.outputs - 1)
+        self._rate = RATE
+        self._plain = PLAIN_PASSES
+        self._passes: dict[int, deque[float]] = {}
+        self._drafting = 0.0
 
     def guess(self, ids: Sequence[int], room: int) -> list[int]:
         """Tokens that may follow ``ids``, at most ``room``; none when fewer than worth the trouble."""
-        count = min(self._length, room, self._outputs - 1)
-        guessed = self.drafter.propose(ids, count) if count > 0 else []
-        return guessed if len(guessed) >= max(1, self._params.least) else []
+        if self._plain > 0:
+            self._plain -= 1
+            return []
+        count = self.length
+        if not count:
+            # What comes true changes with the text; a guess now and then finds out.
+            self._plain = PAUSE
+            count = max(1, self._least)
+        count = min(count, room)
+        if count <= 0:
+            return []
+        started = perf_counter()
+        guessed = self.drafter.propose(ids, count)
+        if guessed:
+            seconds = (perf_counter() - started) / len(guessed)
+            self._drafting += (seconds - self._drafting) * (0.2 if self._drafting else 1.0)
+        return guessed if len(guessed) >= max(1, self._least) else []
+
+    @property
+    def length(self) -> int:
+        """Tokens to guess now."""
+        steps = {min(max(step, self._least), self._most) if step else 0 for step in LENGTHS}
+        return max(sorted(steps), key=self._speed)
+
+    def _speed(self, count: int) -> float:
+        """Tokens a second, or in any other unit while nothing is measured, with ``count`` guesses a pass."""
+        rate = self._rate
+        tokens = count + 1 if rate >= 1 else (1 - rate ** (count + 1)) / (1 - rate)
+        return tokens / (self._seconds(count + 1) + count * self._drafting)
+
+    def _seconds(self, tokens: int) -> float:
+        known = max((size for size in self._passes if size <= tokens), default=0)
+        if not known:
+            return 1 + EXTRA * tokens
+        return statistics.median(self._passes[known]) * (1 + EXTRA * (tokens - known))
 
     def learn(self, guessed: int, right: int) -> None:
-        """All right: guess more next time; less than half: fewer."""
-        if right == guessed:
-            self._length = min(self._params.most, self._length + 4)
-        elif 2 * right < guessed:
-            self._length = max(1, self._params.least, self._length // 2)
+        """Of ``guessed`` tokens the first ``right`` came true."""
+        tried = right + (right < guessed)
+        self._rate += (right / tried - self._rate) * min(0.5, 0.125 * tried)
+
+    def timed(self, tokens: int, seconds: float) -> None:
+        """A pass with ``tokens`` tokens took so long, the choice of the first that follows included."""
+        self._passes.setdefault(tokens, deque(maxlen=TIMED)).append(seconds)
+
+    @property
+    def plain_pass(self) -> float:
+        """Seconds of a pass without guesses; 0 while there was none."""
+        return statistics.median(self._passes[1]) if 1 in self._passes else 0.0
