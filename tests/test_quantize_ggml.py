@@ -111,3 +111,27 @@ def test_half_precision_rounds_as_numpy_does() -> None:
     rows = values.astype(np.float32).reshape(8, 125)
     expected = rows.astype(np.float16).view(np.uint8).reshape(-1)
     np.testing.assert_array_equal(ggml.quantize_rows(ggml.F16, rows), expected)
+
+
+def test_every_half_becomes_the_float_that_numpy_makes_of_it() -> None:
+    """All 65,536 of them; of those that are no number only that they are none."""
+    halves = np.arange(1 << 16, dtype=np.uint16)
+    floats = np.empty(1 << 16, np.float32)
+    ggml.to_float(ggml.F16, halves.view(np.uint8), floats)
+    expected = halves.view(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(floats, expected)
+    assert (np.signbit(floats) == np.signbit(expected))[~np.isnan(expected)].all()
+
+
+@pytest.mark.parametrize("kind", [ggml.F32, ggml.F16, ggml.BF16])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_validation_of_plain_types(kind: int, value: float) -> None:
+    rows = np.random.default_rng(0).standard_normal((3, 37)).astype(np.float32)
+    data = ggml.quantize_rows(kind, rows)
+    ggml.validate(kind, data)
+    ggml.validate(kind, data[:0])
+    rows[2, 36] = value
+    with pytest.raises(FormatError, match="not finite"):
+        ggml.validate(kind, ggml.quantize_rows(kind, rows))
+    largest = np.array([[65504.0, -65504.0, 0.0, -0.0, 1e-30]], np.float32)
+    ggml.validate(kind, ggml.quantize_rows(kind, largest))

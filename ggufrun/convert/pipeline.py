@@ -231,12 +231,22 @@ def _to_floats(tensor: Tensor, raw: Rows, kinds: Collection[int]) -> ggml.Floats
     # what becomes plain floats is validated afterwards; a kernel must not see what is no number
     if all(kind in PLAIN for kind in kinds):
         return floats
-    # the sum is finite only if all are (or, of very large ones, not even then), and much quicker to have
-    with np.errstate(invalid="ignore", over="ignore"):
-        finite = bool(np.isfinite(floats.sum()))
-    if not finite and not np.isfinite(floats).all():
+    if not _finite(tensor, raw, floats):
         raise FormatError(f"{tensor.name} holds values that are not finite", "download it again, or repair the model")
     return floats
+
+
+def _finite(tensor: Tensor, raw: Rows, floats: ggml.Floats) -> bool:
+    if tensor.dtype in ("F16", "BF16"):
+        # half as much to look at
+        try:
+            ggml.validate(ggml.block_types()[tensor.dtype.lower()].id, raw.reshape(-1).view(np.uint8))
+        except FormatError:
+            return False
+        return True
+    # the sum is finite only if all are (or, of very large ones, not even then), and much quicker to have
+    with np.errstate(invalid="ignore", over="ignore"):
+        return bool(np.isfinite(floats.sum())) or bool(np.isfinite(floats).all())
 
 
 def _explained(error: FormatError, chunk: Chunk, raw: Rows) -> FormatError:

@@ -87,15 +87,16 @@ def _library_path(folder: Path, stem: str) -> Path | None:
 
 
 @cache
-def _quick_half() -> Callable[[int, int, int], None] | None:
-    """The processor backend's float32 to F16, which uses the instruction for it; libggml-base's is four times slower.
+def _quick(name: str) -> Callable[[int, int, int], None] | None:
+    """A function of the processor backend between float32 and F16, which uses the instruction for it; libggml-base's
+    are four times (to F16) and ten times (from F16) slower. None where the library does not have it.
 
-    Both round to nearest, ties to even. None where the library does not have it.
+    All round to nearest, ties to even.
     """
     folder = Path(library()._name).parent
     path = _library_path(folder, "ggml-cpu")
     try:
-        function = ctypes.CDLL(str(path)).ggml_cpu_fp32_to_fp16 if path else None
+        function = getattr(ctypes.CDLL(str(path)), name) if path else None
     except (OSError, AttributeError):
         return None
     if function is not None:
@@ -164,7 +165,7 @@ def quantize_rows(kind: int, rows: Floats, imatrix: Floats | None = None) -> Byt
     if imatrix is not None and (imatrix.dtype != np.float32 or imatrix.shape != (n_per_row,)):
         raise EngineError(f"the importance matrix has shape {imatrix.shape}, the rows have {n_per_row} values")
     out = np.empty(n_rows * block.row_bytes(n_per_row), np.uint8)
-    half = _quick_half() if kind == F16 else None
+    half = _quick("ggml_cpu_fp32_to_fp16") if kind == F16 else None
     if half is not None:
         half(rows.ctypes.data, out.ctypes.data, rows.size)
         return out
@@ -206,7 +207,8 @@ def to_float(kind: int, data: Bytes, out: Floats) -> None:
     if kind == F32:
         out.reshape(-1).view(np.uint8)[:] = data.reshape(-1)
         return
-    decode: Callable[[int, int, int], None] | None = lib.ggml_get_type_traits(kind).contents.to_float
+    decode: Callable[[int, int, int], None] | None = _quick("ggml_cpu_fp16_to_fp32") if kind == F16 else None
+    decode = decode or lib.ggml_get_type_traits(kind).contents.to_float
     if not decode:
         raise EngineError(f"this llama.cpp cannot decode {block.name}")
     decode(data.ctypes.data, out.ctypes.data, out.size)
