@@ -123,11 +123,26 @@ def test_a_terminal_that_goes_away(open_chat: Open, tmp_path: Path) -> None:
 
 
 def test_a_window_resized_in_the_middle_of_an_answer(open_chat: Open) -> None:
-    screen = open_chat("背一下静夜思", "--ignore-eos", "-c", "100000", columns=100)
-    screen.until(POEM[0][:5])
+    """Nothing is lost, written twice or written over, whatever the size becomes; and it is drawn again afterwards."""
+    lines = [f"{number:03} **月光** text" for number in range(150)]
+    grammar = "root ::= " + json.dumps("\n".join(lines), ensure_ascii=False)
+    screen = open_chat("背一下静夜思", "--grammar", grammar, columns=100)
+    screen.until("010 ")
     screen.resize(40, 12)
+    screen.until("060 ")
+    screen.resize(70, 30)
+    screen.until("149 ")
+    screen.prompt()
+    shown = [line.rstrip() for line in screen.text.splitlines() if line[:3].isdigit()]
+    # What the emulator drops when it shrinks is lost, and nothing else.
+    numbers = [int(line[:3]) for line in shown]
+    assert numbers == sorted(set(numbers)) and set(range(60, 150)) <= set(numbers)
+    whole = [f"{number:03} 月光 text" for number in range(150)]
+    marked = [line for line in shown if line not in whole]
+    # The line that was on its way when the size changed stays as it came (the emulator may drop its end).
+    assert len(marked) <= 4 and all(any(line.startswith(shown) for line in lines) for shown in marked)
     screen.type("\x03")
-    screen.until("stopped")
+    screen.until("leaves")
     screen.say("/clear")
     screen.until("anew")
     screen.prompt()

@@ -167,6 +167,7 @@ def _editor(
 
     session: Any = None
     style = "ansigreen bold" if colored else ""
+    grey = colored and not os.environ.get("NO_COLOR")
     session = PromptSession(
         FormattedText([(style, PROMPT)]),
         multiline=True,
@@ -178,7 +179,8 @@ def _editor(
         enable_history_search=False,
         # Ctrl+X Ctrl+E
         enable_open_in_editor=True,
-        placeholder=FormattedText([("ansibrightblack" if colored else "", "Write a message, or /help")]),
+        # Without colours it would look like something typed.
+        placeholder=FormattedText([("ansibrightblack", "Write a message, or /help")] if grey else []),
         bottom_toolbar=lambda: FormattedText([("", status())]),
         style=Style([("bottom-toolbar", "noreverse ansibrightblack" if colored else "noreverse")]),
         # Room for the menu of completions would be empty rows below the prompt most of the time.

@@ -125,7 +125,9 @@ class MarkdownWriter:
         if len(lines) < 2 or not SEPARATOR.match(lines[1]) or not self._certain(lines, self._table_begun):
             return
         height = sum(rows(line, self._table_begun.columns) for line in lines)
-        self._write(f"\r\x1b[{height}A\x1b[J{self._ansi(table(lines))}")
+        # rich puts an empty line above and below; an answer has its own
+        drawn = self._ansi(table(lines)).split("\n")
+        self._write(f"\r\x1b[{height}A\x1b[J" + "\n".join(line for line in drawn if line.strip()) + "\n")
 
     def _certain(self, lines: list[str], begun: terminal_size) -> bool:
         """Is it certain where on the screen the lines begin?"""

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 
+from rich.cells import cell_len
+
 from ggufrun.chat.session import Done, Session
 from ggufrun.cli.console import err
 from ggufrun.engine.generate import StopReason
@@ -52,7 +54,8 @@ class Screen:
         self.show_tokens = show_tokens
         self.verbose_prompt = verbose_prompt
         self.thinking = thinking
-        self.colored = not plain and (color == "on" or (color == "auto" and err().is_terminal))
+        capable = err().is_terminal and not err().is_dumb_terminal
+        self.colored = not plain and (color == "on" or (color == "auto" and capable))
         self._obeys = sys.stdout.isatty()
         self._wraps = err().is_terminal
         self._column = 0
@@ -136,9 +139,17 @@ class Screen:
             terminal.flush()
 
     def status(self, session: Session) -> str:
-        """The line under the prompt: the model, how full its context is, how fast the last answer came."""
-        parts = [session.context.model.name, f"context {len(session.ids)}/{session.context.n_ctx}", self._speed]
-        return " · ".join(part for part in parts if part)
+        """The line under the prompt: the model, how full its context is, how fast the last answer came.
+
+        What does not fit is left out, the speed first, then the model's name.
+        """
+        used = f"context {len(session.ids)}/{session.context.n_ctx}"
+        name = session.context.model.name
+        for parts in ((name, used, self._speed), (name, used), (used,)):
+            line = " · ".join(part for part in parts if part)
+            if cell_len(line) < err().width:
+                break
+        return line
 
     def note(self, *lines: str) -> None:
         """Lines beside the conversation."""
