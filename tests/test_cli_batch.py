@@ -155,3 +155,11 @@ def test_how_many_at_once() -> None:
     for count in (0, -1, 257):
         with pytest.raises(Exception, match="-np"):
             batch.check_sequences(count)
+
+
+def test_reasoning_is_no_part_of_an_answer(run: Run, questions: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    grammar = 'root ::= "<think>\\nhm\\n</think>\\n\\n你好"'
+    assert run("--file", questions, "--output", out, "--style", "alpaca-2", "--grammar", grammar)[0] == 0
+    records = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    assert records and all((record["output"], record["reasoning"]) == ("你好", "hm") for record in records)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ggufrun.chat.prompt import Format
+from ggufrun.chat.prompt import Format, Prompt
 from ggufrun.chat.replay import replay
-from ggufrun.chat.stream import AnswerStream
+from ggufrun.chat.reply import Reply
 from ggufrun.engine.batch import Batch, Task
 from ggufrun.engine.context import Context
 from ggufrun.engine.sampler import SamplingParams
@@ -43,13 +44,17 @@ class Item:
 
 @dataclass(frozen=True)
 class Result:
-    """An answer, or the reason why there is none (``error``). ``reason`` says why the answer ended."""
+    """An answer, or the reason why there is none (``error``).
+
+    ``reason`` says why the answer ended, ``reasoning`` is what the model thought before.
+    """
 
     item: Item
     answer: str = ""
     tokens: int = 0
     reason: str = ""
     error: str = ""
+    reasoning: str = ""
 
 
 def read_items(text: str, *, document: bool = False) -> list[Item]:
@@ -121,21 +126,24 @@ def _conversation(index: int, given: dict[str, Any]) -> Item:
 class _Work:
     """An item on its way: its task, and the text that has come so far."""
 
-    def __init__(self, item: Item, format: Format, context: Context) -> None:
+    def __init__(self, item: Item, format: Format, prompt: Prompt, vocab: Vocab) -> None:
         self.item = item
-        self._vocab = context.model.vocab
-        self._stream = AnswerStream(format.stops, strip_space=format.strip_space)
-        self._shown: list[str] = []
+        self._vocab = vocab
+        self._named = format.named
+        self.reply = Reply(format, prompt)
 
     def take(self, token: int) -> bool:
         """One more token; True when a stop text has appeared."""
         vocab = self._vocab
-        self._shown.append(self._stream.feed(b"" if vocab.is_eog(token) else vocab.piece(token)))
-        return self._stream.stop is not None
+        piece = b"" if vocab.is_eog(token) else self._named.get(token) or vocab.piece(token)
+        # nobody looks on: what is shown is kept in the reply
+        deque(self.reply.feed(piece), maxlen=0)
+        return self.reply.stream.stop is not None
 
-    def answer(self) -> str:
-        """The whole text, now that no more comes."""
-        return "".join([*self._shown, self._stream.flush()])
+    def result(self, tokens: int, reason: str) -> Result:
+        """The whole answer, now that no more comes."""
+        deque(self.reply.flush(), maxlen=0)
+        return Result(self.item, self.reply.answer, tokens, reason, reasoning=self.reply.reasoning)
 
 
 def answer_all(
@@ -159,20 +167,21 @@ def answer_all(
     def tasks() -> Iterable[Task]:
         for item in items:
             try:
-                ids = _prompt(item, format, context.model.vocab, system)
+                prompt = _prompt(item, format, context.model.vocab, system)
+                ids = prompt.ids
                 if len(ids) >= longest:
                     raise FormatError(f"takes {len(ids)} tokens, and the context has {longest}")
             except GgufrunError as error:
                 failed.append(Result(item, error=str(error)))
                 continue
-            work = works[item.index] = _Work(item, format, context)
+            work = works[item.index] = _Work(item, format, prompt, context.model.vocab)
             yield Task(item.index, ids, sampling, work.take, limit, longest)
 
     for task in Batch(context).run(tasks()):
         yield from failed
         failed.clear()
         work = works.pop(task.key)
-        yield Result(work.item, work.answer(), len(task.generated), task.reason.value)
+        yield work.result(len(task.generated), task.reason.value)
     yield from failed
 
 
@@ -181,14 +190,14 @@ def in_common(items: Sequence[Item], format: Format, vocab: Vocab, system: str) 
     prompts = []
     for item in items[:SAMPLE]:
         with contextlib.suppress(GgufrunError):
-            prompts.append(_prompt(item, format, vocab, system))
+            prompts.append(_prompt(item, format, vocab, system).ids)
     lengths = sorted(common_prefix(one, other) for one, other in itertools.pairwise(prompts))
     return lengths[len(lengths) // 2] if lengths else 0
 
 
-def _prompt(item: Item, format: Format, vocab: Vocab, system: str) -> list[int]:
+def _prompt(item: Item, format: Format, vocab: Vocab, system: str) -> Prompt:
     if item.error:
         raise FormatError(item.error)
     system = system if item.system is None else item.system
     past, ids = replay(format, vocab, system, item.turns)
-    return format.turn(past, ids, system, item.user).ids
+    return format.turn(past, ids, system, item.user)

@@ -121,6 +121,8 @@ class Answers:
             record["error"] = result.error
         else:
             record |= {"output": result.answer, "reason": result.reason, "tokens": result.tokens}
+            if result.reasoning:
+                record["reasoning"] = result.reasoning
         record["model"] = self.model
         self.records[result.item.index] = record
         self._file.write(_line(record))
