@@ -180,12 +180,12 @@ def _print(
 ) -> None:
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     from ggufrun.cli.writing import size_text
 
     title = f"{source.name}: what fits into {limit.asked} ({size_text(most)}) with {own.context} tokens of context"
-    table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left")
+    console.err().print(title, markup=False)
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("type", no_wrap=True)
     for name in ("file", "bits", "in memory"):
         table.add_column(name, justify="right", no_wrap=True)

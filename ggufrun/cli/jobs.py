@@ -116,19 +116,22 @@ def print_outcomes(outcomes: Sequence[Outcome], dry_run: bool) -> None:
 
     from ggufrun.cli.writing import size_text
 
+    names = [Path(one.name).name for one in outcomes]
+    if len(set(names)) < len(names):
+        names = [one.name for one in outcomes]
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("input", overflow="fold")
     table.add_column("type", no_wrap=True)
     for name in ("size", "bits", "s"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
-    for one in outcomes:
+    for name, one in zip(names, outcomes, strict=True):
         if one.error:
             # what to do about it has been said
-            table.add_row(Text(one.name), "", "", "", "", Text(one.error.partition(";")[0], "red"))
+            table.add_row(Text(name), "", "", "", "", Text(one.error.partition(";")[0], "red"))
         for number, target in enumerate(one.targets):
             table.add_row(
-                Text(one.name if number == 0 else ""),
+                Text(name if number == 0 else ""),
                 target["type"],
                 size_text(target["bytes"]),
                 f"{target['bits_per_weight']:.2f}",

@@ -70,8 +70,8 @@ BEST_FIRST = tuple(
         "IQ3_XS", "Q3_K_S", "IQ3_XXS", "IQ2_M", "Q2_K", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S",
     )
 )  # fmt: skip
-"""The types that no other beats in both size and divergence, the largest first. Without the legacy types, and without
-those for models that were trained for them (ternary, one bit, MXFP4)."""
+"""The types worth having, by how little they lose. Without the legacy types, which others beat in both size and loss,
+and without those for models that were trained for them (ternary, one bit, MXFP4)."""
 
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "FP16": "F16", "FP32": "F32", "MXFP4": "MXFP4_MOE"}
 
