@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,6 +21,8 @@ from ggufrun.engine import remote, worker
 from ggufrun.engine.native import llama
 from ggufrun.errors import EngineError, UsageError
 from tests import workers
+from tests.conftest import Oracle
+from tests.shapes import Shape, write_shape
 
 POEM = "床前明月光，疑是地上霜。\n举头望明月，低头思故乡。\n"
 
@@ -71,6 +74,42 @@ def test_the_measuring_commands(two: list[workers.Worker], demo_gguf: Callable[[
     assert done.returncode == 0 and (tmp_path / "im.gguf").stat().st_size > 10_000, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["-sm", "row"], "does not support split buffers; split by layers: -sm layer"),
+        (["-sm", "none", "-mg", "3"], "main_gpu: 3 (available devices: 2); -mg counts the devices from 0"),
+        (["-ot", "ffn=NOWHERE"], "there is no buffer type NOWHERE; choose from CPU, RPC0["),
+        (["-ot", "(?P<a>ffn)=CPU"], "-ot takes C++'s regular expressions"),
+    ],
+)
+def test_what_cannot_be_placed_is_one_line(
+    two: list[workers.Worker], demo_gguf: Callable[[str], Path], flags: list[str], said: str
+) -> None:
+    done = run("chat", str(demo_gguf("f16")), "hello", "--rpc", workers.addresses(two), *flags)
+    assert done.returncode != 0 and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1 and said in done.stderr
+
+
+def test_as_llama_cpp_fits(oracle: Oracle, two: list[workers.Worker], tmp_path: Path) -> None:
+    """The number of layers that llama.cpp's own --fit chooses, and never fewer."""
+    shape = Shape(layers=6, width=512, inner=1408, heads=8, kv_heads=8, trained=512)
+    path = write_shape(tmp_path / "shape.gguf", shape)
+    there = ["--rpc", two[0].address, "-c", "512", "-ub", "64"]
+    free = json.loads(run("inspect", str(path), "--fit", "--json", *there).stdout)["places"][0]["free"] >> 20
+    seen = set()
+    for budget in (8, 20, 32, 44):
+        target = ["-fitt", str(free - budget)]
+        ours = json.loads(run("inspect", str(path), "--fit", "--json", *there, *target).stdout)["layers"]
+        command = [str(oracle.binaries / "llama-completion"), "-m", str(path), *there, *target, "-b", "64"]
+        command += ["-n", "1", "-p", "A", "-no-cnv", "-v"]
+        printed = oracle.run(*command)
+        theirs = int(re.findall(r"offloaded (\d+)/7 layers", printed)[-1])
+        assert theirs <= ours <= theirs + 1, (budget, ours, theirs)
+        seen.add(ours)
+    assert len(seen) > 2
+
+
 FITS = """
 import json, sys
 from pathlib import Path
@@ -104,8 +143,6 @@ print(json.dumps(rows))
 @pytest.mark.parametrize("count", [1, 2])
 def test_what_is_chosen_is_what_fits(two: list[workers.Worker], tmp_path: Path, count: int) -> None:
     """The engine's own measure of every possible number of layers, on budgets from nothing to everything."""
-    from tests.shapes import Shape, write_shape
-
     shape = Shape(layers=9, width=256, inner=704, heads=8, kv_heads=4, trained=512)
     path = write_shape(tmp_path / "shape.gguf", shape)
     budgets = [0, 3 << 20, 9 << 20, 14 << 20, 22 << 20, 35 << 20, 1 << 30]

@@ -225,6 +225,7 @@ def test_parts_of_a_split_model() -> None:
         ({"split": "rows"}, "-sm rows"),
         ({"shares": (1.0, -1.0)}, "-ts wants shares"),
         ({"shares": (0.0, 0.0)}, "-ts wants shares"),
+        ({"shares": (float("nan"), 1.0)}, "-ts wants shares"),
         ({"cpu_experts": -1}, "-ncmoe is -1"),
         ({"overrides": (("ffn(", "CPU"),)}, "no regular expression"),
     ],

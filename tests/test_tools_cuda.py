@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Oracle
 from tools.setup import backends, build, cards, pypi, toolkit, wheel
 from tools.setup.common import ROOT, SetupError
 from tools.setup.plan import CPU
@@ -299,19 +300,10 @@ def test_the_driver_is_looked_up_when_it_is_called(tmp_path: Path) -> None:
         assert asked("") == "-3 3"
 
 
-def test_every_call_of_the_driver_is_forwarded(oracle_source: Path) -> None:
+def test_every_call_of_the_driver_is_forwarded(oracle: Oracle) -> None:
     calls = set()
-    for path in (oracle_source / "ggml" / "src" / "ggml-cuda").rglob("*.cu*"):
+    for path in (oracle.convert.parent / "ggml" / "src" / "ggml-cuda").rglob("*.cu*"):
         calls |= set(re.findall(r"\b(cu[A-Z][a-z]\w+)\(", path.read_text(encoding="utf-8")))
     text = (ROOT / "tools" / "setup" / "cuda-driver.c").read_text(encoding="utf-8")
     assert "cuMemCreate" in calls
     assert calls == set(re.findall(r"^FORWARD\((\w+),", text, re.MULTILINE))
-
-
-@pytest.fixture
-def oracle_source() -> Path:
-    """llama.cpp's source, where its own tools were built."""
-    convert = os.environ.get("ORACLE_CONVERT", "")
-    if not convert:
-        pytest.skip("llama.cpp's source is not here (ORACLE_CONVERT)")
-    return Path(convert).parent

@@ -199,7 +199,8 @@ def fitted(model: ModelParams, context: ContextParams, flags: PlaceFlags) -> Fit
     from ggufrun.engine import fit
     from ggufrun.engine.devices import has_gpu
 
-    if model.gpu_layers is not None or not has_gpu():
+    # split by tensors, all devices are one, whose memory nobody tells
+    if model.gpu_layers is not None or model.placement.split == "tensor" or not has_gpu():
         return None
     return fit.choose(model, context, margin(flags))
 
@@ -218,7 +219,8 @@ def open_model(
     hint(model)
     if found is None:
         return load(model)
-    say(found)
+    if found.layers < found.of or found.placement != model.placement:
+        say(found)
     chosen = found.applied(model)
     while True:
         try:
@@ -270,7 +272,7 @@ def say(found: Fit) -> None:
         return
     what = f"{found.layers} of {found.of} layers" if found.layers < found.of else "all layers"
     if found.placement.cpu_experts:
-        what += f", without the experts of {found.placement.cpu_experts}"
+        what += f", without the experts of {min(found.placement.cpu_experts, found.footprint.layers)}"
     where = ", ".join(
         f"{place.device.name} ({gib(place.use.total)} of {gib(place.device.free)} free)"
         for place in found.footprint.devices

@@ -79,7 +79,7 @@ class Fit:
     @property
     def whole(self) -> bool:
         """Is everything on the devices that could be?"""
-        return self.layers >= self.of and not self.placement.cpu_experts
+        return self.layers >= self.of and not (self.footprint.experts and self.placement.cpu_experts)
 
     def applied(self, params: ModelParams) -> ModelParams:
         """``params`` with this choice."""

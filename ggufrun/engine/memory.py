@@ -128,7 +128,8 @@ def _footprint(model: Model, context: Context) -> Footprint:
     experts = model.meta(f"{architecture}.expert_count") or "0"
     return Footprint(
         host=Place(host_device(), host_use),
-        devices=tuple(Place(known[name], uses[name]) for name in names),
+        # several devices that are used as one are none of the list
+        devices=tuple(Place(known.get(name, Device(name, "", "meta", 0, 0)), uses[name]) for name in names),
         context=context.n_ctx,
         layers=int(llama().llama_model_n_layer(model.pointer)),
         experts=int(experts) if experts.isdigit() else 0,

@@ -34,6 +34,21 @@ class ModelParams:
     placement: Placement = field(default_factory=Placement)
 
 
+ADVICE = (
+    ("main_gpu", "-mg counts the devices from 0"),
+    ("split buffers", "split by layers: -sm layer"),
+    ("split mode", "split by layers: -sm layer"),
+    ("regular expression", "-ot takes C++'s regular expressions"),
+    ("alloc", "give fewer layers (-ngl), or leave it out, and what fits is found"),
+)
+"""What llama.cpp's reason is about, where it is not the file."""
+
+
+def _advice(why: str) -> str:
+    damaged = "the file may be damaged, or its architecture newer than this engine; download or convert it again"
+    return next((advice for word, advice in ADVICE if word in why), damaged)
+
+
 class Model:
     """A model in memory. Closing it frees the weights; contexts must be closed before.
 
@@ -79,10 +94,7 @@ class Model:
             raise KeyboardInterrupt
         if not self._model:
             why = reason("llama.cpp gave no reason")
-            raise EngineError(
-                f"{params.path.name} cannot be loaded: {why}",
-                "the file may be damaged, or its architecture newer than this engine; download or convert it again",
-            )
+            raise EngineError(f"{params.path.name} cannot be loaded: {why}", _advice(why))
         self.path = params.path
         self.params = params
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,7 @@ class Placement:
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise UsageError(f"-sm {self.split} is no way to split", f"choose from {', '.join(SPLITS)}")
-        if any(share < 0 for share in self.shares) or (self.shares and not any(self.shares)):
+        if any(not 0 <= share < math.inf for share in self.shares) or (self.shares and not any(self.shares)):
             raise UsageError("-ts wants shares such as 3,1", "give one number a device, none of them negative")
         if self.cpu_experts < 0:
             raise UsageError(f"-ncmoe is {self.cpu_experts}", "give a number of layers")
@@ -103,4 +104,4 @@ def gpu_layers(asked: int | None) -> int:
     """Layers to put on the GPU: what was asked for (negative: all), else all when there is a GPU, else none."""
     if not has_gpu():
         return 0
-    return ALL_LAYERS if asked is None or asked < 0 else asked
+    return ALL_LAYERS if asked is None or asked < 0 else min(asked, ALL_LAYERS)
