@@ -10,6 +10,7 @@ import pytest
 from rich.cells import cell_len
 
 from ggufrun.cli.chat_markdown import MarkdownWriter, rows, styled
+from ggufrun.cli.chat_wrap import wrap
 
 ANSWER = """# Title
 
@@ -156,3 +157,47 @@ def test_rows() -> None:
 @pytest.mark.parametrize("line", ["", "text", "1.5 is", "-x", "#tag", "2*3*4", "**", "` `` `", "a * b * c", "__init__"])
 def test_what_is_no_mark(line: str) -> None:
     assert styled(line, 80) is None or styled(line, 80).plain.replace("`", "") == line.replace("`", "")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "shown"),
+    [
+        ("some words that wrap", 10, ["some words", "that wrap"]),
+        ("中文之间可以断行，但逗号不在行首。", 16, ["中文之间可以断", "行，但逗号不在行", "首。"]),
+        ("他说（春晓）好", 6, ["他说", "（春", "晓）好"]),
+        ("中文and English混排", 12, ["中文and", "English混排"]),
+        ("aaaaaaaaaaaa bb", 5, ["aaaaa", "aaaaa", "aa bb"]),
+        ("one     two", 5, ["one", "two"]),
+        ("exactly ten", 11, ["exactly ten"]),
+        ("  indented text", 10, ["  indented", "text"]),
+        ("", 5, [""]),
+    ],
+)
+def test_rows_break_between_words(text: str, width: int, shown: list[str]) -> None:
+    assert [row.rstrip() for row in wrap(text, width)] == shown
+    # Whatever the pieces it comes in, on the screen too, at every moment but for the last word.
+    for step in (1, 2, 5, 100):
+        drawn = Drawn(width, 10)
+        for start in range(0, len(text), step):
+            drawn.writer.feed(text[start : start + step])
+            so_far = [row.rstrip() for row in wrap(text[: start + step], width)]
+            assert drawn.text().splitlines() == [row for row in so_far if row]
+        drawn.writer.feed("\nnext")
+        assert drawn.text().splitlines() == [*shown, "next"]
+
+
+def test_lists_and_quotations_hang() -> None:
+    text = "- one **two** three four\n12. 一二三四五六七八九\n> said in many words\n# A heading of words\n"
+    for step in (1, 4, 100):
+        assert Drawn(14, 30).draw(text, step).splitlines() == [
+            "• one two", "  three four", "12. 一二三四五", "    六七八九",
+            "│ said in many", "│ words", "A heading of", "words",
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("columns", [8, 13, 20])
+def test_long_paragraphs_on_a_small_screen(columns: int) -> None:
+    words = [f"w{number} **重{number}**" for number in range(8)]
+    text = "\n".join(f"{number} " + " ".join(words) for number in range(6)) + "\n"
+    shown = Drawn(columns, 40).draw(text, 3).split()
+    assert shown == text.replace("**", "").split()

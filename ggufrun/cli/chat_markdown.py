@@ -1,8 +1,8 @@
 """Answers drawn as Markdown while they come.
 
 Every line is shown as it comes and drawn again, once, when it is complete: so nothing flickers, nothing above it is
-touched, and a scrolled-back screen stays as it was. Only a table waits for its last row. Where the terminal may count
-cells in another way than we do, or has changed its size meanwhile, the plain text stays.
+touched, and a scrolled-back screen stays as it was. Rows are broken between words. Only a table waits for its last row.
+Where the terminal may count cells in another way than we do, or has changed its size meanwhile, the plain text stays.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from collections.abc import Callable
 from os import terminal_size
 from typing import TYPE_CHECKING
 
-from rich.cells import get_character_cell_size
+from rich.cells import cell_len, get_character_cell_size
+
+from ggufrun.cli.chat_wrap import Row, places, wrap
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -59,6 +61,8 @@ class MarkdownWriter:
         self._fence = ""
         self._language = ""
         self._code: list[str] = []
+        self._row: Row | None = None
+        self._mixed = False
 
     def feed(self, text: str) -> None:
         """More of the answer."""
@@ -68,7 +72,7 @@ class MarkdownWriter:
                 if not self._line:
                     self._begin(body)
                 self._line += body
-                self._write(body)
+                self._write(self._broken(body))
             if body != part:
                 self._end_line()
 
@@ -86,8 +90,21 @@ class MarkdownWriter:
 
     def _begin(self, body: str) -> None:
         self._begun = self._size()
+        self._mixed = False
+        plain = bool(self._fence) or body.startswith(("|", "```", "~~~"))
+        self._row = None if plain or self._begun.columns < 4 else Row(self._begun.columns)
         if self._table and not body.startswith("|"):
             self._end_table()
+
+    def _broken(self, body: str) -> str:
+        """What is to be written for more of a line: where it is known how it stands, it breaks between words."""
+        if self._row is None:
+            return body
+        uncertain = 2 * len(self._line) >= self._begun.columns and _doubtful(self._line)
+        if uncertain or self._size() != self._begun:
+            self._row, self._mixed = None, True
+            return body
+        return self._row.add(body)
 
     def _end_line(self) -> None:
         line, self._line = self._line, ""
@@ -110,15 +127,17 @@ class MarkdownWriter:
             self._table.append(line)
             self._write("\n")
         else:
-            self._redraw(line, styled(line, self._begun.columns))
+            self._redraw(line, styled(line, self._begun.columns), hanging(line))
 
-    def _redraw(self, line: str, text: Text | None) -> None:
-        if text is None or not line or not self._certain([line], self._begun):
+    def _redraw(self, line: str, text: Text | None, indent: str = "") -> None:
+        if text is None or not line or self._mixed or not self._certain([line], self._begun):
             self._write("\n")
             return
-        above = rows(line, self._begun.columns) - 1
+        above = (rows(line, self._begun.columns) if self._row is None else self._row.height) - 1
         up = f"\x1b[{above}A" if above else ""
-        self._write(f"\r{up}\x1b[J{self._ansi(text)}\n")
+        parts = [text] if self._row is None else broken(text, self._begun.columns, indent)
+        drawn = "\n".join(self._ansi(part) for part in parts)
+        self._write(f"\r{up}\x1b[J{drawn}\n")
 
     def _end_table(self) -> None:
         lines, self._table = self._table, []
@@ -134,6 +153,8 @@ class MarkdownWriter:
         if self._size() != begun or begun.columns < 4:
             return False
         heights = [rows(line, begun.columns) for line in lines]
+        if self._row is not None:
+            heights[-1] = max(heights[-1], self._row.height)
         if sum(heights) >= begun.lines:
             return False
         # One that is far from the margin takes one row, however wide its characters are.
@@ -185,6 +206,31 @@ def styled(line: str, width: int) -> Text | None:
         return Text.assemble((bars, "dim"), _inline(found[2]), style="italic")
     text = _inline(line)
     return text if text.spans or text.plain != line else None
+
+
+def hanging(line: str) -> str:
+    """What stands before every row of a line but the first: the width of a list's mark, or the bars of a quotation."""
+    if found := BULLET.match(line):
+        return " " * (len(found[1]) + 2)
+    if found := NUMBERED.match(line):
+        return " " * (len(found[1]) + 1)
+    if found := QUOTE.match(line):
+        return "│ " * found[1].count(">")
+    return ""
+
+
+def broken(text: Text, width: int, indent: str = "") -> list[Text]:
+    """A line as rows of at most ``width`` cells, ``indent`` before all but the first."""
+    from rich.text import Text
+
+    size = cell_len(indent)
+    if size > width // 2:
+        indent, size = "", 0
+    rows = wrap(text.plain, width, size)
+    first, *rest = [
+        text[start : start + len(row)] for start, row in zip(places(text.plain, rows), rows, strict=True)
+    ]
+    return [first, *(Text.assemble((indent, "dim"), part) if indent else part for part in rest)]
 
 
 def _inline(source: str) -> Text:

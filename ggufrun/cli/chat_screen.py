@@ -62,6 +62,7 @@ class Screen:
         self._shown_at = 0.0
         self._speed = ""
         self._thought_since: float | None = None
+        self._row: Any = None
         self.toolbar = False
         self._markdown: Any = None
         if markdown and self.colored and self._obeys and os.environ.get("TERM", "dumb") != "dumb":
@@ -86,8 +87,23 @@ class Screen:
         dim = self.colored and stream.isatty()
         if first and not dim:
             stream.write("(thinking)\n")
-        stream.write(f"{DIM}{text}{BRIGHT}" if dim else text)
+        stream.write(f"{DIM}{self._broken(text, first)}{BRIGHT}" if dim else text)
         self._refresh(stream)
+
+    def _broken(self, text: str, first: bool) -> str:
+        """A piece of what is thought, its lines broken between words."""
+        from ggufrun.cli.chat_wrap import Row
+
+        written = ""
+        for line in text.splitlines(keepends=True):
+            if first or self._row is None:
+                self._row, first = Row(err().width), False
+            body = line.removesuffix("\n")
+            written += self._row.add(body) if body else ""
+            if body != line:
+                written += "\n"
+                self._row = None
+        return written
 
     def _end_thought(self) -> None:
         """What was thought is over: a line apart comes the answer."""
