@@ -151,6 +151,17 @@ def test_resume_leaves_what_is_done(measured: Callable[[str], Path], tmp_path: P
     fails(ggufrun("quantize", source, "q4_0", "--resume", cwd=tmp_path), "exists; pass --force")
 
 
+def test_what_is_no_model(tmp_path: Path) -> None:
+    matrix = Path(__file__).parent / "golden" / "imatrix-dense.bin"
+    for more in (["q4_0"], ["--fit", "1G"]):
+        fails(ggufrun("quantize", matrix, *more, cwd=tmp_path), "is an importance matrix, not a model; pass it with")
+
+
+def test_a_type_of_one_tensor_that_needs_a_matrix(measured: Callable[[str], Path], tmp_path: Path) -> None:
+    result = ggufrun("quantize", measured("dense-f16"), "q4_k_m", "--tensor-type", "attn_q=iq2_xs", cwd=tmp_path)
+    fails(result, r"needs an importance matrix \(blk\.0\.attn_q\.weight as iq2_xs\); .*--imatrix auto", 2)
+
+
 # --- --fit ------------------------------------------------------------------------------------------------------------
 
 

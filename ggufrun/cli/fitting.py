@@ -108,16 +108,17 @@ def choose(source: Path, asked: Sequence[FileType], options: QuantizeOptions, li
     if status is not None:
         status.start()
     try:
-        own = measure(ModelParams(source), limit.context)
-        most = _judge(own, limit)[1]
         for file_type, plan in plan_candidates(source, asked or BEST_FIRST, options):
             if status is not None:
                 status.update(f"{source.name}: does {file_type.name} fit?")
             if isinstance(plan, GgufrunError):
                 found.append((file_type, Candidate(file_type.name, None, None, None, False, _short(plan, file_type))))
                 continue
-            taken, most, fits = _judge(_measure(plan, limit), limit)
+            taken, _, fits = _judge(_measure(plan, limit), limit)
             found.append((file_type, Candidate(file_type.name, plan.size, plan.bits_per_weight, taken, fits)))
+        # last, as what comes before says clearly what is no model
+        own = measure(ModelParams(source), limit.context)
+        most = _judge(own, limit)[1]
     finally:
         if status is not None:
             status.stop()
@@ -132,7 +133,7 @@ def choose(source: Path, asked: Sequence[FileType], options: QuantizeOptions, li
 
 
 def _short(error: GgufrunError, file_type: FileType) -> str:
-    return error.what.removeprefix(f"{file_type.name} ")
+    return error.what.removeprefix(f"{file_type.name} ").partition(" (")[0]
 
 
 def _measure(target: Target, limit: Limit) -> Footprint:

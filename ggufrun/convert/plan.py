@@ -44,6 +44,13 @@ class Wishes:
 NO_WISHES = Wishes()
 
 
+NO_MODELS = {
+    "imatrix": ("an importance matrix", "pass it with --imatrix, beside a model"),
+    "adapter": ("an adapter", "quantize the model, and give the adapter to chat with --lora"),
+}
+"""Other things that a GGUF may hold, by its ``general.type``; and what to do with them."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Everything to do. ``close`` when done. ``original`` is the tokenizer that the vocabulary was made from."""
@@ -178,6 +185,9 @@ class _Quantizable:
         self.source = GGUFSource(path)
         try:
             model = Model(dict(self.source.header.metadata), dict(self.source.tensors))
+            kind = self.source.header.get("general.type")
+            if kind in NO_MODELS:
+                raise FormatError(f"{path.name} is {NO_MODELS[kind][0]}, not a model", NO_MODELS[kind][1])
             if not model.tensors:
                 raise FormatError(f"{path.name} holds a vocabulary and no tensors", "quantize a whole model")
             check_hyperparameters(path, self.source.header)
@@ -191,6 +201,8 @@ class _Quantizable:
         planned = plan_types(self.source.files[0], file_type, self._options)
         _check_requantize(self._path, planned, self._existing, self._options)
         return quantized_target(path, file_type, self._model, planned, self._existing, self._options, self._imatrix)
+
+
 def _keeping(options: QuantizeOptions, tensors: Mapping[str, Tensor]) -> QuantizeOptions:
     """``options`` with the types of tensors that stay as they are, after those that the user gave."""
     kept = sorted({name.split(".", 2)[-1] for name in kept_tensors(tensors)})

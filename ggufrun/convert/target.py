@@ -157,8 +157,9 @@ def quantized_target(
     model.
     """
     if planned.needs_imatrix:
+        needing = [f" ({name} as {kind})" for name, kind in planned.tensors if requires_imatrix(name, kind, file_type)]
         raise UsageError(
-            f"{file_type.name} needs an importance matrix",
+            f"{file_type.name} needs an importance matrix{needing[0] if needing else ''}",
             "give one with --imatrix FILE, measure one with --imatrix auto, or choose a larger type, such as IQ3_S",
         )
     types = [(name, ggml.block_types()[kind].id) for name, kind in planned.tensors]

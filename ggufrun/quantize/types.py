@@ -67,7 +67,7 @@ BEST_FIRST = tuple(
     FILE_TYPES[name]
     for name in (
         "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "IQ4_XS", "Q3_K_L", "Q3_K_M", "IQ3_M", "IQ3_S",
-        "IQ3_XS", "Q3_K_S", "IQ3_XXS", "IQ2_M", "Q2_K", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S",
+        "Q3_K_S", "IQ3_XS", "IQ3_XXS", "IQ2_M", "Q2_K", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S",
     )
 )  # fmt: skip
 """The types worth having, by how little they lose. Without the legacy types, which others beat in both size and loss,
