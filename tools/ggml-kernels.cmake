@@ -5,24 +5,41 @@
 #
 # * that file gets this machine's instructions, and leave to ignore floating-point traps and errno, which change no
 #   result. -ffp-contract=off keeps it from fusing a product and a sum into one rounding, which would;
-# * the K-quants, whose searches gain little from flags, come from ggml-kernels.c beside this file, and ggml-quants.c's
-#   own are renamed, for ggml-kernels.c calls them in the rare case.
+# * the types whose encoding is a search, which gains little from flags, come from kernels/ beside this file. Of what
+#   that has, ggml-quants.c's own is renamed to ggufrun_stock_*: some of kernels/ calls it in the rare case, and tests
+#   compare the two.
 #
 # Measured on one Zen 5 core, GCC 12, million values a second (stock -> here; every byte the same):
 #
-#             plain          with an importance matrix
-#     Q2_K    21 -> 206       9.1 ->  83
-#     Q3_K    88 -> 198      29   -> 154
-#     Q4_K    20 -> 202      11.5 -> 104
-#     Q5_K    23 -> 245      11.2 -> 104
-#     Q6_K    39 -> 350      38   -> 342
-#     Q8_0   358 -> 635
-#     Q5_0   477 -> 988      43   ->  62
-#     Q4_0   787 -> 1460     43   ->  62
+#               plain          with an importance matrix
+#     Q2_K      23 ->  224       10 ->  86
+#     Q3_K      98 ->  207       32 -> 161
+#     Q4_K      21 ->  212       12 -> 109
+#     Q5_K      24 ->  245       12 -> 104
+#     Q6_K      42 ->  370       40 -> 356
+#     Q4_0     825 -> 1547       44 -> 330
+#     Q4_1    1248 -> 1606       12 -> 125
+#     Q5_0     500 -> 1041       45 -> 334
+#     Q5_1     718 -> 1135       12 -> 126
+#     Q8_0     368 ->  668
+#     IQ4_NL     6.1 -> 231       6.1 -> 229
+#     IQ4_XS     6.1 -> 240       6.1 -> 210
+#     IQ3_S      4.1 ->  45       4.1 ->  45
+#     IQ3_XXS    2.7 ->  28       2.7 ->  28
+#     IQ2_S      5.8 ->  54       5.8 ->  53
+#     IQ2_XS                      2.1 ->  28
+#     IQ2_XXS                     3.8 ->  38
+#     IQ1_S                       8.2 ->  55
+#     IQ1_M      9.1 ->  48       8.4 ->  43
+#     TQ1_0    517 -> 3199
+#     TQ2_0    481 -> 3836
 #
-# With AVX2 alone Q4_K reaches 134, with SSE2 60; Clang 16 makes it 222. Flags that let the compiler reorder sums
-# (-fassociative-math) bring Q4_K to 66 only, and change up to 4 % of the bytes; neither -ffast-math nor wider vectors,
-# unrolling or another tuning add to that.
+# The tables that the IQ1, IQ2 and IQ3 types look up, made once a process, take 0.01 to 0.03 s instead of 0.1 (IQ3), 0.9 to
+# 4 (IQ2) and 8 s (IQ1) of a core.
+#
+# With AVX2 alone Q4_K reaches 141, IQ4_XS 138, IQ3_S 30, IQ2_XS 19; with SSE2 alone 64, 54, 9 and 5. Flags that let the
+# compiler reorder sums (-fassociative-math) bring Q4_K to 66 only, and change up to 4 % of the bytes; neither -ffast-math
+# nor wider vectors, unrolling or another tuning add to that.
 #
 # Passed to llama-cpp-python's CMake as -DCMAKE_PROJECT_llama_cpp_INCLUDE=<this file, or engine.cmake>. It is read right
 # after project(llama_cpp), checks what the compiler takes, and acts once the ggml-base target exists. A compiler that
@@ -51,16 +68,23 @@ endif()
 if(ggufrun_has_strict_flags)
   string(JOIN " " ggufrun_kernel_flags_line ${ggufrun_kernel_flags})
   message(STATUS "ggufrun: quantization kernels with ${ggufrun_kernel_flags_line}")
-  set(ggufrun_kernels "${CMAKE_CURRENT_LIST_DIR}/ggml-kernels.c")
+  file(GLOB ggufrun_kernels "${CMAKE_CURRENT_LIST_DIR}/kernels/*.c")
+  # What kernels/ defines in its place. The last ones make, free and use the tables of the IQ types.
   set(ggufrun_renamed)
-  foreach(name IN ITEMS quantize_q2_K quantize_q3_K quantize_q4_K quantize_q5_K quantize_q6_K)
+  foreach(name IN ITEMS
+      quantize_q2_K quantize_q3_K quantize_q4_K quantize_q5_K quantize_q6_K
+      quantize_q4_0 quantize_q4_1 quantize_q5_0 quantize_q5_1 quantize_tq1_0 quantize_tq2_0
+      quantize_iq4_nl quantize_iq4_xs quantize_iq3_xxs quantize_iq3_s
+      quantize_iq2_xxs quantize_iq2_xs quantize_iq2_s quantize_iq1_s quantize_iq1_m
+      iq2xs_init_impl iq2xs_free_impl iq3xs_init_impl iq3xs_free_impl
+      quantize_row_iq3_xxs_ref quantize_row_iq3_s_ref quantize_row_iq2_s_ref)
     list(APPEND ggufrun_renamed "${name}=ggufrun_stock_${name}")
   endforeach()
 
   function(ggufrun_tune_kernels)
-    target_sources(ggml-base PRIVATE "${ggufrun_kernels}")
+    target_sources(ggml-base PRIVATE ${ggufrun_kernels})
     set(quants "${llama.cpp_SOURCE_DIR}/ggml/src/ggml-quants.c")
-    set_source_files_properties("${quants}" "${ggufrun_kernels}" TARGET_DIRECTORY ggml-base
+    set_source_files_properties("${quants}" ${ggufrun_kernels} TARGET_DIRECTORY ggml-base
       PROPERTIES COMPILE_OPTIONS "${ggufrun_kernel_flags}")
     set_source_files_properties("${quants}" TARGET_DIRECTORY ggml-base
       PROPERTIES COMPILE_DEFINITIONS "${ggufrun_renamed}")

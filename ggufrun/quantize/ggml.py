@@ -145,6 +145,21 @@ def requires_imatrix(kind: int) -> bool:
     return bool(library().ggml_quantize_requires_imatrix(kind))
 
 
+StockFunction = Callable[[object, object, int, int, object], int]
+"""Values, blocks, rows, values a row, importances or None; returns the bytes written. Pointers are ``c_void_p``."""
+
+
+def stock_function(name: str) -> StockFunction | None:
+    """llama.cpp's own function for type ``name`` (``q4_K``), in a library that has another in its place; else None."""
+    function = getattr(library(), f"ggufrun_stock_quantize_{name}", None)
+    if function is None:
+        return None
+    function.restype = ctypes.c_size_t
+    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
+    quantize: StockFunction = function
+    return quantize
+
+
 def quantize_rows(kind: int, rows: Floats, imatrix: Floats | None = None) -> Bytes:
     """Encode ``rows`` (float32, C-contiguous, shape (n_rows, n_per_row)) as ggml type ``kind``.
 

@@ -71,7 +71,7 @@ def pinned_version(pyproject: str) -> str:
     return match.group(1)
 
 
-RECIPE = {".cmake": "#", ".c": "//"}
+RECIPE = {".cmake": "#", ".c": "//", ".h": "//"}
 """Suffixes of the files under ``tools`` that take part in the build, with what a comment line of each starts with."""
 
 
