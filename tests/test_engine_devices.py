@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ggufrun.engine import offload
+from ggufrun.engine import native, offload
 from ggufrun.engine.devices import devices, has_gpu
 
 
@@ -28,3 +28,18 @@ def test_there_is_a_cpu() -> None:
 def test_layers(monkeypatch: pytest.MonkeyPatch, gpu: bool, asked: int | None, layers: int) -> None:
     monkeypatch.setattr(offload, "has_gpu", lambda: gpu)
     assert offload.gpu_layers(asked) == layers
+
+
+@pytest.mark.parametrize(
+    ("why", "said"),
+    [
+        (
+            "Failed to load shared library 'x/libllama.so': libcublas.so.13: cannot open shared object file",
+            "whose libraries are not here (no libcublas.so.13); `pip install nvidia-cublas nvidia-cuda-runtime`",
+        ),
+        ("libcudart.so.12: cannot open shared object file", "`pip install nvidia-cublas-cu12 nvidia-cuda-runtime-cu12`"),
+        ("libgomp.so.1: cannot open shared object file", "cannot be loaded: libgomp.so.1: cannot open"),
+    ],
+)
+def test_a_library_that_is_missing(why: str, said: str) -> None:
+    assert said in str(native._unloadable(why))

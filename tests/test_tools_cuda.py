@@ -196,6 +196,7 @@ def test_the_plan_says_what_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(toolkit, "places", lambda environment, system: iter(()))
     plan = backends.cuda({"PATH": ""}, tmp_path, H100)
     assert plan.defines == {"GGML_CUDA": "ON", "CMAKE_CUDA_ARCHITECTURES": "90"}
+    assert plan.libraries == ("nvidia-cuda-runtime==13.0.96", "nvidia-cublas==13.1.*")
     assert plan.requires == pypi.RUNTIME and plan.tag == "cuda13088_sm90" and "PyPI" in plan.gpu
     handed_on = backends.cuda({"PATH": ""}, tmp_path, H100, portable=True)
     assert handed_on.defines["GGML_NATIVE"] == "OFF" and handed_on.minutes > plan.minutes

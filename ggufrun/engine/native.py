@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,6 +53,18 @@ def _remember(level: int, text: bytes | None, _: Any) -> None:
 
 # A module global, because llama.cpp keeps the pointer for as long as the process lives: a collected callback crashes.
 _callback = _LogCallback(_remember)
+
+
+def _unloadable(why: str) -> EngineError:
+    """Why a library of the engine's cannot be loaded, and what to do."""
+    missing = re.search(r"(lib(?:cudart|cublas\w*)\.so\.(\d+)): cannot open", why)
+    if missing:
+        suffix = "" if int(missing[2]) >= 13 else f"-cu{missing[2]}"
+        return EngineError(
+            f"the engine is built with CUDA {missing[2]}, whose libraries are not here (no {missing[1]})",
+            f"`pip install nvidia-cublas{suffix} nvidia-cuda-runtime{suffix}`, or build it anew: `make cuda`",
+        )
+    return EngineError(f"the engine cannot be loaded: {why}", "reinstall llama-cpp-python")
 
 
 # --- the engine's end -------------------------------------------------------------------------------------------------
@@ -100,7 +113,7 @@ def llama() -> Any:
             "run `make setup`, or `pip install llama-cpp-python`",
         ) from error
     except (RuntimeError, OSError) as error:
-        raise EngineError(f"the engine cannot be loaded: {error}", "reinstall llama-cpp-python") from error
+        raise _unloadable(str(error)) from error
     api.llama_log_set(_callback, None)
     ctypes.CDLL(api._lib._name).ggml_set_abort_callback(_abort)
     api.llama_backend_init()

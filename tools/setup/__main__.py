@@ -52,11 +52,11 @@ def main(arguments: list[str]) -> None:
     began = time.monotonic()
     wheel, built = obtain(build, wheels, builder, fresh=options.rebuild, disk=plan.disk)
     if installs:
-        install(wheel, build.key, Path(sys.prefix), plan.requires)
+        install(wheel, build.key, Path(sys.prefix), plan.libraries)
         if not built and not works():
             say("engine: the kept wheel does not run here; building it anew")
             wheel, built = obtain(build, wheels, builder, fresh=True, disk=plan.disk)
-            install(wheel, build.key, Path(sys.prefix), plan.requires)
+            install(wheel, build.key, Path(sys.prefix), plan.libraries)
         if not works():
             raise SetupError(f"the engine was built but does not load; see {wheels / (build.key + '.log')}")
         note.write_text(backend, encoding="utf-8")

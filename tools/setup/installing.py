@@ -14,18 +14,18 @@ BACKEND_NOTE = "engine-backend"
 """A file in the virtual environment: what its engine was built for, so that a later `make setup` does not undo it."""
 
 
-def install(wheel: Path, key: str, environment: Path, requires: tuple[str, ...] = ()) -> None:
+def install(wheel: Path, key: str, environment: Path, libraries: tuple[str, ...] = ()) -> None:
     """Install ``wheel`` into the virtual environment and note its key there, unless that very build is installed.
 
-    ``requires`` are packages whose libraries the engine uses.
+    ``libraries`` are packages whose libraries the engine uses.
     """
     note = environment / "engine-key"
     if note.is_file() and note.read_text(encoding="utf-8") == key and works():
         return
     note.unlink(missing_ok=True)
-    if requires:
-        say(f"engine: installing {' and '.join(requirement.partition('>')[0] for requirement in requires)}")
-        if (done := run([*PIP, *requires])).returncode != 0:
+    if libraries:
+        say(f"engine: installing {' and '.join(name.partition('=')[0] for name in libraries)}")
+        if (done := run([*PIP, *libraries])).returncode != 0:
             raise SetupError(f"the libraries it needs could not be installed: {done.stderr.strip()[-500:]}")
     # Its own dependencies come with the project's; here only the wheel counts, whatever version stands there.
     done = run([*PIP, "--no-deps", "--force-reinstall", str(wheel)])

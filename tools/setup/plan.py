@@ -24,8 +24,8 @@ class Plan:
     """``defines``, ``recipe`` (files) and ``gpu`` decide what is built and are part of the key; ``prepare`` is called
     only when something is to be built, and may fetch a toolkit.
 
-    ``tag`` goes into the wheel's name, ``requires`` into its requirements. ``minutes`` is the work of one core,
-    ``disk`` what a build takes at its peak.
+    ``tag`` goes into the wheel's name, ``requires`` into its requirements; ``libraries`` are installed with it here.
+    ``minutes`` is the work of one core, ``disk`` what a build takes at its peak.
     """
 
     name: str = "cpu"
@@ -35,6 +35,7 @@ class Plan:
     gpu: str = ""
     tag: str = ""
     requires: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
     minutes: float = 5
     disk: int = 500 << 20
     prepare: Callable[[], Ready] = Ready

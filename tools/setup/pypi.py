@@ -30,7 +30,10 @@ PACKAGES = (
 """What compiles and links. The compiler's three belong to one another."""
 
 RUNTIME = ("nvidia-cuda-runtime>=13.0,<14", "nvidia-cublas>=13.1,<14")
-"""What the built engine wants at run time."""
+"""What the built engine wants at run time; any 13 serves, by CUDA's own rule for minor versions."""
+
+BUILT_WITH = tuple(name for name in PACKAGES if "runtime" in name or "cublas" in name)
+"""What is installed beside it where it was built."""
 
 DISK = 1 << 30
 """Bytes: 840 MB were measured."""
