@@ -37,7 +37,7 @@ def test_layers(monkeypatch: pytest.MonkeyPatch, gpu: bool, asked: int | None, l
             "Failed to load shared library 'x/libllama.so': libcublas.so.13: cannot open shared object file",
             "whose libraries are not here (no libcublas.so.13); `pip install nvidia-cublas nvidia-cuda-runtime`",
         ),
-        ("libcudart.so.12: cannot open shared object file", "`pip install nvidia-cublas-cu12 nvidia-cuda-runtime-cu12`"),
+        ("libcudart.so.12: cannot open shared object", "`pip install nvidia-cublas-cu12 nvidia-cuda-runtime-cu12`"),
         ("libgomp.so.1: cannot open shared object file", "cannot be loaded: libgomp.so.1: cannot open"),
     ],
 )
