@@ -135,12 +135,16 @@ def test_other_errors_are_not_stepped_back_from(monkeypatch: pytest.MonkeyPatch)
 
 def test_nothing_fits_on_the_device_and_the_processor_refuses_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placing, "fitted", lambda *_: chosen(2))
+    tried = []
 
     def load(params: ModelParams) -> Any:
+        tried.append((params.gpu_layers, params.placement.main))
         raise EngineError("unable to allocate buffer")
 
     with pytest.raises(EngineError, match="unable to allocate"):
         placing.open_model(ModelParams(Path("model.gguf")), ContextParams(), placing.PLAIN, load)
+    # two layers, none, and at last without the device
+    assert tried == [(2, 0), (0, 0), (0, -1)]
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,10 @@ def test_what_the_user_said_stays() -> None:
 def test_nothing_fits() -> None:
     machine = Machine([MB], Outline((10 * MB,) * 4, (0,) * 4, 10 * MB))
     found = machine.choose()
-    assert found.layers == 0 and not found.whole
+    assert found.layers == 0 and not found.whole and found.placement == Placement()
+    # not even the buffers with which it would help the processor
+    machine = Machine([MB], Outline((10 * MB,) * 4, (0,) * 4, 10 * MB), buffers=2 * MB)
+    assert machine.choose().placement == Placement(split="none", main=-1)
 
 
 # --- the sizes of layers ----------------------------------------------------------------------------------------------

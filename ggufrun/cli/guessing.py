@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ggufrun.cli import placing
 from ggufrun.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,12 +52,14 @@ def guessing(flags: ChatFlags, context: Context, draft: DraftParams | None) -> I
     elif flags.draft_model is None:
         yield Speculation(context, Lookup(), draft)
     else:
-        with Model(ModelParams(Path(flags.draft_model), mmap=flags.mmap)) as model:
+        given = context.params
+        params = ContextParams(
+            n_ctx=context.n_ctx, threads=context.threads, threads_batch=given.threads_batch, n_ubatch=given.n_ubatch
+        )
+        # after the model itself: it gets what is left
+        small_params = ModelParams(Path(flags.draft_model), mmap=flags.mmap)
+        with placing.open_model(small_params, params, placing.PLAIN, Model, quiet=True) as model:
             check_vocabularies(context.model, model)
-            given = context.params
-            params = ContextParams(
-                n_ctx=context.n_ctx, threads=context.threads, threads_batch=given.threads_batch, n_ubatch=given.n_ubatch
-            )
             with Context(model, params) as small:
                 drafter = DraftModel(small, draft.sure)
                 try:

@@ -210,13 +210,15 @@ def open_model(
     context: ContextParams,
     flags: PlaceFlags,
     load: Callable[[ModelParams], Model],
+    quiet: bool = False,
 ) -> Model:
-    """The model, with as much of it on the devices as fits; ``load`` opens it.
+    """The model, with as much of it on the devices as fits; ``load`` opens it. ``quiet`` leaves the hints out.
 
     Where the driver refuses the memory all the same, fewer layers are tried, and that is said.
     """
     found = fitted(model, context, flags)
-    hint(model)
+    if not quiet:
+        hint(model)
     if found is None:
         return load(model)
     if found.layers < found.of or found.placement != model.placement:
@@ -229,7 +231,8 @@ def open_model(
             fewer = _less(chosen, found)
             if fewer is None or not REFUSED.search(f"{error.what}"):
                 raise
-            console.note(f"the driver refused the memory ({error.what}); trying {fewer.gpu_layers} layers")
+            how = f"{fewer.gpu_layers} layers" if fewer.gpu_layers or chosen.gpu_layers else "the processor alone"
+            console.note(f"the driver refused the memory ({error.what}); trying {how}")
             chosen = fewer
 
 
@@ -248,10 +251,13 @@ def _tried(model: ModelParams, context: ContextParams, load: Callable[[ModelPara
 
 
 def _less(model: ModelParams, found: Fit) -> ModelParams | None:
-    """A tenth fewer layers; None when none are left."""
+    """A tenth fewer layers, at last no device at all; None when nothing is left to leave out."""
+    from ggufrun.engine.offload import NO_DEVICE, Placement
+
     now = model.gpu_layers or 0
     if now <= 0:
-        return None
+        alone = Placement(split="none", main=NO_DEVICE)
+        return None if model.placement == alone else replace(model, placement=alone)
     left = max(0, min(now, found.of) - max(1, found.of // 10))
     shares = list(model.placement.shares)
     surplus = sum(shares) - left

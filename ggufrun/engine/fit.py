@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from ggufrun.engine.context import ContextParams
 from ggufrun.engine.memory import Footprint, measure
 from ggufrun.engine.model import ModelParams
-from ggufrun.engine.offload import ALL_LAYERS, Placement
+from ggufrun.engine.offload import ALL_LAYERS, NO_DEVICE, Placement
 from ggufrun.engine.outline import Outline, outline
 
 MARGIN = 512 << 20
@@ -160,8 +160,12 @@ def choose(
 
 
 def _has_room(footprint: Footprint, margin: int) -> bool:
-    # a device that nothing was put on may be as full as it likes
-    return all(place.left >= margin for place in footprint.devices if place.use.weights or place.use.cache)
+    # a device that nothing was put on may be as full as it likes, but for what helps the processor
+    return all(
+        place.left >= (margin if place.use.weights or place.use.cache else 0)
+        for place in footprint.devices
+        if place.use.total
+    )
 
 
 def _search(model: ModelParams, context: ContextParams, margin: int, measured: Measure, of: int) -> Fit:
@@ -208,11 +212,19 @@ def _arithmetic(
     # a graph with fewer layers has other buffers: one more may still fit, or one fewer be needed
     best = _creep(model, context, margin, measured, demand, room, best, tried)
     if best is None:
-        nothing = measured(replace(model, gpu_layers=0), context)
-        return Fit(0, first.layers + 1, model.placement, nothing, margin)
+        return _nothing(replace(model, gpu_layers=0), context, margin, measured, first.layers + 1)
     chosen = _with(model, best[0])
     assert chosen.gpu_layers is not None and len(best[0].counts) == count
     return Fit(chosen.gpu_layers, first.layers + 1, chosen.placement, best[1], margin)
+
+
+def _nothing(model: ModelParams, context: ContextParams, margin: int, measured: Measure, of: int) -> Fit:
+    """No layer on a device. They still help the processor with long prompts, unless even that has no room."""
+    found = measured(model, context)
+    if not _has_room(found, margin):
+        model = replace(model, placement=replace(model.placement, shares=(), split="none", main=NO_DEVICE))
+        found = measured(model, context)
+    return Fit(0, of, model.placement, found, margin)
 
 
 def _creep(

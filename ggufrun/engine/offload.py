@@ -15,6 +15,9 @@ from ggufrun.errors import UsageError
 ALL_LAYERS = 999
 """More layers than any model has, as llama.cpp's users write it."""
 
+NO_DEVICE = -1
+"""The main device, without a split, by which the engine leaves all of them alone."""
+
 SPLITS: dict[str, int] = {"none": 0, "layer": 1, "row": 2, "tensor": 3}
 """``enum llama_split_mode``."""
 

@@ -47,8 +47,9 @@ class Progress:
         if self._expected < LONG or not 0 < part < 1:
             return ""
         elapsed = self._clock() - self._start
-        # at first the experience counts, later the pace
-        whole = (1 - part) * self._expected + part * elapsed / part
+        # at first the experience counts, later the pace; a machine that is slower than that is believed at once
+        pace = elapsed / part
+        whole = pace if pace > self._expected else (1 - part) * self._expected + part * pace
         return f", some {max(1, round((whole - elapsed) / 60))} min left"
 
     def close(self) -> None:
