@@ -136,6 +136,9 @@ class Splitter:
     def feed(self, text: str) -> list[tuple[str, bool]]:
         """What more text makes certain."""
         self._fed += len(text)
+        if self._state == "answer" and not self._held and (self._active is None or not self._active.after):
+            # as good as always
+            return [(text, False)] if text else []
         self._held += text
         pieces: list[tuple[str, bool]] = []
         while self._step(pieces):
