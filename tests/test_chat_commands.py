@@ -57,7 +57,8 @@ def test_every_command_works_before_anything_was_said(session: Session) -> None:
 
 
 def test_unknown(session: Session) -> None:
-    assert "no command /nothing" in say(session, "/nothing")
+    assert say(session, "/nothing") == "there is no command /nothing; /help lists them"
+    assert say(session, "/exprot x") == "there is no command /exprot; did you mean /export?"
 
 
 def test_set(session: Session) -> None:

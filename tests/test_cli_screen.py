@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,25 @@ def test_a_terminal_that_goes_away(open_chat: Open, tmp_path: Path) -> None:
     screen.until(POEM[1])
     assert screen.hang_up() == 129
     assert json.loads(file.read_bytes())["turns"][0]["answer"].startswith(POEMS["静夜思"])
+
+
+def test_a_program_that_is_told_to_end(open_chat: Open, tmp_path: Path) -> None:
+    """At the prompt and in the middle of an answer, and what was said is kept."""
+    kept = tmp_path / "data" / "ggufrun" / "chat_hangup.json"
+    for flags in ([], ["--ignore-eos", "-c", "100000"]):
+        screen = open_chat("背一下静夜思", *flags)
+        screen.until(POEM[1])
+        if not flags:
+            screen.prompt()
+        screen.process.send_signal(signal.SIGTERM)
+        assert screen.leave() == 130 and "leaves" not in screen.text.partition(POEM[1])[2]
+        assert json.loads(kept.read_bytes())["turns"][0]["answer"].startswith(POEMS["静夜思"])
+        again = open_chat()
+        again.until("was cut off is kept: /load")
+        again.prompt()
+        again.type("/exit\r")
+        assert again.leave() == 0
+        kept.unlink()
 
 
 def test_a_window_resized_in_the_middle_of_an_answer(open_chat: Open) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -81,7 +82,9 @@ def run(session: Session, name: str, argument: str) -> Outcome:
     """Carry out a command; errors that the user can mend come back as lines."""
     command = BY_NAME.get(name)
     if command is None:
-        return Outcome((f"there is no command /{name}; /help lists them",))
+        near = difflib.get_close_matches(name, BY_NAME, n=1, cutoff=0.7)
+        hint = f"did you mean /{near[0]}?" if near else "/help lists them"
+        return Outcome((f"there is no command /{name}; {hint}",))
     try:
         return command.run(session, argument)
     except GgufrunError as error:

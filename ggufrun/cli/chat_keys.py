@@ -13,6 +13,9 @@ from typing import Any
 HANGUP = 129
 """128 + SIGHUP: what a shell reports for a program whose terminal went away."""
 
+TOLD_TO_END = 130
+"""As after Ctrl+C: what every command ends with when it is told to."""
+
 
 @contextmanager
 def on_ctrl_c(action: Callable[[], None]) -> Iterator[None]:
@@ -64,27 +67,36 @@ class TerminalGone(KeyboardInterrupt):
 class Hangup:
     """The terminal may go away: then what is going on stops, nothing is written there any more, and `happened` says so.
 
-    ``stop`` ends an answer. While a line is read (`reading`), the reading ends as after Ctrl+D.
+    The same when the program is told to end (SIGTERM), but for the terminal, which is still there. ``status`` is what
+    the program ends with then. ``stop`` ends an answer. While a line is read (`reading`), the reading ends as after
+    Ctrl+D.
     """
 
     def __init__(self, stop: Callable[[], None]) -> None:
         self.happened = False
+        self.status = HANGUP
         self._stop = stop
         self._reading = False
         self._terminals = [number for number in (1, 2) if os.isatty(number)]
-        self._previous: Any = None
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Hangup:
-        if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGHUP, self._hear)
+        if threading.current_thread() is threading.main_thread():
+            for name in ("SIGHUP", "SIGTERM"):
+                number = getattr(signal, name, None)
+                if number is not None:
+                    self._previous[number] = signal.signal(number, self._hear)
         return self
 
     def __exit__(self, *failure: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGHUP, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _hear(self, number: int, frame: object) -> None:
-        self.note()
+        if number == signal.SIGTERM:
+            self.happened, self.status = True, TOLD_TO_END
+        else:
+            self.note()
         self._stop()
         if self._reading:
             raise TerminalGone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
@@ -12,11 +13,14 @@ from ggufrun.chat.prompt import AffixPrompt
 from ggufrun.chat.reply import Text, Thought
 from ggufrun.chat.session import Done, Event, Session, Start
 from ggufrun.cli.chat_input import Reader, history_file
-from ggufrun.cli.chat_keys import HANGUP, Hangup, no_echo, on_ctrl_c
+from ggufrun.cli.chat_keys import Hangup, no_echo, on_ctrl_c
 from ggufrun.cli.chat_screen import Screen
 from ggufrun.cli.placing import guarded
 from ggufrun.engine.generate import StopReason
 from ggufrun.errors import GgufrunError
+
+DAY = 86400.0
+"""Seconds."""
 
 
 class Talk:
@@ -72,6 +76,8 @@ class Talk:
     def conversation(self, message: str | None, raw: str | None) -> None:
         """A person at a terminal. Errors that concern one message do not end the conversation."""
         self.screen.header(self.session, first_time=not history_file().exists())
+        if self.file is None and (rescued := recently_rescued()):
+            self.screen.note(f"a conversation that was cut off is kept: /load {rescued}", "")
         reader = Reader(
             colored=self.screen.colored,
             plain=self.screen.plain,
@@ -97,7 +103,7 @@ class Talk:
             if hangup.happened and self.file is None and self.session.past:
                 store.save(self.session, hangup_file())
         if hangup.happened:
-            raise SystemExit(HANGUP)
+            raise SystemExit(hangup.status)
 
     def _turn(self, reader: Reader, hangup: Hangup, text: str = "") -> bool:
         """Read a line, ``text`` already in it, and do what it says; returns whether there is more to come."""
@@ -243,6 +249,16 @@ def hangup_file() -> Path:
     folder = user_data_path("ggufrun", appauthor=False)
     folder.mkdir(parents=True, exist_ok=True)
     return folder / "chat_hangup.json"
+
+
+def recently_rescued() -> Path | None:
+    """The conversation that was kept when a terminal went away, within a day."""
+    try:
+        path = hangup_file()
+        return path if time.time() - path.stat().st_mtime < DAY else None
+    except OSError:
+        # none there, or a home that cannot be written to
+        return None
 
 
 def join_lines(lines: Iterable[str], *, multiline: bool = False, slash: bool = False) -> Iterator[str]:
