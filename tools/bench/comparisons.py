@@ -57,7 +57,7 @@ def ggufrun(*arguments: str) -> list[str]:
 def comparisons(folder: Path, oracle: Oracle | None) -> list[Comparison]:
     """All that can be made here."""
     files = Files(folder)
-    found = [*_with_cp(files), *_with_ourselves(files)]
+    found = [*_with_cp(files), *_with_ourselves(files), _together(files)]
     if oracle is not None:
         found += [*_converting(files, oracle), *_quantizing(files, oracle)]
         found += [*_running(files, oracle), *_evaluating(files, oracle)]
@@ -116,6 +116,24 @@ def _with_ourselves(files: Files) -> list[Comparison]:
             "at most 1.5 of the time",
         ),
     ]
+
+
+def _together(files: Files) -> Comparison:
+    """A list of questions, sixteen answers at a time and one after another; loading counts."""
+
+    def command(sequences: int) -> list[list[str]]:
+        flags = ["--style", "alpaca-2", "--ignore-eos", "-n", "128", "-t", str(THREADS), "-np", str(sequences)]
+        lists = ["--file", files["questions.txt"], "--output", files["answers.jsonl"]]
+        return [["rm", "-f", files["answers.jsonl"]], ggufrun("chat", files["142m-q4_k_m.gguf"], *lists, *flags)]
+
+    return Comparison(
+        "together",
+        "32 questions answered with 128 tokens each, sixteen at a time, 142M Q4_K_M",
+        command(16),
+        command(1),
+        "one after another",
+        "at least 2 times faster",
+    )
 
 
 def _converting(files: Files, oracle: Oracle) -> list[Comparison]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import platform
 import shlex
@@ -126,6 +127,10 @@ def absolute_rows(runs: int) -> list[str]:
         rows.append(
             f"| {today} | {what} | {seconds:.2f} s, {max(one.peak for one in found):.0f} MiB | | | | {target} |"
         )
+    first = [json.loads(run([[sys.executable, "-m", "tools.bench.first"]]).output)["beside"] for _ in range(runs)]
+    seconds = statistics.median(first)
+    what = "first text of an answer in a pipe, beside the model's own time"
+    rows.append(f"| {today} | {what} | {1000 * seconds:.1f} ms | | | | under 30 ms |")
     return rows
 
 

@@ -140,3 +140,6 @@ def make_files(folder: Path) -> None:
         if not (folder / target).exists():
             ggufrun = [sys.executable, "-m", "ggufrun", "convert", str(folder / name), "--force"]
             run([[*ggufrun, "-t", kind, "-o", str(folder / target)]])
+    poems = (ROOT / "models" / "training" / "poems.txt").read_text(encoding="utf-8").split()
+    lines = ["：".join(poems[start : start + 6]) for start in range(0, 192, 6)]
+    (folder / "questions.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
