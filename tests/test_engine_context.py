@@ -11,7 +11,7 @@ import pytest
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.generate import GenerationStats, StopReason, generate
 from ggufrun.engine.model import Model
-from ggufrun.engine.native import llama
+from ggufrun.engine.native import ERROR, _log, llama
 from ggufrun.engine.sampler import Sampler, SamplingParams
 from ggufrun.engine.sequence import ContextFull, Interrupted, common_prefix
 from ggufrun.errors import EngineError, UsageError
@@ -150,6 +150,7 @@ def test_a_cache_of_another_type(demo_model: Model) -> None:
         {"threads": 100_000},
         {"type_k": "q9_0"},
         {"flash_attention": "perhaps"},
+        {"type_v": "q8_0", "flash_attention": "off"},
     ],
 )
 def test_settings_that_would_abort(wrong: dict[str, Any]) -> None:
@@ -162,9 +163,13 @@ def test_a_context_larger_than_the_memory(demo_model: Model) -> None:
         Context(demo_model, ContextParams(n_ctx=1 << 27))
 
 
-def test_the_engines_reason_for_no_context(demo_model: Model) -> None:
-    with pytest.raises(EngineError, match="requires flash_attn"):
-        Context(demo_model, ContextParams(n_ctx=256, type_v="q8_0", flash_attention="off"))
+def test_the_engines_reason_for_no_context(demo_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        _log.write(ERROR, "llama_init_from_model: the moon is in the way\n")
+
+    monkeypatch.setattr(llama(), "llama_init_from_model", refuse)
+    with pytest.raises(EngineError, match="no context of 256 tokens: the moon is in the way"):
+        Context(demo_model, ContextParams(n_ctx=256))
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,9 @@ class ChatFlags:
         bool, _option("--swa-full", help="Keep all of a sliding window's past: more memory, quicker /undo and shifts.")
     ] = False
     mmap: Annotated[bool, _option("--mmap/--no-mmap", help="Map the file, or read it.")] = True
+    oversize: Annotated[
+        bool, _option("--oversize", help="Try a model that is larger than the memory all the same.")
+    ] = False
     mlock: Annotated[bool, _option("--mlock", help="Keep the model from being swapped out.")] = False
 
     seed: Annotated[int | None, _option("-s", "--seed", help="Seed of the random choices (-1: a new one).")] = None

@@ -290,10 +290,13 @@ def _told(flags: ChatFlags) -> dict[str, Any]:
 
 def open_model(path: Path, flags: ChatFlags, context: ContextParams) -> Model:
     """The model, where it fits with such a context; with its progress on a terminal."""
+    from ggufrun.engine import enough
     from ggufrun.engine.model import Model, ModelParams
 
     place = placing.of(flags)
     params = placing.params(path, place, mmap=flags.mmap, mlock=flags.mlock)
+    if not flags.oversize:
+        enough.check(params, context)
 
     def load(params: ModelParams) -> Model:
         if not (sys.stderr.isatty() and sys.stdin.isatty()) or flags.plain:

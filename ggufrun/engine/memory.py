@@ -72,6 +72,12 @@ class Footprint:
     layers: int
     experts: int
     trained_context: int
+    parameters: int = 0
+
+    @property
+    def bits(self) -> float:
+        """Bits a weight, all tensors together; 0 when the number of weights is not known."""
+        return 8 * self.total.weights / self.parameters if self.parameters else 0.0
 
     @property
     def total(self) -> Use:
@@ -134,6 +140,7 @@ def _footprint(model: Model, context: Context) -> Footprint:
         layers=int(llama().llama_model_n_layer(model.pointer)),
         experts=int(experts) if experts.isdigit() else 0,
         trained_context=model.train_context,
+        parameters=model.parameters,
     )
 
 
