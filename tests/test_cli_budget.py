@@ -103,13 +103,13 @@ def test_what_would_fit() -> None:
     assert line.startswith("a context of ") and 4500 <= int(line.split()[3].replace(",", "")) <= 5000
     assert advised(4 * GIB + (40000 << 20), whole=True) == ["a context of 32,768 tokens would fit as well"]
     assert advised(4 * GIB + (600 << 20), whole=False) == [
-        "everything on the devices would want 0.4 GiB more",
+        "everything on the devices would want 424 MiB more",
         "with -ctk q8_0 -ctv q8_0 -fa on all of it fits",
     ]
     long = ContextParams(n_ctx=2048)
     assert advised(4 * GIB + (600 << 20), whole=False, params=long)[-1] == "with -c 512 all of it fits"
     assert advised(3 * GIB, whole=False)[-1] == "a smaller type of the model would fit better: `ggufrun quantize`"
-    assert "it does not fit: 0.5 GiB are missing on CPU" in advised(64 * GIB, whole=True, host=GIB // 2)
+    assert "it does not fit: 512 MiB are missing on CPU" in advised(64 * GIB, whole=True, host=GIB // 2)
 
 
 def test_sizes_and_the_summary() -> None:

@@ -285,7 +285,9 @@ def test_ctrl_c_ends_it() -> None:
 # --- between machines, as far as one machine can show it --------------------------------------------------------------
 
 
-def test_between_network_namespaces(demo_gguf: Callable[[str], Path]) -> None:
+@pytest.fixture
+def namespace() -> Iterator[tuple[str, Callable[..., None]]]:
+    """A network of its own, with 10.213.77.2 in it and 10.213.77.1 here; and the function that runs ``ip``."""
     ip = shutil.which("ip")
     if ip is None or os.geteuid() != 0:
         pytest.skip("making a network namespace needs root and the ip command")
@@ -305,11 +307,33 @@ def test_between_network_namespaces(demo_gguf: Callable[[str], Path]) -> None:
         do("link", "set", near, "up")
         do("-n", name, "addr", "add", "10.213.77.2/30", "dev", far)
         do("-n", name, "link", "set", far, "up")
-        one = workers.start(["--host", "10.213.77.2", "--port", "50052", "--public"], [ip, "netns", "exec", name])
-        try:
-            done = run("chat", str(demo_gguf("f16")), "背一下静夜思", "--temp", "0", "--rpc", "10.213.77.2")
-            assert (done.stdout, done.returncode) == (POEM, 0), done.stderr
-        finally:
-            workers.end(one)
+        yield name, do
     finally:
+        # a namespace lives on while a connection in it is given up; the pair of devices must not
+        subprocess.run([ip, "link", "del", near], check=False, capture_output=True)
         do("netns", "del", name)
+
+
+def test_between_network_namespaces(
+    namespace: tuple[str, Callable[..., None]], demo_gguf: Callable[[str], Path], tmp_path: Path
+) -> None:
+    name, do = namespace
+    model, inside = str(demo_gguf("f16")), ["ip", "netns", "exec", name]
+    one = workers.start(["--host", "10.213.77.2", "--port", "50052", "--public"], inside)
+    try:
+        done = run("chat", model, "背一下静夜思", "--temp", "0", "--rpc", "10.213.77.2")
+        assert (done.stdout, done.returncode) == (POEM, 0), done.stderr
+        # the network goes away without a word
+        command = [sys.executable, "-m", "ggufrun", "chat", model, "背一下静夜思", "--temp", "0", "--ignore-eos"]
+        talk = subprocess.Popen(
+            [*command, "-n", "3900", "--session", str(tmp_path / "talk.json"), "--rpc", "10.213.77.2"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert talk.stdout is not None and talk.stderr is not None
+        assert talk.stdout.readline() == POEM.splitlines(keepends=True)[0]
+        do("-n", name, "link", "set", f"{name}b", "down")
+        assert talk.wait(60) == 1
+        assert "a worker of --rpc died or cannot be reached any more" in talk.stderr.read()
+        assert json.loads((tmp_path / "talk.json").read_text())["turns"]
+    finally:
+        workers.end(one)

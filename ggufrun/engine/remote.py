@@ -7,11 +7,14 @@ protocol: the greeting of ``ggml-rpc.cpp``, a command byte, a size, 24 bytes of 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import os
 import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ggufrun.engine.devices import Device, devices
 from ggufrun.engine.native import ggml, llama
@@ -27,6 +30,19 @@ HELLO, CAPABILITIES = 14, 24
 
 PATIENCE = 5.0
 """Seconds to wait for an answer to the greeting."""
+
+FILES = Path("/proc/self/fd")
+
+ALIVE = (
+    (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+    (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 5),
+    (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 3),
+    (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
+    (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 15000),
+)
+"""Probes after five seconds of silence, three of them; as long for data that nobody confirms. A server that computes
+answers them all the same: its system does.
+"""
 
 SERVERS = 16
 """``GGML_RPC_MAX_SERVERS``."""
@@ -88,6 +104,23 @@ def check(endpoint: Endpoint, patience: float = PATIENCE) -> None:
             f"the worker at {endpoint} speaks version {major}.{minor}.{patch} of the protocol, this engine {VERSION}",
             "install the same release of ggufrun on both machines",
         )
+
+
+def watch(endpoints: Sequence[Endpoint]) -> int:
+    """Have the system look after the open connections to these servers: one whose machine or network goes away without
+    a word ends within some fifteen seconds, where the engine would wait for ever. Returns how many there are.
+
+    The engine's sockets are its own; on Linux they are found among the open files. Elsewhere nothing happens.
+    """
+    addresses = {(socket.gethostbyname(endpoint.host), endpoint.port) for endpoint in endpoints}
+    found = 0
+    for file in FILES.iterdir() if FILES.is_dir() else ():
+        with contextlib.suppress(OSError, ValueError), socket.socket(fileno=os.dup(int(file.name))) as connection:
+            if connection.family == socket.AF_INET and connection.getpeername() in addresses:
+                for level, option, value in ALIVE:
+                    connection.setsockopt(level, getattr(socket, option), value)
+                found += 1
+    return found
 
 
 def connect(endpoints: Sequence[Endpoint]) -> tuple[Device, ...]:
