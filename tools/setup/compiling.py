@@ -27,6 +27,12 @@ EXPLANATIONS = (
         r"name resolution|NewConnectionError|getaddrinfo|Network is unreachable|Connection refused|timed out",
         "the package index cannot be reached; check the network and try again",
     ),
+    (
+        r"Could NOT find Vulkan|SPIRV-?Headers",
+        "Vulkan's headers are missing: sudo apt-get install libvulkan-dev spirv-headers",
+    ),
+    (r"Unsupported gpu architecture", "this CUDA toolkit does not build for one of CUDA_ARCHS"),
+    (r"unsupported GNU version|unsupported clang version", "the C++ compiler is too new for this CUDA"),
     (r"SSLError|CERTIFICATE_VERIFY_FAILED", "the package index's certificate is not trusted here"),
     (r"No matching distribution found for llama-cpp-python", "the package index does not have this version"),
 )
