@@ -20,6 +20,14 @@ from ggufrun.cli import placing
 OPTIONAL_VALUES: dict[str, str] = {"--color": "on", "-co": "on", "-fa": "on", "--flash-attn": "on"}
 """Flags that took no value in older llama.cpp and take one today, and what they mean alone."""
 
+WITHOUT_EFFECT = frozenset(
+    {
+        *("--warmup", "--no-warmup", "--jinja", "--perf", "--no-perf", "--no-display-prompt"),
+        *("--log-disable", "--log-timestamps", "--no-log-timestamps", "--log-prefix", "--no-log-prefix"),
+    }
+)
+"""Flags of llama.cpp's tools, none with a value, that ask for what is so anyway or for nothing that is here."""
+
 SWITCH_VALUES: dict[str, str] = {
     **dict.fromkeys(("on", "1", "true", "enabled"), "on"),
     **dict.fromkeys(("off", "0", "false", "disabled"), "off"),
@@ -294,13 +302,15 @@ class FlagCommand(TyperCommand):
 
 
 def complete(args: list[str]) -> list[str]:
-    """``args`` with the missing values of `OPTIONAL_VALUES` put in.
+    """``args`` with the missing values of `OPTIONAL_VALUES` put in, and without `WITHOUT_EFFECT`.
 
-    >>> complete(["--color", "-i"])
+    >>> complete(["--color", "-i", "--no-warmup"])
     ['--color', 'on', '-i']
     """
     full: list[str] = []
     for index, arg in enumerate(args):
+        if arg.replace("_", "-") in WITHOUT_EFFECT:
+            continue
         full.append(arg)
         if arg == "--":
             return full + args[index + 1 :]
