@@ -94,6 +94,38 @@ def test_saved_on_the_way(measured: Callable[[str], Path], tmp_path: Path, monke
     assert calibrating.RESUME_KEY not in read_header(out).metadata
 
 
+def test_a_killed_collection_ends_in_the_same_bytes(
+    measured: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a kill leaves is the file that was saved on the way."""
+    model, part, whole = measured("moe-f16"), tmp_path / "part.gguf", tmp_path / "whole.gguf"
+    common: dict[str, Any] = {
+        "text": SAMPLE,
+        "ctx_size": 64,
+        "batch_size": 64,
+        "chunks": 9,
+        "threads": 1,
+        "save_every": 2,
+    }
+    imatrix.imatrix([str(model)], output=whole, **common)
+    run = Collector.run
+    for stop in (3, 4):
+
+        def killed(self: Collector, *arguments: Any, stop: int = stop) -> Generator[int, None, None]:
+            for number, done in enumerate(run(self, *arguments)):
+                if number == stop:
+                    raise RuntimeError("killed")
+                yield done
+
+        monkeypatch.setattr(Collector, "run", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            imatrix.imatrix([str(model)], output=part, resume=True, **common)
+    assert str(read_header(part).get(calibrating.RESUME_KEY)).endswith(" 6")
+    monkeypatch.undo()
+    imatrix.imatrix([str(model)], output=part, resume=True, **common)
+    assert part.read_bytes() == whole.read_bytes()
+
+
 def test_the_text_of_our_own_and_the_name_of_the_file(measured: Callable[[str], Path], tmp_path: Path) -> None:
     result = ggufrun("imatrix", measured("dense-f16"), "--chunks", "2", "-c", "64", "-t", "1", cwd=tmp_path)
     assert result.stdout == "dense-imatrix.gguf\n", result.stderr
