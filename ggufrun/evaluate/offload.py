@@ -16,7 +16,7 @@ from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.memory import measure
 from ggufrun.engine.model import Model, ModelParams
 from ggufrun.engine.native import llama
-from ggufrun.engine.offload import ALL_LAYERS, Placement
+from ggufrun.engine.offload import ALL_LAYERS, NO_DEVICE, Placement
 from ggufrun.evaluate.bench import Test, run
 
 TEXT = "背一下静夜思\n床前明月光，疑是地上霜。举头望明月，低头思故乡。\n作者是谁？《静夜思》的作者是李白。"
@@ -68,7 +68,8 @@ def prove(path: Path, device: str) -> Proof:
     names = [place.device.name for place in whole.devices]
     only = Placement(split="none", main=names.index(device))
     there = measure(ModelParams(path, ALL_LAYERS, placement=only))
-    expected, processor = _run(ModelParams(path, 0))
+    # without layers on it, a GPU would still compute long prompts
+    expected, processor = _run(ModelParams(path, 0, placement=Placement(split="none", main=NO_DEVICE)))
     found, speeds = _run(ModelParams(path, ALL_LAYERS, placement=only))
     # a layer without a device stays with the host, and its cache with it
     on_device = sum(place.use.cache for place in there.devices) / max(1, there.total.cache)

@@ -38,6 +38,10 @@ SAME_PERPLEXITY = 1e-3
 """Relative difference that is allowed between the card and the processor."""
 
 
+PROCESSOR = ["-ngl", "0", "-sm", "none", "-mg", "-1"]
+"""Nothing on a card, not even the long prompts that it would help with."""
+
+
 @dataclass(frozen=True)
 class Bench:
     """Where the files are, how often to measure, and the flags that name the devices."""
@@ -141,18 +145,20 @@ def overhead(bench: Bench) -> Iterator[str]:
 
 
 def perplexity(bench: Bench) -> Iterator[str]:
-    """The card's perplexity is the processor's."""
-    for name, kind, chunks in (("tang-poet", "f16", 4), ("tang-poet", "q4_k_m", 4), ("llama-1.3b", "q4_k_m", 2)):
-        path = bench.model(name, kind)
-        found = [
-            json.loads(bench.ggufrun("perplexity", path, "--chunks", chunks, "--json", *where).stdout)["perplexity"]
-            for where in (["-ngl", "all", *bench.devices], ["-ngl", "0"])
-        ]
+    """The card's perplexity is the processor's: of the embedded model, on the poems that it knows."""
+    text = bench.folder / "poems.txt"
+    lines = (ROOT / "models" / "training" / "poems.txt").read_text(encoding="utf-8").splitlines()
+    text.write_text("\n".join(one for one in lines if not one.startswith("#")), encoding="utf-8")
+    for kind in ("f16", "q8_0", "q4_k_m"):
+        path = bench.model("tang-poet", kind)
+        found = []
+        for where in (["-ngl", "all", *bench.devices], PROCESSOR):
+            done = bench.ggufrun("perplexity", path, "-f", text, "--chunks", 4, "--json", *where)
+            found.append(json.loads(done.stdout)["perplexity"]["value"])
         apart = abs(found[0] / found[1] - 1)
         verdict = "within 0.1 %" if apart <= SAME_PERPLEXITY else "MORE THAN 0.1 % APART"
-        yield line(
-            f"perplexity, {name} {kind}", f"{found[0]:.4f}", "the processor", f"{found[1]:.4f}", f"{apart:.2%}", verdict
-        )
+        what = f"perplexity, tang-poet {kind}"
+        yield line(what, f"{found[0]:.4f}", "the processor", f"{found[1]:.4f}", f"{apart:.2%}", verdict)
 
 
 def imatrix(bench: Bench) -> Iterator[str]:
@@ -163,7 +169,7 @@ def imatrix(bench: Bench) -> Iterator[str]:
 
     path = bench.model("tang-poet", "f16")
     sums = []
-    for where in (["-ngl", "all", *bench.devices], ["-ngl", "0"]):
+    for where in (["-ngl", "all", *bench.devices], PROCESSOR):
         target = bench.folder / "check-imatrix.gguf"
         bench.ggufrun("imatrix", path, "--chunks", 2, "-o", target, "--force", *where)
         sums.append(load_imatrix(target).entries)
