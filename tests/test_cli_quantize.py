@@ -146,6 +146,10 @@ def test_resume_leaves_what_is_done(measured: Callable[[str], Path], tmp_path: P
     assert "dense-Q4_0.gguf is done already" in again.stderr
     assert (tmp_path / "dense-Q4_0.gguf").stat().st_mtime_ns == before.st_mtime_ns
     assert (tmp_path / "moe-Q4_0.gguf").exists()
+    # of several types only the missing one is made
+    more = ggufrun("quantize", source, "q4_0", "q8_0", "--resume", cwd=tmp_path)
+    assert more.stdout.split() == ["dense-Q4_0.gguf", "dense-Q8_0.gguf"], more.stderr
+    assert (tmp_path / "dense-Q4_0.gguf").stat().st_mtime_ns == before.st_mtime_ns
     # a source that is younger than the target is another job
     source.touch()
     fails(ggufrun("quantize", source, "q4_0", "--resume", cwd=tmp_path), "exists; pass --force")

@@ -107,16 +107,20 @@ def carry_out(
             if not quiet:
                 _print_plan(plan)
             return [_summary(target) | {"tensors": _planned(target)} for target in plan.targets]
-        if resume and all(pipeline.is_done(target, plan.source) for target in plan.targets):
-            for target in plan.targets:
-                console.note(f"  {target.path} is done already")
+        left = pipeline.without_done(plan) if resume else plan
+        for target in plan.targets:
+            if target not in left.targets:
+                if not quiet:
+                    console.out().print(str(target.path), markup=False)
+                console.note(f"  {target.path.name} is done already")
+        if not left.targets:
             return [_summary(target) | {"seconds": 0.0} for target in plan.targets]
         start = time.perf_counter()
-        with progress_bar(plan.source_bytes, what) as advance:
-            pipeline.run(plan, threads, force, advance, resume)
+        with progress_bar(left.source_bytes, what) as advance:
+            pipeline.run(left, threads, force, advance, resume)
         seconds = time.perf_counter() - start
         if not quiet:
-            _print_results(plan, seconds)
+            _print_results(left, seconds)
         receipts = receipt() if receipt else {}
         for path, measured in receipts.items():
             console.note(f"  {path.name}: {cost(measured)}")

@@ -11,7 +11,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -77,8 +77,7 @@ def run(
     On any error, and on KeyboardInterrupt, no target and no temporary file is left. ``resume`` goes on where a killed
     job stopped, and leaves what it has done when it is interrupted itself.
     """
-    first = plan.targets[0].path
-    journal_path = first.with_name(f".{first.name}.journal")
+    journal_path = _journal_path(plan)
     continues = resume and journal_path.exists()
     # a job that was killed while it renamed its files has some under their names already
     standing = [target for target in plan.targets if continues and _is_committed(target)]
@@ -145,7 +144,22 @@ def _is_committed(target: Target) -> bool:
     return path.is_file() and path.stat().st_size == target.size and not partial_path(path).exists()
 
 
-def is_done(target: Target, source: Source) -> bool:
+def _journal_path(plan: Plan) -> Path:
+    first = plan.targets[0].path
+    return first.with_name(f".{first.name}.journal")
+
+
+def without_done(plan: Plan) -> Plan:
+    """What is left to do of ``plan`` when it is begun again: without the targets that are done, perhaps none.
+
+    A job that was cut off is left as it was, as its journal counts the pieces of all.
+    """
+    if _journal_path(plan).exists():
+        return plan
+    return replace(plan, targets=tuple(target for target in plan.targets if not _is_done(target, plan.source)))
+
+
+def _is_done(target: Target, source: Source) -> bool:
     """Does the target stand, whole, with the header it would get, and younger than the files it is made from?"""
     path = target.path
     if not path.is_file() or partial_path(path).exists():
