@@ -266,13 +266,19 @@ def test_a_port_that_is_taken(two: list[workers.Worker]) -> None:
     assert "cannot listen at 127.0.0.1:" in done.stderr and "another --port" in done.stderr
 
 
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "999.1.1.1", "a b", "x" * 80])
+def test_an_address_that_is_none(host: str) -> None:
+    with pytest.raises(EngineError, match="is no address of this machine"):
+        worker.resolved(host)
+
+
 def test_a_device_that_is_not_there() -> None:
     done = run("worker", "--device", "CUDA7")
     assert done.returncode != 0 and "there is no device CUDA7; choose from CPU" in done.stderr
 
 
 def test_what_loopback_is() -> None:
-    assert all(map(worker.loopback, ("127.0.0.1", "localhost", "127.9.9.9", "::1")))
+    assert all(map(worker.loopback, ("127.0.0.1", worker.resolved("localhost"), "127.9.9.9", "::1")))
     assert not any(map(worker.loopback, ("0.0.0.0", "10.0.0.1", "example.org", "")))
 
 

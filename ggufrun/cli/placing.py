@@ -216,17 +216,6 @@ def open_model(
 
     Where the driver refuses the memory all the same, fewer layers are tried, and that is said.
     """
-    opened = _open(model, context, flags, load, quiet)
-    if flags.rpc is not None:
-        from ggufrun.engine.remote import parse, watch
-
-        watch(parse(flags.rpc))
-    return opened
-
-
-def _open(
-    model: ModelParams, context: ContextParams, flags: PlaceFlags, load: Callable[[ModelParams], Model], quiet: bool
-) -> Model:
     found = fitted(model, context, flags)
     if not quiet:
         hint(model)

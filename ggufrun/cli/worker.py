@@ -46,6 +46,7 @@ def worker(
     from ggufrun.engine import worker as work
     from ggufrun.engine.threads import default_threads
 
+    host = work.resolved(host)
     tunnel = f"ssh -N -L {port}:127.0.0.1:{port} user@this-machine"
     if not work.loopback(host):
         if not public:

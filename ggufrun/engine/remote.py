@@ -123,6 +123,10 @@ def watch(endpoints: Sequence[Endpoint]) -> int:
     return found
 
 
+_connections: dict[Endpoint, int] = {}
+"""A backend of each server. The engine closes a connection that nothing uses, and would open one for every question."""
+
+
 def connect(endpoints: Sequence[Endpoint]) -> tuple[Device, ...]:
     """Make the servers' devices known to the engine, as GPUs before those of this machine; returns them.
 
@@ -131,14 +135,19 @@ def connect(endpoints: Sequence[Endpoint]) -> tuple[Device, ...]:
     if not llama().llama_supports_rpc():
         raise EngineError("this engine is built without RPC", "install the one of `make setup`")
     known = {device.name for device in devices()}
+    endpoints = [endpoint for endpoint in endpoints if endpoint not in _connections]
     for endpoint in endpoints:
         check(endpoint)
     lib = ctypes.CDLL(ggml()._name)
+    lib.ggml_backend_rpc_init.restype = ctypes.c_void_p
+    lib.ggml_backend_rpc_init.argtypes = [ctypes.c_char_p, ctypes.c_uint32]
     lib.ggml_backend_rpc_add_server.restype = ctypes.c_void_p
     lib.ggml_backend_rpc_add_server.argtypes = [ctypes.c_char_p]
     for endpoint in endpoints:
+        _connections[endpoint] = lib.ggml_backend_rpc_init(str(endpoint).encode(), 0)
         registry = lib.ggml_backend_rpc_add_server(str(endpoint).encode())
         if not registry:
             raise EngineError(f"the worker at {endpoint} has no devices", "start it with another --device")
         ggml().ggml_backend_register(registry)
+    watch(endpoints)
     return tuple(device for device in devices() if device.name not in known)

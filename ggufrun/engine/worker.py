@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import ipaddress
 import socket
 from collections.abc import Sequence
@@ -25,10 +26,16 @@ def choose(names: Sequence[str] = ()) -> tuple[Device, ...]:
     return tuple(gpus or here[:1])
 
 
+def resolved(host: str) -> str:
+    """The address of ``host``: the engine's server takes no names. Raises EngineError."""
+    try:
+        return socket.gethostbyname(host)
+    except (OSError, UnicodeError) as error:
+        raise EngineError(f"{host!r} is no address of this machine", "give one such as 127.0.0.1") from error
+
+
 def loopback(host: str) -> bool:
-    """Can only this machine reach ``host``?"""
-    if host == "localhost":
-        return True
+    """Can only this machine reach the address ``host``?"""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -43,10 +50,9 @@ def free_port(host: str, port: int) -> int:
             probe.bind((host, port))
             return int(probe.getsockname()[1])
     except OSError as error:
-        raise EngineError(
-            f"cannot listen at {host}:{port}: {(error.strerror or str(error)).lower()}",
-            "another worker may be there: take another --port",
-        ) from error
+        here = "give an address of this machine" if error.errno == errno.EADDRNOTAVAIL else "take another --port"
+        what = f"cannot listen at {host}:{port}: {(error.strerror or str(error)).lower()}"
+        raise EngineError(what, here) from error
 
 
 def serve(host: str, port: int, chosen: Sequence[Device], threads: int) -> None:
