@@ -47,8 +47,10 @@ def test_as_llama_completion_wrote(
     assert run(monkeypatch, capfd, demo_gguf("q8_0"), name, tmp_path) == golden
 
 
-def test_as_llama_completion_writes_today(oracle: Oracle, demo_gguf: Callable[[str], Path]) -> None:
-    golden = chat_oracle.read("completion.json")
-    tool = oracle.binaries / "llama-completion"
-    for name in ("shift, turns, keep all",):
-        assert completion_oracle.record(tool, demo_gguf("q8_0"), *completion_oracle.CASES[name]) == golden[name]
+@pytest.mark.parametrize("name", completion_oracle.CASES)
+def test_as_llama_completion_writes_today(
+    oracle: Oracle, demo_gguf: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    flags, typed = completion_oracle.flags_of(name, tmp_path), completion_oracle.CASES[name][1]
+    answer = completion_oracle.record(oracle.binaries / "llama-completion", demo_gguf("q8_0"), flags, typed)
+    assert answer == chat_oracle.read("completion.json")[name]

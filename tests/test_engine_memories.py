@@ -16,6 +16,7 @@ from ggufrun.engine.batch import Batch, Task
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.draft import DraftParams, Lookup, Speculation
 from ggufrun.engine.generate import GenerationStats, generate
+from ggufrun.engine.guidance import Guidance
 from ggufrun.engine.model import Model, ModelParams
 from ggufrun.engine.native import llama
 from ggufrun.engine.sampler import Sampler, SamplingParams
@@ -193,3 +194,23 @@ def test_several_at_once(model: Model, make: Callable[..., Context]) -> None:
 def test_no_guesses(model: Model, make: Callable[..., Context]) -> None:
     with pytest.raises(UnsupportedError, match="take back"):
         Speculation(make(outputs=17), Lookup(), DraftParams())
+
+
+def test_guidance(model: Model, make: Callable[..., Context]) -> None:
+    """Both sides of classifier-free guidance in one memory, against two contexts that are fed all of it each time."""
+    ids = model.vocab.tokenize(memories.PROMPT, special=False, bos=True)
+    negative = model.vocab.tokenize("春眠不觉晓", special=False, bos=True)
+    context = make(sequences=2, separate=True, outputs=2)
+    guidance = Guidance(context, 1.5)
+    guidance.prompt(negative)
+    made, _ = write(context, ids, 12, guidance=guidance)
+    one, other = make(), make()
+    for count, token in enumerate(made):
+        rows = []
+        for alone, start in ((one, ids), (other, negative)):
+            alone.feed([*start, *made[:count]])
+            row = logits(alone).astype(np.float64)
+            rows.append(row - row.max() - np.log(np.exp(row - row.max()).sum()))
+        mixed = rows[1] + 1.5 * (rows[0] - rows[1])
+        mixed[list(model.vocab.ends)] = -np.inf
+        assert mixed[token] > mixed.max() - 0.05

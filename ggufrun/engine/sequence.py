@@ -71,10 +71,10 @@ class TokenSequence:
                 f"{len(ids)} tokens do not fit into a context of {self.n_ctx}", "give a longer one with -c"
             )
         size = self._context_of.model.vocab.size
-        if min(ids) < 0 or max(ids) >= size:
-            wrong = next(i for i in ids if not 0 <= i < size)
-            raise EngineError(f"token {wrong} is not in the vocabulary of {size} tokens")
         keep = common_prefix(self._held, ids)
+        wrong = next((token for token in ids[keep:] if not 0 <= token < size), None)
+        if wrong is not None:
+            raise EngineError(f"token {wrong} is not in the vocabulary of {size} tokens")
         if keep == len(ids):
             if keep == len(self._held) and self.ready:
                 return 0

@@ -23,7 +23,7 @@ MAGIC = b"ggufrun1"
 EDGE = 1 << 20
 """Bytes of a model's beginning and of its end that tell it from others, beside its size."""
 
-IRRELEVANT = frozenset({"n_ctx", "n_batch", "n_ubatch", "threads", "threads_batch", "outputs", "sequences", "separate"})
+IRRELEVANT = frozenset({"n_ctx", "n_batch", "n_ubatch", "threads", "threads_batch", "outputs", "sequences"})
 """Settings of a context that leave what it holds as it is."""
 
 
