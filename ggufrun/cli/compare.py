@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("type", "size", "bits", "KLD", "±", "99%", "max", "same top", "RMS Δp", "PPL")
 ONLY_WIDE = {"type", "bits", "±", "max"}
-WIDE = 110
-"""Characters of terminal from which all columns are shown."""
+WIDE = 104
+"""Characters that all columns take beside the name."""
 
 
 def register(app: typer.Typer) -> None:
@@ -145,7 +145,7 @@ def _print(reference: Path, ranked: Sequence[Ranked]) -> None:
     if terminal:
         table.add_column("")
     table.add_column("model", overflow="fold")
-    wide = not terminal or console.out().width >= WIDE
+    wide = not terminal or console.out().width >= WIDE + max(len(one.path.name) for one in ranked)
     columns = [name for name in COLUMNS if wide or name not in ONLY_WIDE]
     for name in columns:
         table.add_column(name, justify="left" if name == "type" else "right", no_wrap=True)
