@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ggufrun.chat import styles
-from ggufrun.chat.batch import Item, answer_all, read_items
+from ggufrun.chat.batch import Item, answer_all, read_items, sizes
 from ggufrun.chat.prompt import StylePrompt
 from ggufrun.chat.replay import replay
 from ggufrun.chat.reply import Text
@@ -88,3 +88,18 @@ def test_replayed_words_become_the_ids_of_a_conversation(demo_context: Context) 
     list(session.ask("背一下静夜思"))
     past, ids = replay(format, vocab, "s", [("背一下静夜思", POEMS["静夜思"])])
     assert ids == session.ids and past[0].after == tuple(ids) and past[0].before == ()
+
+
+def test_what_a_list_takes(demo_model: Model) -> None:
+    """The beginning that most questions have in common, a system prompt for one, and the longest question's tokens."""
+    vocab = demo_model.vocab
+    format = StylePrompt(vocab, styles.STYLES["llama-2"])
+    texts = ["背一下静夜思", "背一下春晓" * 9, "作者是谁？"]
+    items = read_items("\n".join([*texts, json.dumps({"instruction": "x", "system": "其他"}), "[1]"]))
+    system = "You are a helpful assistant."
+    common, longest = sizes(items, format, vocab, system)
+    head = vocab.tokenize(f"[INST] <<SYS>>\n{system}\n<</SYS>>\n\n", special=False, bos=True)
+    ids = [format.turn([], [], system, text).ids for text in texts]
+    assert longest == max(map(len, ids))
+    assert 0 <= common - len(head) < 4 and all(one[: len(head)] == head for one in ids)
+    assert sizes([], format, vocab, system) == (0, 0)

@@ -23,8 +23,8 @@ from ggufrun.errors import FormatError, GgufrunError
 QUESTION_KEYS = ("instruction", "prompt", "question", "text")
 """Where data sets keep the question of a JSON object; ``input`` beside it goes on the lines after."""
 
-SAMPLE = 16
-"""Questions that are looked at for what they have in common."""
+SAMPLE, MEASURED = 16, 5000
+"""Questions that are looked at for what they have in common, and those of a list that are measured before it starts."""
 
 
 @dataclass(frozen=True)
@@ -185,14 +185,18 @@ def answer_all(
     yield from failed
 
 
-def in_common(items: Sequence[Item], format: Format, vocab: Vocab, system: str) -> int:
-    """How many tokens most of the first questions begin with."""
+def sizes(items: Sequence[Item], format: Format, vocab: Vocab, system: str) -> tuple[int, int | None]:
+    """How many tokens most questions begin with in common, and how many the longest has.
+
+    The former is seen from the first ones; of a very long list the latter is not known.
+    """
     prompts = []
-    for item in items[:SAMPLE]:
+    for item in items if len(items) <= MEASURED else items[:SAMPLE]:
         with contextlib.suppress(GgufrunError):
             prompts.append(_prompt(item, format, vocab, system).ids)
-    lengths = sorted(common_prefix(one, other) for one, other in itertools.pairwise(prompts))
-    return lengths[len(lengths) // 2] if lengths else 0
+    lengths = sorted(common_prefix(one, other) for one, other in itertools.pairwise(prompts[:SAMPLE]))
+    longest = max((len(prompt) for prompt in prompts), default=0)
+    return lengths[len(lengths) // 2] if lengths else 0, longest if len(items) <= MEASURED else None
 
 
 def _prompt(item: Item, format: Format, vocab: Vocab, system: str) -> Prompt:

@@ -151,8 +151,11 @@ def _line(record: Record) -> bytes:
 
 
 @contextmanager
-def pool(model: Model, params: ContextParams, sequences: int, common: int) -> Iterator[tuple[Context, int]]:
-    """A context for ``sequences`` texts that begin with ``common`` tokens in common, and how long each may become.
+def pool(
+    model: Model, params: ContextParams, sequences: int, common: int, needed: int | None
+) -> Iterator[tuple[Context, int]]:
+    """A context for ``sequences`` texts that begin with ``common`` tokens in common, and how long each may become: no
+    longer than ``needed``, where that is known.
 
     Each gets a part of its own, because then none looks at the cells of the others, unless a long beginning is worth
     sharing or the memory does not suffice: then all share what a quarter of the memory holds.
@@ -161,6 +164,7 @@ def pool(model: Model, params: ContextParams, sequences: int, common: int) -> It
 
     trained = model.train_context
     longest = params.n_ctx or (trained if params.n_ctx == 0 else min(trained, DEFAULT_CONTEXT))
+    longest = longest if needed is None else min(longest, needed)
     total, affordable = longest * sequences, True
     if hasattr(os, "sysconf"):
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -223,7 +227,7 @@ def work(answers: Answers, items: Sequence[Item], results: Generator[Result, Non
 
 def run(flags: ChatFlags) -> None:
     """Answer the list, as ``flags`` say."""
-    from ggufrun.chat.batch import answer_all, in_common
+    from ggufrun.chat.batch import answer_all, sizes
     from ggufrun.cli import settings
 
     list_file, output = paths(flags.batch_file, flags.batch_output)
@@ -246,8 +250,9 @@ def run(flags: ChatFlags) -> None:
         sampling = settings.sampling_params(flags, choice.sampling)
         told = settings.system_prompt(flags)
         system = choice.system if told is None else told
-        common = in_common(left, choice.format, model.vocab, system)
-        with pool(model, params, min(sequences, len(left)), common) as (context, longest):
+        common, question = sizes(left, choice.format, model.vocab, system)
+        needed = None if question is None or limit is None or limit < 0 else question + limit + 1
+        with pool(model, params, min(sequences, len(left)), common, needed) as (context, longest):
             results = answer_all(
                 context,
                 choice.format,
