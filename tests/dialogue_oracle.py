@@ -92,6 +92,23 @@ def once(completion: Path, model: Path, flags: list[str], typed: str) -> dict[st
     return {"fed": fed, "tokens": int(PAST.findall(log)[-1]), "text": without_affixes(text, flags)}
 
 
+def record_template(completion: Path, model: Path, template: Path, questions: list[str]) -> list[list[int]]:
+    """The ids that each question feeds in the tool's conversation mode, with a chat template of one's choice."""
+    command = [completion, "-m", model, "--chat-template-file", template, "--jinja", "-cnv", "-p", questions[0]]
+    run = subprocess.run(
+        [*map(str, command), *ENDING, "--simple-io"],
+        input="\n".join([*questions[1:], ""]).encode(),
+        capture_output=True,
+        check=True,
+        timeout=120,
+    )
+    parts = COUNT.split(run.stderr.decode(errors="replace"))
+    return [
+        [int(token) for token in ID.findall(part)][: int(count)]
+        for count, part in zip(parts[1::2], parts[2::2], strict=True)
+    ]
+
+
 def escaping(flags: list[str]) -> list[str]:
     """llama.cpp's flags for ours: it expands escapes in what is typed too, unless told to expand none."""
     return [flag for flag in flags if flag != "-e"]
@@ -112,8 +129,10 @@ def expand(text: str) -> str:
     return text
 
 
-def with_vocabulary(vocabulary: Path, path: Path, seed: int = 1) -> Path:
+def with_vocabulary(vocabulary: Path, path: Path, seed: int = 1, end: str = "") -> Path:
     """A model with another's vocabulary that says a few words and ends: each word has one that follows it.
+
+    ``end`` is the token that ends an answer, where it is not the vocabulary's EOS.
 
     One layer, whose attention and feed-forward parts are zero; the row of the output matrix that a token's embedding
     fits best is that of its follower.
@@ -128,20 +147,20 @@ def with_vocabulary(vocabulary: Path, path: Path, seed: int = 1) -> Path:
             writer.add_key_value(name, field.contents(), kind, inner[-1] if inner else None)
     tokens = reader.fields["tokenizer.ggml.tokens"].contents()
     kinds = reader.fields["tokenizer.ggml.token_type"].contents()
-    end = int(reader.fields["tokenizer.ggml.eos_token_id"].contents())
+    last = tokens.index(end) if end else int(reader.fields["tokenizer.ggml.eos_token_id"].contents())
     width, count = 64, len(tokens)
     random = np.random.default_rng(seed)
     embedding = random.standard_normal((count, width)).astype(np.float32)
     embedding[:, 0] = 0
     output = np.zeros((count, width), np.float32)
-    normal = [token for token, kind in enumerate(kinds) if kind == gguf.TokenType.NORMAL and token != end]
+    normal = [token for token, kind in enumerate(kinds) if kind == gguf.TokenType.NORMAL and token != last]
     words = random.permutation(normal)
     follower = np.full(count, words[0])
     follower[words] = np.roll(words, -1)
     output[follower] = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
     # The first number says that nothing follows: no answer is longer than six words.
     embedding[words[::6], 0] = 30
-    output[end], output[end, 0] = 0, 30
+    output[last], output[last, 0] = 0, 30
     output_norm = np.ones(width, np.float32)
     writer.add_name(path.stem)
     writer.add_context_length(2048)

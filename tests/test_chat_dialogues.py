@@ -11,7 +11,12 @@ from typing import Any
 
 import pytest
 
+from ggufrun.chat.choose import FormatOptions, choose
+from ggufrun.chat.session import Session, Start
 from ggufrun.cli import app, console
+from ggufrun.engine.context import Context, ContextParams
+from ggufrun.engine.model import Model, ModelParams
+from ggufrun.engine.sampling import SamplingParams
 from tests import chat_oracle, dialogue_oracle
 from tests.conftest import Oracle
 from tests.dialogue_oracle import DIALOGUES
@@ -99,3 +104,30 @@ def test_with_other_vocabularies(oracle: Oracle, hold: Hold, tmp_path: Path, voc
                 # as above
                 if attempt == 5:
                     raise
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "end", "template"),
+    [
+        ("qwen2", "<|im_end|>", "Qwen-Qwen2.5-7B-Instruct"),
+        ("llama-spm", "", "mistralai-Mistral-Nemo-Instruct-2407"),
+    ],
+)
+def test_published_templates_with_their_vocabularies(
+    oracle: Oracle, tmp_path: Path, vocabulary: str, end: str, template: str
+) -> None:
+    """Every turn of a conversation feeds what llama-completion feeds: BOS once, and only what is new."""
+    models = oracle.convert.parent / "models"
+    path = dialogue_oracle.with_vocabulary(
+        models / f"ggml-vocab-{vocabulary}.gguf", tmp_path / "model.gguf", end=end
+    )
+    source = models / "templates" / f"{template}.jinja"
+    questions = ["hello 世界", "作者是谁？", "third one"]
+    with Model(ModelParams(path)) as model, Context(model, ContextParams(n_ctx=2048, threads=1)) as context:
+        format = choose(model, FormatOptions(template=source.read_text("utf-8"))).format
+        session = Session(context, format, SamplingParams(temp=0))
+        fed = [list(event.new_ids) for text in questions for event in session.ask(text) if isinstance(event, Start)]
+    tool = oracle.binaries / "llama-completion"
+    # as above
+    runs = (dialogue_oracle.record_template(tool, path, source, questions) for _ in range(6))
+    assert any(run == fed for run in runs)

@@ -116,6 +116,21 @@ def test_a_template_that_rewrites_history_is_rendered_anew(demo_context: Context
     assert list(done.new_ids) == vocab.tokenize(text, special=True, bos=True)
 
 
+def test_what_templates_want_of_messages(demo_context: Context) -> None:
+    """A system prompt that the template leaves out goes before the question; parts and lists are given where wanted."""
+    vocab = demo_context.model.vocab
+    for source, text in (
+        ("{% for m in messages if m.role == 'user' %}[{{ m.content }}]{% endfor %}", "[Be kind.\n\nhi]"),
+        ("{% for m in messages %}[{% for p in m.content %}{{ p.text }}{% endfor %}]{% endfor %}", "[Be kind.][hi]"),
+        ("{% for t in tools %}{% endfor %}{% for m in messages %}[{{ m.content }}]{% endfor %}", "[Be kind.][hi]"),
+        ("{{ messages | tojson }}", '[{"role": "system", "content": "Be kind."}, {"role": "user", "content": "hi"}]'),
+    ):
+        assert TemplatePrompt(vocab, ChatTemplate(source)).turn([], [], "Be kind.", "hi").rendered == text
+    variables = {"documents": [{"text": "d"}]}
+    source = "{% for d in documents %}{{ d.text }}{% endfor %}{{ messages[0].content }}"
+    assert TemplatePrompt(vocab, ChatTemplate(source), (), variables).turn([], [], "", "hi").rendered == "dhi"
+
+
 def test_bos_is_fed_once(demo_context: Context) -> None:
     vocab = demo_context.model.vocab
     for source in ("{{ bos_token }}{{ messages[0].content }}", "{{ messages[0].content }}"):

@@ -234,14 +234,16 @@ class TemplatePrompt:
         """The conversation as the template has it, in the first form in which nothing of it is missing.
 
         Some templates know no system role; their authors put such words before the first message. Some want a message's
-        content as a list of parts.
+        content as a list of parts, some a list of tools, even of none.
         """
         last = user.strip()
         refusal: FormatError | None = None
         first = ""
-        for messages in _forms(past, system, user):
+        ways = [(form, self.variables) for form in _forms(past, system, user)]
+        ways.append((_messages(past, system, user), {"tools": [], "documents": [], **self.variables}))
+        for messages, variables in ways:
             try:
-                text = self.template.render(messages, tokens=self._tokens, prompt=True, variables=self.variables)
+                text = self.template.render(messages, tokens=self._tokens, prompt=True, variables=variables)
             except FormatError as error:
                 refusal = refusal or error
                 continue
