@@ -235,6 +235,11 @@ def test_a_wheel_tells_what_it_computes_on_and_can_be_installed(tmp_path: Path) 
     info = "some_engine-1.2.dist-info"
     with zipfile.ZipFile(plain, "w") as archive:
         archive.writestr("some_engine/__init__.py", "")
+        for name in ("libllama", "libggml-cuda"):
+            for ending in ("", ".0", ".0.25.3"):
+                archive.writestr(f"some_engine/lib/{name}.so{ending}", name)
+                archive.writestr(f"lib/{name}.so{ending}", name)
+        archive.writestr("include/llama.h", "")
         archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: some-engine\nVersion: 1.2\n\nThe text.\n")
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", "")
@@ -247,6 +252,9 @@ def test_a_wheel_tells_what_it_computes_on_and_can_be_installed(tmp_path: Path) 
     assert found.requires == ["other>=13.0,<14"]
     assert "Build: 1cuda13088_sm75virtual" in (target / info / "WHEEL").read_text()
     assert wheel.label(made, "", ()) == made
+    libraries = sorted(path.name for path in target.rglob("*.so*"))
+    assert libraries == ["libggml-cuda.so.0", "libllama.so", "libllama.so.0"]
+    assert not (target / "lib").exists() and not (target / "include").exists()
 
 
 # --- the driver, looked up at run time --------------------------------------------------------------------------------

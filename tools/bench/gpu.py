@@ -234,7 +234,7 @@ def ballast(size: int) -> Iterator[bool]:
 def _runtimes() -> Iterator[Path]:
     import llama_cpp
 
-    library = Path(llama_cpp.__file__).parent / "lib" / "libggml-cuda.so"
+    library = Path(llama_cpp.__file__).parent / "lib" / "libggml-cuda.so.0"
     if library.exists():
         told = subprocess.run(["ldd", str(library)], capture_output=True, text=True, check=False).stdout
         yield from (Path(found) for found in re.findall(r"libcudart\S* => (\S+)", told))
