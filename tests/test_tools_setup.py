@@ -267,8 +267,14 @@ def test_progress_on_a_terminal_is_one_line_that_moves() -> None:
 
 @pytest.mark.parametrize(
     ("elapsed", "done", "left"),
-    # as expected; slower than expected, so the pace counts; quick files first, so experience counts
-    [(480, 50, "some 8 min left"), (1200, 50, "some 20 min left"), (60, 50, "some 8 min left"), (900, 100, "")],
+    # as expected; slower than expected, so the pace counts; quick files first, so experience counts, as at the start
+    [
+        (480, 50, "some 8 min left"),
+        (1200, 50, "some 20 min left"),
+        (60, 50, "some 8 min left"),
+        (30, 1, "some 16 min left"),
+        (900, 100, ""),
+    ],
 )
 def test_the_end_of_a_long_build_is_estimated(elapsed: int, done: int, left: str) -> None:
     stream = io.StringIO()

@@ -10,6 +10,9 @@ from typing import TextIO
 LONG = 300
 """Seconds from which on a build's end is estimated."""
 
+SEEN = 0.1
+"""The part of a build after which its pace tells something."""
+
 
 class Progress:
     """One line that moves on a terminal; a line every quarter elsewhere. ``expected`` seconds are what such a build
@@ -47,9 +50,10 @@ class Progress:
         if self._expected < LONG or not 0 < part < 1:
             return ""
         elapsed = self._clock() - self._start
-        # at first the experience counts, later the pace; a machine that is slower than that is believed at once
+        # at first the experience counts, later the pace; a machine that is slower is believed as soon as that is seen
         pace = elapsed / part
-        whole = pace if pace > self._expected else (1 - part) * self._expected + part * pace
+        slower = part > SEEN and pace > self._expected
+        whole = pace if slower else (1 - part) * self._expected + part * pace
         return f", some {max(1, round((whole - elapsed) / 60))} min left"
 
     def close(self) -> None:

@@ -8,7 +8,6 @@ import re
 import zipfile
 from pathlib import Path
 
-
 SURPLUS = re.compile(
     # what a C program would want; Python's bindings look beside themselves only
     r"^(lib|include|bin)/"
@@ -22,8 +21,8 @@ wheel for one architecture had 259 MB, and has 43 without them.
 
 
 def label(wheel: Path, tag: str, requires: tuple[str, ...]) -> Path:
-    """Give ``wheel`` the build tag ``1<tag>`` and further requirements, and leave out what nothing uses; returns its new
-    path, the old one is gone.
+    """Give ``wheel`` the build tag ``1<tag>`` and further requirements, without what nothing uses. Its new path;
+    the old one is gone.
 
     Format: the binary distribution format of the Python packaging user guide.
     """
