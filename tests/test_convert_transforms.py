@@ -100,7 +100,8 @@ def test_transpose(shape: tuple[int, ...], dtype: str) -> None:
     check(transforms.transposed(stored.tensor), stored.array.swapaxes(-1, -2))
 
 
-def test_a_transposed_matrix_is_read_once_in_passing_and_not_kept() -> None:
+def test_a_transposed_matrix_is_read_once_in_passing_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transforms, "_recent", transforms._Recent(capacity=2))
     stored = Stored(3, 60, 50)
     changed = transforms.transposed(stored.tensor)
     for start in range(0, changed.n_rows, 7):
