@@ -86,15 +86,12 @@ def _with_ourselves(files: Files) -> list[Comparison]:
     types = ("q4_k_m", "q5_k_m", "q8_0")
     to_f16 = ("convert", files["llama-1.3b"], "-t", "f16")
     to_q4 = ("quantize", files["f16.gguf"], "q4_k_m")
+    three = ggufrun("quantize", files["f16.gguf"], *types, "-o", files.folder.as_posix(), "--force", "-j", str(THREADS))
     return [
         Comparison(
             "three-types",
             "F16 GGUF -> Q4_K_M, Q5_K_M and Q8_0",
-            [
-                ggufrun(
-                    "quantize", files["f16.gguf"], *types, "-o", files.folder.as_posix(), "--force", "-j", str(THREADS)
-                )
-            ],
+            [three],
             [ggufrun("quantize", files["f16.gguf"], kind, *_output(files)) for kind in types],
             "the same, one after another",
             "at least 1.1 times faster, under 600 MB",
@@ -104,7 +101,15 @@ def _with_ourselves(files: Files) -> list[Comparison]:
             f"F16 GGUF -> Q4_K_M, {THREADS} threads",
             [ggufrun(*to_q4, *_output(files))],
             [ggufrun(*to_q4, *_output(files, 1))],
-            "1 thread",
+            "1 thread, and another processor to write on",
+            "",
+        ),
+        Comparison(
+            "scaling-processors",
+            f"F16 GGUF -> Q4_K_M, Q5_K_M and Q8_0, {THREADS} threads on as many processors",
+            [["taskset", "-c", f"0-{THREADS - 1}", *three]],
+            [["taskset", "-c", "0", *three, "-j", "1"]],
+            "1 thread on one processor",
             f"at least {0.9 * THREADS:.1f} times faster",
         ),
         Comparison(
