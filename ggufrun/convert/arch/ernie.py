@@ -15,7 +15,7 @@ from ggufrun.convert.arch.family import Family, head_if_null, heads_if_null
 from ggufrun.convert.arch.layout import DECODER, decoder_sizes
 from ggufrun.convert.arch.rope import standard
 from ggufrun.convert.config import Config
-from ggufrun.convert.transforms import renamed, row_numbers, take_rows
+from ggufrun.convert.transforms import renamed, split_rows
 from ggufrun.convert.vocab import llama_vocabulary
 
 DEFAULTS = {
@@ -46,11 +46,7 @@ def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
     ):
         stem, found, _ = tensor.name.partition(together)
         if found:
-            rows = row_numbers(tensor, sum(size for _, size in parts))
-            start = 0
-            for name, size in parts:
-                yield renamed(take_rows(tensor, rows[start : start + size]), f"{stem}{name}.weight")
-                start += size
+            yield from split_rows(tensor, *((f"{stem}{name}.weight", size) for name, size in parts))
             return
     yield tensor
 
