@@ -89,7 +89,9 @@ def once(completion: Path, model: Path, flags: list[str], typed: str) -> dict[st
     parts = zip(COUNT.split(log)[2::2], COUNT.findall(log), strict=True)
     fed = [[int(token) for token in ID.findall(part)][: int(count)] for part, count in parts]
     text = run.stdout.decode("utf-8", "ignore").partition("EOF by user")[0]
-    return {"fed": fed, "tokens": int(PAST.findall(log)[-1]), "text": without_affixes(text, flags)}
+    # a log that was cut short may hold no number at all
+    past = PAST.findall(log) or ["0"]
+    return {"fed": fed, "tokens": int(past[-1]), "text": without_affixes(text, flags)}
 
 
 def record_template(completion: Path, model: Path, template: Path, questions: list[str]) -> list[list[int]]:
