@@ -86,10 +86,7 @@ def plan_convert(
     options = replace(options, has_imatrix=options.has_imatrix or imatrix is not None)
     source = open_checkpoint(folder, adapters)
     try:
-        config = read_config(folder, source.overrides)
-        family = arch.find(config)
-        config = family.complete(config)
-        family.check_config(config)
+        config, family = _described(folder, source)
         tensors = mapped(config, family, source)
         own = own_precision(tensors)
         options = _keeping(options, tensors)
@@ -128,10 +125,7 @@ def plan_vocabulary(
             raise
         source = Weightless(folder)
     try:
-        config = read_config(folder, source.overrides)
-        family = arch.find(config)
-        config = family.complete(config)
-        family.check_config(config)
+        config, family = _described(folder, source)
         writer, original = _metadata(source, config, family, {}, wishes)
         file_type = FILE_TYPES["F16"]
         target = make_target(path, file_type, Model(_with_file_type(writer, file_type), {}), [])
@@ -215,6 +209,15 @@ def _keeping(options: QuantizeOptions, tensors: Mapping[str, Tensor]) -> Quantiz
 def split_plan(plan: Plan, max_bytes: int) -> Plan:
     """The same plan with files of at most ``max_bytes`` of tensor data each."""
     return replace(plan, targets=tuple(shard for target in plan.targets for shard in split_target(target, max_bytes)))
+
+
+def _described(folder: Path, source: Checkpoint) -> tuple[Config, arch.Family]:
+    """What config.json says of the model, completed and checked, and the family that it belongs to."""
+    config = read_config(folder, source.overrides)
+    family = arch.find(config)
+    config = family.complete(config)
+    family.check_config(config)
+    return config, family
 
 
 def _metadata(
