@@ -20,11 +20,12 @@ PACKAGE = Path(__file__).resolve().parent.parent / "ggufrun"
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "processors": set(),
+    "bindings": set(),
     "hub": {"errors"},
     "checkpoint": {"errors"},
-    "quantize": {"errors"},
-    "engine": {"processors", "errors"},
-    "convert": {"checkpoint", "quantize", "processors", "errors"},
+    "quantize": {"bindings", "errors"},
+    "engine": {"bindings", "processors", "errors"},
+    "convert": {"bindings", "checkpoint", "quantize", "processors", "errors"},
     "chat": {"engine", "errors"},
     # its importance matrix is the record that quantize reads
     "evaluate": {"engine", "quantize", "errors"},
@@ -41,8 +42,8 @@ FOREIGN: dict[str, set[str]] = {
     "rich": {"cli"},
     "prompt_toolkit": {"cli"},
     "huggingface_hub": {"hub"},
-    # the proof of a vocabulary asks the tokenizer of the engine to come
-    "llama_cpp": {"engine", "quantize", "evaluate", "convert"},
+    # a string in it names the C functions; the package itself would bring its high-level classes along
+    "llama_cpp": set(),
     "jinja2": {"chat"},
     "sentencepiece": {"convert"},
     "tokenizers": {"convert"},
@@ -152,7 +153,7 @@ def test_a_wrong_import_is_seen(module: str, source: str, expected: str) -> None
     [
         ("ggufrun.cli.chat", "from ggufrun.chat.session import Session\nimport rich.table"),
         ("ggufrun.convert.pipeline", "from ggufrun.checkpoint import tensor\nfrom ..quantize import encode"),
-        ("ggufrun.engine.model", "from .context import Context\nfrom ggufrun import errors\nimport llama_cpp"),
+        ("ggufrun.engine.model", "from .context import Context\nfrom ggufrun import bindings, errors\nimport numpy"),
         ("ggufrun.cli.app", "from ggufrun import __version__"),
     ],
 )
@@ -187,3 +188,14 @@ def test_help_is_quick(arguments: list[str]) -> None:
     assert "ggufrun.cli.app" in loaded
     heavy = {"numpy", "llama_cpp", "gguf", "rich.markdown", "huggingface_hub", "jinja2", "prompt_toolkit"}
     assert not heavy & loaded
+
+
+def test_the_engine_comes_without_its_high_level_classes() -> None:
+    loaded = loaded_by("from ggufrun.engine.native import llama; llama()")
+    assert "llama_cpp.llama_cpp" in loaded
+    assert not {"llama_cpp", "llama_cpp.llama", "jinja2"} & loaded
+
+
+def test_the_package_of_the_engine_can_still_be_imported() -> None:
+    code = "from ggufrun.bindings import bindings; api = bindings(); import llama_cpp, llama_cpp.llama_cpp as same"
+    assert "llama_cpp.llama" in loaded_by(f"{code}; assert same is api and llama_cpp.Llama")

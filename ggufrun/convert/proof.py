@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ggufrun.bindings import bindings
 from ggufrun.checkpoint import gguffile
 from ggufrun.checkpoint.gguffile import Header, Value
 from ggufrun.convert.probe import probe
@@ -124,7 +125,7 @@ def _differ(original: Original, text: str, ours: Sequence[int], theirs: Sequence
 @contextlib.contextmanager
 def _vocabulary(metadata: Mapping[str, Value]) -> Iterator[tuple[Tokenize, Callable[[list[int]], bytes], int]]:
     """llama.cpp's tokenizer for a header: text to ids, ids to text, and its kind."""
-    import llama_cpp.llama_cpp as api
+    api = bindings()
 
     log: list[str] = []
 

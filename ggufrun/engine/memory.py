@@ -151,10 +151,8 @@ def _device_of(buffer_type: int) -> str:
 
 
 def _function(name: str, result: Any, *arguments: Any) -> Any:
-    import llama_cpp.llama_cpp as api
-
     try:
-        function = getattr(api._lib, name)
+        function = getattr(llama()._lib, name)
     except AttributeError as error:
         raise EngineError(
             "this build of the engine does not tell how much memory a model takes", "rebuild it: `make engine`"

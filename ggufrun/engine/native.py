@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from ggufrun.bindings import bindings
 from ggufrun.errors import EngineError
 
 WARN, ERROR, CONTINUED = 3, 4, 5
@@ -106,7 +107,7 @@ def llama() -> Any:
     Raises EngineError when the package or one of its shared libraries cannot be loaded.
     """
     try:
-        import llama_cpp.llama_cpp as api
+        api = bindings()
     except ModuleNotFoundError as error:
         raise EngineError(
             f"the engine is not installed (no module {error.name})",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib.metadata
 import json
 from dataclasses import asdict
 from functools import cache
@@ -29,8 +30,6 @@ IRRELEVANT = frozenset({"n_ctx", "n_batch", "n_ubatch", "threads", "threads_batc
 
 def identity(context: Context) -> str:
     """A digest of what a context's contents depend on: the model's file, the engine, the cache's settings."""
-    import llama_cpp
-
     path = context.model.path
     params = {name: value for name, value in asdict(context.params).items() if name not in IRRELEVANT}
     if context.params.rope != RopeParams():
@@ -38,7 +37,7 @@ def identity(context: Context) -> str:
         params["n_ctx"] = context.n_ctx
     files = [path, *(adapter.path for adapter in context.params.adapters)]
     digests = [model_digest(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    parts = [digests, llama_cpp.__version__, sorted(params.items())]
+    parts = [digests, importlib.metadata.version("llama-cpp-python"), sorted(params.items())]
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 

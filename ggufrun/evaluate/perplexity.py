@@ -11,6 +11,7 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +20,6 @@ from ggufrun.engine.chunks import ChunkContext, ChunkParams, Floats, Tokens
 from ggufrun.engine.model import Model
 from ggufrun.errors import EngineError, UsageError
 from ggufrun.evaluate.text import Text
-
-ROWS = 8
-"""Rows of logits that one thread handles at once: a few megabytes."""
 
 Doubles = npt.NDArray[np.float64]
 
@@ -91,7 +89,8 @@ def score_all(
     with ExitStack() as stack:
         opened = ([reference] if reference else []) + list(models)
         contexts = [stack.enter_context(ChunkContext(model, params, text.length - first)) for model in opened]
-        pool = stack.enter_context(ThreadPoolExecutor(contexts[0].threads))
+        threads = contexts[0].threads
+        pool = stack.enter_context(ThreadPoolExecutor(threads))
         for start in range(0, len(text), params.at_once):
             batch = text.chunks[start : start + params.at_once]
             targets = text.targets[start : start + params.at_once]
@@ -105,7 +104,7 @@ def score_all(
                     rows = [piece.logits[number, :n_rows] for piece in pieces]
                     base = rows[0] if reference else None
                     for index, logits in enumerate(rows[1:] if reference else rows):
-                        found[number][index].append(_score_rows(pool, logits, base, wanted))
+                        found[number][index].append(_score_rows(pool, threads, logits, base, wanted))
             for parts in found:
                 scores = [Scores.join(part) for part in parts]
                 for model, one in zip(models, scores, strict=True):
@@ -114,51 +113,63 @@ def score_all(
                 yield scores
 
 
-def _score_rows(pool: ThreadPoolExecutor, logits: Floats, base: Floats | None, targets: Tokens) -> Scores:
-    starts = range(0, len(targets), ROWS)
-    return Scores.join(
-        list(
-            pool.map(
-                lambda i: score_rows(
-                    logits[i : i + ROWS], None if base is None else base[i : i + ROWS], targets[i : i + ROWS]
-                ),
-                starts,
-            )
-        )
-    )
+def _score_rows(pool: ThreadPoolExecutor, threads: int, logits: Floats, base: Floats | None, targets: Tokens) -> Scores:
+    cuts = [len(targets) * number // threads for number in range(threads + 1)]
+    parts = [
+        pool.submit(score_rows, logits[start:stop], None if base is None else base[start:stop], targets[start:stop])
+        for start, stop in pairwise(cuts)
+    ]
+    return Scores.join([part.result() for part in parts])
 
 
 def score_rows(logits: Floats, base: Floats | None, targets: Tokens) -> Scores:
     """Score rows of logits, float32 of shape (tokens, vocabulary), against the tokens that came."""
-    picked = np.arange(len(targets)), targets
-    below, weights = _softmax(logits)
-    nll = _log_sum(weights.astype(np.float32)) - below[picked]
-    if base is None:
-        nothing = np.zeros(len(targets))
-        return Scores(nll, nothing, nothing, np.zeros(len(targets), np.bool_))
-    below_base, weights_base = _softmax(base)
-    nll_base = _log_sum(weights_base.astype(np.float32)) - below_base[picked]
-    log_sum, log_sum_base = _log_sum(weights), _log_sum(weights_base)
-    # sum p_b (log p_b - log p), with the constants of both logarithms taken out of the sum
-    with np.errstate(invalid="ignore"):
-        terms = np.subtract(below_base, below, out=weights)
-        terms *= weights_base
-    # a token that the reference rules out adds nothing, whatever the model thinks of it
-    terms[weights_base == 0] = 0
-    kld = terms.sum(axis=1) / np.exp(log_sum_base) + (log_sum - log_sum_base)
-    return Scores(nll, nll_base, kld, logits.argmax(axis=1) == base.argmax(axis=1))
-
-
-def _softmax(logits: Floats) -> tuple[Doubles, Doubles]:
-    """Logits below their maximum, and their exponentials.
-
-    The difference is rounded to float32 as llama.cpp has it. So are its exponentials, which matters in the tenth digit
-    of a perplexity; numpy's float32 exp would be off by more than one unit, so it is the float64 one that is rounded.
-    """
-    below = (logits - logits.max(axis=1, keepdims=True)).astype(np.float64)
-    return below, np.exp(below)
-
-
-def _log_sum(weights: Floats | Doubles) -> Doubles:
-    found: Doubles = np.log(weights.sum(axis=1, dtype=np.float64))
+    count, vocabulary = logits.shape
+    found = Scores(np.zeros(count), np.zeros(count), np.zeros(count), np.zeros(count, np.bool_))
+    mine, theirs = _Softmax(vocabulary), None if base is None else _Softmax(vocabulary)
+    for row, target in enumerate(targets):
+        mine.fill(logits[row])
+        found.nll[row] = mine.nll(target)
+        if base is not None and theirs is not None:
+            theirs.fill(base[row])
+            found.nll_base[row] = theirs.nll(target)
+            found.kld[row] = theirs.divergence(mine)
+            found.same_top[row] = logits[row].argmax() == base[row].argmax()
     return found
+
+
+class _Softmax:
+    """One row's logits below their maximum, and their exponentials, in arrays that serve for the next row again: the
+    page faults of fresh ones take eight times as long as the arithmetic.
+
+    The difference is rounded to float32 as llama.cpp has it. So are, for ``nll``, its exponentials, which matters in
+    the tenth digit of a perplexity; numpy's float32 exp would be off by more than one unit, so it is the float64 one
+    that is rounded.
+    """
+
+    def __init__(self, vocabulary: int) -> None:
+        self.below: Floats = np.empty(vocabulary, np.float32)
+        self.weights: Doubles = np.empty(vocabulary)
+        self._rounded: Floats = np.empty(vocabulary, np.float32)
+        self._terms: Doubles = np.empty(vocabulary)
+
+    def fill(self, logits: Floats) -> None:
+        """Take another row, float32 of shape (vocabulary,)."""
+        np.subtract(logits, logits.max(), out=self.below)
+        np.exp(self.below, out=self.weights, dtype=np.float64)
+
+    def nll(self, token: int) -> float:
+        """The negative logarithm of ``token``'s probability."""
+        np.copyto(self._rounded, self.weights, casting="same_kind")
+        return float(np.log(self._rounded.sum(dtype=np.float64)) - self.below[token])
+
+    def divergence(self, other: _Softmax) -> float:
+        """How far ``other`` lies from this row, in nats."""
+        # sum p (log p - log p_other), with the constants of both logarithms taken out of the sum
+        with np.errstate(invalid="ignore"):
+            np.subtract(self.below, other.below, out=self._terms, dtype=np.float64)
+            self._terms *= self.weights
+        # a token that is ruled out here adds nothing, whatever the other thinks of it
+        self._terms[self.weights == 0] = 0
+        total, total_other = self.weights.sum(), other.weights.sum()
+        return float(self._terms.sum() / total + (np.log(total_other) - np.log(total)))

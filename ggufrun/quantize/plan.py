@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ggufrun.bindings import bindings
 from ggufrun.errors import EngineError, UnsupportedError, UsageError
 from ggufrun.quantize.ggml import BF16, F16, F32, BlockType, block_types
 from ggufrun.quantize.types import FileType
@@ -67,26 +68,26 @@ def plan_types(header_file: Path, file_type: FileType, options: QuantizeOptions)
 
     EngineError with llama.cpp's own reason where it would refuse.
     """
-    import llama_cpp
+    api = bindings()
 
     log: list[str] = []
 
     def append(_level: int, text: bytes, _data: ctypes.c_void_p) -> None:
         log.append(text.decode(errors="replace"))
 
-    keep = llama_cpp.llama_log_callback(append)
+    keep = api.llama_log_callback(append)
     params, kept = library_params(file_type, options)
     params.nthread = 1
     params.dry_run = True
-    previous, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
-    llama_cpp.llama_log_get(ctypes.byref(previous), ctypes.byref(data))
-    llama_cpp.llama_log_set(keep, ctypes.c_void_p(0))
+    previous, data = api.llama_log_callback(), ctypes.c_void_p()
+    api.llama_log_get(ctypes.byref(previous), ctypes.byref(data))
+    api.llama_log_set(keep, ctypes.c_void_p(0))
     try:
         path = str(header_file).encode()
-        status = llama_cpp.llama_model_quantize(path, b"", ctypes.byref(params))
+        status = api.llama_model_quantize(path, b"", ctypes.byref(params))
     finally:
         # the library must not be left with a callback that Python is about to collect
-        llama_cpp.llama_log_set(previous, data)
+        api.llama_log_set(previous, data)
         del kept
     text = "".join(log)
     if status != 0:
@@ -100,9 +101,9 @@ def plan_types(header_file: Path, file_type: FileType, options: QuantizeOptions)
 
 def library_params(file_type: FileType, options: QuantizeOptions) -> tuple[Any, list[Any]]:
     """``llama_model_quantize_params`` for these options, and what must stay alive as long as they are used."""
-    import llama_cpp
+    api = bindings()
 
-    params = llama_cpp.llama_model_quantize_default_params()
+    params = api.llama_model_quantize_default_params()
     params.ftype = file_type.ftype
     params.allow_requantize = options.allow_requantize
     params.pure = options.pure
@@ -113,7 +114,7 @@ def library_params(file_type: FileType, options: QuantizeOptions) -> tuple[Any, 
     if options.embedding_type is not None:
         params.token_embedding_type = parse_tensor_type(options.embedding_type).id
     if options.tensor_types:
-        overrides = (llama_cpp.llama_model_tensor_override * (len(options.tensor_types) + 1))()
+        overrides = (api.llama_model_tensor_override * (len(options.tensor_types) + 1))()
         for slot, (pattern, name) in zip(overrides, options.tensor_types, strict=False):
             slot.pattern, slot.type = pattern.encode(), parse_tensor_type(name).id
         kept.append(overrides)
@@ -125,7 +126,7 @@ def library_params(file_type: FileType, options: QuantizeOptions) -> tuple[Any, 
     if options.has_imatrix:
         # only whether there is one decides about types; a dry run looks at no entry
         values = (ctypes.c_float * 1)(1.0)
-        entries = (llama_cpp.llama_model_imatrix_data * 2)()
+        entries = (api.llama_model_imatrix_data * 2)()
         entries[0].name, entries[0].size = b"any", 1
         entries[0].data = ctypes.cast(values, type(entries[0].data))
         kept += (values, entries)
