@@ -87,7 +87,8 @@ def test_what_follows_needs_no_replay(model: Model, make: Callable[..., Context]
     made, stats = write(context, ids, 20)
     assert stats.decoded_prompt_tokens == len(ids)
     more = [*ids, *made, *model.vocab.tokenize("月", special=False)]
-    assert context.feed(more) == len(more) - len(ids) - 20
+    # the last of the 20 is decoded only now
+    assert context.feed(more) == len(more) - len(ids) - 19
     fresh = make()
     fresh.feed(more)
     same(context, fresh)

@@ -7,3 +7,4 @@
 set(LLAMA_BUILD_COMMON OFF)
 
 include("${CMAKE_CURRENT_LIST_DIR}/ggml-kernels.cmake")
+include("${CMAKE_CURRENT_LIST_DIR}/sampling.cmake")

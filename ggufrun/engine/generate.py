@@ -85,8 +85,8 @@ def generate(
 ) -> Iterator[int]:
     """Continue ``ids``: yields each new token as soon as it is chosen, the one that ends the text included.
 
-    At most ``limit`` tokens. A token is decoded when the one after it is asked for; whoever goes on feeds ``ids`` plus
-    what was yielded, and only what is missing is decoded. The end, and why, is in ``stats``.
+    At most ``limit`` tokens. A token is decoded when the one after it is asked for and may come; whoever goes on feeds
+    ``ids`` plus what was yielded, and only what is missing is decoded. The end, and why, is in ``stats``.
 
     Without ``keep`` the context bounds the answer too. With it, a full context loses the older half of what follows the
     first ``keep`` tokens (see `stats.shifts`) and a negative ``limit`` means no end, but -2: as long as it fits. The
@@ -118,6 +118,8 @@ def generate(
     # Guesses that are decoded but not yet confirmed, and whose logits come next; -1 for the last ones.
     guessed: list[int] = []
     place = -1
+    # The token that is chosen but not yet decoded.
+    last: int | None = None
     since = away = left = 0.0
     try:
         while True:
@@ -130,6 +132,43 @@ def generate(
             if not shifting and stats.tokens >= room:
                 stats.reason = StopReason.FULL
                 return
+            if last is not None:
+                if guessed:
+                    # What was guessed from the first wrong token on is worth nothing.
+                    context.trim(len(context.held) - len(guessed) + place)
+                    guessed = []
+                if shifting and keep is not None and len(context.held) + 1 >= context.n_ctx:
+                    try:
+                        shift = next_shift(len(context.held), keep)
+                        stats.shifts.append(shift)
+                        shift.apply(known)
+                        context.discard(shift.start, shift.count)
+                    except ContextFull:
+                        stats.reason = StopReason.FULL
+                        return
+                    except Interrupted:
+                        stats.reason = StopReason.INTERRUPTED
+                        return
+                stats.steps += 1
+                if speculation is not None:
+                    space = context.n_ctx - len(context.held) - 2
+                    guessed = speculation.guess(known, space if limit < 0 else min(space, limit - stats.tokens))
+                    since = perf_counter()
+                if guessed:
+                    stats.drafted += len(guessed)
+                    place = 0
+                    context.push_all([last, *guessed])
+                elif guidance is not None:
+                    place = 0
+                    try:
+                        guidance.push(last)
+                    except (ContextFull, Interrupted) as end:
+                        stats.reason = StopReason.FULL if isinstance(end, ContextFull) else StopReason.INTERRUPTED
+                        return
+                else:
+                    place = -1
+                    context.push(last)
+                last = None
             token = sampler.sample(context, place)
             if since and speculation is not None:
                 speculation.timed(len(guessed) + 1, perf_counter() - since)
@@ -149,41 +188,8 @@ def generate(
                     stats.accepted += 1
                     place += 1
                     continue
-                # What was guessed from the first wrong token on is worth nothing.
-                context.trim(len(context.held) - len(guessed) + place)
                 speculation.learn(len(guessed), place)
-                guessed = []
-            if shifting and keep is not None and len(context.held) + 1 >= context.n_ctx:
-                try:
-                    shift = next_shift(len(context.held), keep)
-                    stats.shifts.append(shift)
-                    shift.apply(known)
-                    context.discard(shift.start, shift.count)
-                except ContextFull:
-                    stats.reason = StopReason.FULL
-                    return
-                except Interrupted:
-                    stats.reason = StopReason.INTERRUPTED
-                    return
-            stats.steps += 1
-            if speculation is not None:
-                space = context.n_ctx - len(context.held) - 2
-                guessed = speculation.guess(known, space if limit < 0 else min(space, limit - stats.tokens))
-                since = perf_counter()
-            if guessed:
-                stats.drafted += len(guessed)
-                place = 0
-                context.push_all([token, *guessed])
-            elif guidance is not None:
-                place = 0
-                try:
-                    guidance.push(token)
-                except (ContextFull, Interrupted) as end:
-                    stats.reason = StopReason.FULL if isinstance(end, ContextFull) else StopReason.INTERRUPTED
-                    return
-            else:
-                place = -1
-                context.push(token)
+            last = token
     finally:
         # What the caller does with the tokens is not the model's time.
         now = perf_counter()

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from ctypes import c_char_p, c_float
+from ctypes import c_char_p, c_float, c_int32, c_void_p
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,10 @@ __all__ = ["RANDOM_SEED", "Sampler", "SamplingParams"]
 
 WORTHWHILE = 128
 """A vocabulary this many times the window of the penalties makes `_Penalties` the quicker way (measured)."""
+
+
+NONE_LEFT = -2
+"""What ``ggufrun_sample`` (``tools/sampling``) returns when a chain has chosen no token."""
 
 
 class Sampler:
@@ -51,16 +56,19 @@ class Sampler:
         if params.penalizes and first and model.vocab.size > self._window * WORTHWHILE:
             self._penalties = _Penalties(params, self._window)
         self._chain = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
-        for link in _links(api, model, params, n_ctx, native_penalties=self._penalties is None):
+        links = []
+        for name, link in _links(api, model, params, n_ctx, native_penalties=self._penalties is None):
             if not link:
                 self.close()
                 raise EngineError("llama.cpp could not make the sampler")
             api.llama_sampler_chain_add(self._chain, link)
+            links.append(name)
         # Taking the largest of some numbers needs no chain, and numpy is twice as quick at it.
-        biased = bool(params.logit_bias or params.ignore_eos or model.vocab.suppressed)
-        alone = api.llama_sampler_chain_n(self._chain) == 1
-        self._greedy = alone and params.greedy and _penalties_first(params) and not biased
+        self._greedy = links == ["greedy"] and _penalties_first(params)
         self._size = model.vocab.size
+        barred = len(model.vocab.suppressed) + len(model.vocab.ends)
+        self._among_largest = _among_largest()
+        self._enough = _enough(links, params, barred) if self._among_largest is not None else 0
         self._checked = False
         self._sample = api.llama_sampler_sample
         self._logits = api.llama_get_logits_ith
@@ -90,7 +98,7 @@ class Sampler:
         if not context.ready:
             raise EngineError("there are no logits to sample from")
         if self._checked and self._penalties is None and self._grammar is None and not self._greedy:
-            return int(self._sample(self._chain, context.pointer, index))
+            return self._choose(context.pointer, index)
         logits = self._logits(context.pointer, index)
         if not self._checked:
             # Damaged weights show at once, and llama.cpp's samplers may end the process over them.
@@ -106,7 +114,7 @@ class Sampler:
             elif self._greedy:
                 token = int(np.ctypeslib.as_array(logits, (self._size,)).argmax())
             else:
-                token = int(self._sample(self._chain, context.pointer, index))
+                token = self._choose(context.pointer, index)
         finally:
             for changed, score in before:
                 logits[changed] = score
@@ -114,6 +122,15 @@ class Sampler:
         if self._penalties is not None:
             self._penalties.see(token)
         return token
+
+    def _choose(self, context: Any, index: int) -> int:
+        if self._enough:
+            token = int(self._among_largest(self._chain, context, index, self._enough))
+            if token >= 0:
+                return token
+            if token == NONE_LEFT:
+                raise EngineError("the samplers left no token", "loosen the sampling settings")
+        return int(self._sample(self._chain, context, index))
 
     def reset(self) -> None:
         """Forget the tokens seen, and start the random numbers again from the seed."""
@@ -171,65 +188,86 @@ class _Penalties:
         return before
 
 
-def _links(api: Any, model: Model, params: SamplingParams, n_ctx: int, *, native_penalties: bool) -> Iterator[Any]:
-    """The chain in the order of ``params.samplers``, without the links that would change nothing."""
+@cache
+def _among_largest() -> Any:
+    """``ggufrun_sample``, which spares a chain that begins with top-k the listing of the whole vocabulary. None in an
+    engine that was not built by our make targets.
+    """
+    function = getattr(llama()._lib, "ggufrun_sample", None)
+    if function is not None:
+        function.argtypes, function.restype = [c_void_p, c_void_p, c_int32, c_int32], c_int32
+    return function
+
+
+def _links(
+    api: Any, model: Model, params: SamplingParams, n_ctx: int, *, native_penalties: bool
+) -> Iterator[tuple[str, Any]]:
+    """The chain in the order of ``params.samplers``, without the links that would change nothing, by name."""
     vocab, seed = model.vocab, params.seed & RANDOM_SEED
     barred = vocab.suppressed + (vocab.ends if params.ignore_eos else ())
     biases = [*params.logit_bias, *((token, -math.inf) for token in barred)]
     if biases:
         array = (api.llama_logit_bias * len(biases))(*biases)
-        yield api.llama_sampler_init_logit_bias(vocab.size, len(biases), array)
+        yield "logit_bias", api.llama_sampler_init_logit_bias(vocab.size, len(biases), array)
     if params.greedy and params.mirostat:
-        yield api.llama_sampler_init_greedy()
+        yield "greedy", api.llama_sampler_init_greedy()
         return
     if params.mirostat:
-        yield api.llama_sampler_init_temp(params.temp)
+        yield "temperature", api.llama_sampler_init_temp(params.temp)
         if params.mirostat == 1:
-            yield api.llama_sampler_init_mirostat(vocab.size, seed, params.mirostat_ent, params.mirostat_lr, 100)
+            first = api.llama_sampler_init_mirostat(vocab.size, seed, params.mirostat_ent, params.mirostat_lr, 100)
+            yield "mirostat", first
         else:
-            yield api.llama_sampler_init_mirostat_v2(seed, params.mirostat_ent, params.mirostat_lr)
+            yield "mirostat", api.llama_sampler_init_mirostat_v2(seed, params.mirostat_ent, params.mirostat_lr)
         return
     greedy = params.greedy and _penalties_first(params)
     for name in params.samplers:
         if name == "penalties" and params.penalizes and native_penalties:
             window = _window(params.repeat_last_n, n_ctx)
-            yield api.llama_sampler_init_penalties(
-                vocab.size, window, params.repeat_penalty, params.frequency_penalty, params.presence_penalty
-            )
+            penalties = (params.repeat_penalty, params.frequency_penalty, params.presence_penalty)
+            yield name, api.llama_sampler_init_penalties(vocab.size, window, *penalties)
         elif name == "dry" and params.dry:
             breakers = [text.encode("utf-8", "surrogateescape") for text in params.dry_breakers]
-            yield api.llama_sampler_init_dry(
-                vocab.pointer,
-                params.dry_multiplier,
-                params.dry_base,
-                params.dry_allowed_length,
-                _window(params.dry_penalty_last_n, n_ctx),
-                (c_char_p * len(breakers))(*breakers),
-                len(breakers),
-            )
+            strength = (params.dry_multiplier, params.dry_base, params.dry_allowed_length)
+            window, array = _window(params.dry_penalty_last_n, n_ctx), (c_char_p * len(breakers))(*breakers)
+            yield name, api.llama_sampler_init_dry(vocab.pointer, *strength, window, array, len(breakers))
         elif greedy:
             # No filter takes the most probable token away.
             continue
         elif name == "top_n_sigma" and params.top_n_sigma > 0:
-            yield api.llama_sampler_init_top_n_sigma(params.top_n_sigma)
+            yield name, api.llama_sampler_init_top_n_sigma(params.top_n_sigma)
         elif name == "top_k" and params.top_k > 0:
-            yield api.llama_sampler_init_top_k(params.top_k)
+            yield name, api.llama_sampler_init_top_k(params.top_k)
         elif name == "typ_p" and params.typical < 1.0:
-            yield api.llama_sampler_init_typical(params.typical, 0)
+            yield name, api.llama_sampler_init_typical(params.typical, 0)
         elif name == "top_p" and params.top_p < 1.0:
-            yield api.llama_sampler_init_top_p(params.top_p, 0)
+            yield name, api.llama_sampler_init_top_p(params.top_p, 0)
         elif name == "min_p" and params.min_p > 0.0:
-            yield api.llama_sampler_init_min_p(params.min_p, 0)
+            yield name, api.llama_sampler_init_min_p(params.min_p, 0)
         elif name == "xtc" and params.xtc:
-            yield api.llama_sampler_init_xtc(params.xtc_probability, params.xtc_threshold, 0, seed)
+            yield name, api.llama_sampler_init_xtc(params.xtc_probability, params.xtc_threshold, 0, seed)
         elif name == "temperature":
-            yield api.llama_sampler_init_temp_ext(max(params.temp, 0.0), params.dynatemp_range, params.dynatemp_exp)
+            dynamic = (params.dynatemp_range, params.dynatemp_exp)
+            yield name, api.llama_sampler_init_temp_ext(max(params.temp, 0.0), *dynamic)
     if greedy:
-        yield api.llama_sampler_init_greedy()
+        yield "greedy", api.llama_sampler_init_greedy()
     elif "adaptive_p" in params.samplers:
-        yield api.llama_sampler_init_adaptive_p(params.adaptive_target, params.adaptive_decay, seed)
+        yield "adaptive_p", api.llama_sampler_init_adaptive_p(params.adaptive_target, params.adaptive_decay, seed)
     else:
-        yield api.llama_sampler_init_dist(seed)
+        yield "dist", api.llama_sampler_init_dist(seed)
+
+
+def _enough(links: Sequence[str], params: SamplingParams, barred: int) -> int:
+    """How many of the largest logits are all that a chain can choose from; 0 when that is not known.
+
+    The ``barred`` tokens, and those with a bias, may be among the largest before the chain lowers them.
+    """
+    biased = links[0] == "logit_bias"
+    raised = any(bias > 0 for _, bias in params.logit_bias)
+    first = links[1] if biased else links[0]
+    if first != "top_k" or raised:
+        return 0
+    return params.top_k + (barred + len(params.logit_bias) if biased else 0)
 
 
 def _penalties_first(params: SamplingParams) -> bool:
