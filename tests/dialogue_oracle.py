@@ -1,8 +1,8 @@
 """Scripted dialogues as ``llama-completion`` holds them: what it feeds to the model, and what the model answers.
 
-``python -m tests.dialogue_oracle MODEL.gguf`` writes ``golden/dialogues.json`` anew (the embedded model as Q8_0). The
-same dialogues are held with other people's vocabularies where the oracle is, which has them: `with_vocabulary` puts one
-into a model that needs no training.
+``python -m tests.dialogue_oracle MODEL.gguf`` writes ``golden/dialogues.json`` (the embedded model as Q8_0) and
+``golden/dialogues_bpe.json`` (the small vocabularies of `dialogue_models`) anew. The same dialogues are held with other
+people's vocabularies where the oracle is, which has them.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tests.chat_oracle import CHAT_SH, COUNT, ID, LATER, write
+from tests.dialogue_models import VOCABULARIES, small_model
+from tests.vocabularies import SIZE
 
 SCRIPT = CHAT_SH[CHAT_SH.index("--in-prefix-bos") : -2]
 LLAMA_2 = [*SCRIPT, "-p", CHAT_SH[-1]]
@@ -55,6 +56,33 @@ DIALOGUES: dict[str, tuple[list[str], str]] = {
     "no affixes": (["-p", "你好"], "一\n\n二\n"),
     "several lines at once": ([*LLAMA_2, "-mli"], "背一下\n春晓/\na\nb\\\nc\n/\n"),
 }
+
+AFFIXES = {
+    # vocabulary: a prefix and a suffix made of its control tokens
+    "qwen2": ("<|im_start|>user\\n", "<|im_end|>\\n<|im_start|>assistant\\n"),
+    "llama-3": (
+        "<|start_header_id|>user<|end_header_id|>\\n\\n",
+        "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\\n\\n",
+    ),
+    "deepseek-v3": ("<｜User｜>", "<｜Assistant｜>"),
+}
+
+SOME = ("chat.sh", "empty lines", "slashes", "many scripts", "control tokens typed", "control tokens in flags")
+"""Enough for one more vocabulary."""
+
+QUESTIONS = ["你好，world  2026!", "背一下\t静夜思。", "a", "It's 3.14 — 🌙 ﬁ"]
+
+
+def dialogues(vocabulary: str) -> dict[str, tuple[list[str], str]]:
+    """What is said with a small vocabulary: some of `DIALOGUES`, and its own control tokens in flags."""
+    prefix, suffix = AFFIXES[vocabulary]
+    own = ["--in-prefix", prefix, "--in-suffix", suffix, "-p", f"{prefix}{QUESTIONS[0]}{suffix}"]
+    typed = "\n".join([*QUESTIONS[1:], "<|im_end|><|eot_id|>", "", "末", ""])
+    # of qwen2 this is <|im_start|>, which has no text and ends nothing by itself
+    always = ["-l", f"{SIZE + 1}+1000", "-r", "<|im_start|>", "-r", "x", "-p", "1"]
+    held = {name: DIALOGUES[name] for name in SOME} | {"its own affixes": (own, typed)}
+    return held | ({"a control token as reverse prompt": (always, "2\n\n3\n")} if vocabulary == "qwen2" else {})
+
 
 ENDING = ["-i", "--temp", "0", "-t", "1", "-c", "2048", "--verbose-prompt"]
 """An answer ends where the model ends it."""
@@ -94,21 +122,28 @@ def once(completion: Path, model: Path, flags: list[str], typed: str) -> dict[st
     return {"fed": fed, "tokens": int(past[-1]), "text": without_affixes(text, flags)}
 
 
-def record_template(completion: Path, model: Path, template: Path, questions: list[str]) -> list[list[int]]:
-    """The ids that each question feeds in the tool's conversation mode, with a chat template of one's choice."""
-    command = [completion, "-m", model, "--chat-template-file", template, "--jinja", "-cnv", "-p", questions[0]]
+def record_template(completion: Path, model: Path, template: Path | str, questions: list[str]) -> dict[str, Any]:
+    """The ids that each question feeds in the tool's conversation mode, and what is answered; ``template`` is a file of
+    Jinja or the name of one that the tool knows.
+    """
+    chosen = (
+        ["--chat-template", template] if isinstance(template, str) else ["--chat-template-file", template, "--jinja"]
+    )
+    command = [completion, "-m", model, *chosen, "-cnv", "-p", questions[0], *ENDING, "--simple-io"]
     run = subprocess.run(
-        [*map(str, command), *ENDING, "--simple-io"],
+        [*map(str, command), "--no-display-prompt"],
         input="\n".join([*questions[1:], ""]).encode(),
         capture_output=True,
         check=True,
         timeout=120,
     )
     parts = COUNT.split(run.stderr.decode(errors="replace"))
-    return [
+    fed = [
         [int(token) for token in ID.findall(part)][: int(count)]
         for count, part in zip(parts[1::2], parts[2::2], strict=True)
     ]
+    said = run.stdout.decode("utf-8", "ignore").partition("EOF by user")[0].replace("\n> ", "")
+    return {"fed": fed, "text": "".join(said.split())}
 
 
 def escaping(flags: list[str]) -> list[str]:
@@ -131,66 +166,24 @@ def expand(text: str) -> str:
     return text
 
 
-def with_vocabulary(vocabulary: Path, path: Path, seed: int = 1, end: str = "") -> Path:
-    """A model with another's vocabulary that says a few words and ends: each word has one that follows it.
-
-    ``end`` is the token that ends an answer, where it is not the vocabulary's EOS.
-
-    One layer, whose attention and feed-forward parts are zero; the row of the output matrix that a token's embedding
-    fits best is that of its follower.
-    """
-    import gguf
-
-    reader = gguf.GGUFReader(vocabulary)
-    writer = gguf.GGUFWriter(path, "llama")
-    for name, field in reader.fields.items():
-        if name.startswith("tokenizer."):
-            kind, *inner = field.types
-            writer.add_key_value(name, field.contents(), kind, inner[-1] if inner else None)
-    tokens = reader.fields["tokenizer.ggml.tokens"].contents()
-    kinds = reader.fields["tokenizer.ggml.token_type"].contents()
-    last = tokens.index(end) if end else int(reader.fields["tokenizer.ggml.eos_token_id"].contents())
-    width, count = 64, len(tokens)
-    random = np.random.default_rng(seed)
-    embedding = random.standard_normal((count, width)).astype(np.float32)
-    embedding[:, 0] = 0
-    output = np.zeros((count, width), np.float32)
-    normal = [token for token, kind in enumerate(kinds) if kind == gguf.TokenType.NORMAL and token != last]
-    words = random.permutation(normal)
-    follower = np.full(count, words[0])
-    follower[words] = np.roll(words, -1)
-    output[follower] = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
-    # The first number says that nothing follows: no answer is longer than six words.
-    embedding[words[::6], 0] = 30
-    output[last], output[last, 0] = 0, 30
-    output_norm = np.ones(width, np.float32)
-    writer.add_name(path.stem)
-    writer.add_context_length(2048)
-    writer.add_embedding_length(width)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(width)
-    writer.add_head_count(1)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(count)
-    writer.add_file_type(1)
-    square = np.zeros((width, width), np.float16)
-    writer.add_tensor("token_embd.weight", embedding.astype(np.float16))
-    for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"):
-        writer.add_tensor(f"blk.0.{name}.weight", square)
-    for name in ("attn_norm", "ffn_norm"):
-        writer.add_tensor(f"blk.0.{name}.weight", output_norm)
-    writer.add_tensor("output_norm.weight", output_norm)
-    writer.add_tensor("output.weight", output.astype(np.float16))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
 def record_all(completion: Path, model: Path) -> dict[str, Any]:
     return {name: record(completion, model, *dialogue) for name, dialogue in DIALOGUES.items()}
 
 
+def record_small(completion: Path, folder: Path) -> dict[str, Any]:
+    """Vocabulary -> dialogue -> what `record` says, and one held in the style of the vocabulary."""
+    recorded: dict[str, Any] = {}
+    for name, vocabulary in VOCABULARIES.items():
+        model = small_model(name, folder)
+        held = {title: record(completion, model, *dialogue) for title, dialogue in dialogues(name).items()}
+        if vocabulary.builtin:
+            held["conversation"] = record_template(completion, model, vocabulary.builtin, QUESTIONS)
+        recorded[name] = held
+    return recorded
+
+
 if __name__ == "__main__":
-    write("dialogues.json", record_all(Path(os.environ["ORACLE_BIN"]) / "llama-completion", Path(sys.argv[1])))
+    tool = Path(os.environ["ORACLE_BIN"]) / "llama-completion"
+    write("dialogues.json", record_all(tool, Path(sys.argv[1])))
+    with tempfile.TemporaryDirectory() as folder:
+        write("dialogues_bpe.json", record_small(tool, Path(folder)))

@@ -6,6 +6,7 @@ import io
 import re
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +20,31 @@ from ggufrun.engine.model import Model, ModelParams
 from ggufrun.engine.sampling import SamplingParams
 from tests import chat_oracle, dialogue_oracle
 from tests.conftest import Oracle
-from tests.dialogue_oracle import DIALOGUES
+from tests.dialogue_models import VOCABULARIES, small_model, with_vocabulary
+from tests.dialogue_oracle import DIALOGUES, QUESTIONS, SOME, dialogues
 
-Hold = Callable[[Path, str], dict[str, Any]]
+Hold = Callable[..., dict[str, Any]]
 
 OURS = {"slashes": ["--slash-sends"], "chat.sh": ["-e"]}
 """Flags that restore what we do in another way on purpose; ``-e`` is another, and stands in the dialogues."""
 
+AFFIXES = ["-no-cnv"]
+
 MOST = 9
 """Tokens of a reverse prompt and BOS."""
 
-VOCABULARIES = ("llama-spm", "llama-bpe", "qwen2", "deepseek-llm", "phi-3", "baichuan", "gpt-2", "gemma-4")
-
-SOME = ("chat.sh", "empty lines", "slashes", "many scripts", "control tokens typed", "control tokens in flags")
-"""Enough for one more vocabulary."""
+OTHERS = ("llama-spm", "llama-bpe", "qwen2", "deepseek-llm", "phi-3", "baichuan", "gpt-2", "gemma-4")
 
 
 @pytest.fixture
 def hold(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Hold:
     """``ggufrun chat`` in this process: the ids of every turn, the number of tokens that were evaluated, the text."""
 
-    def call(model: Path, name: str) -> dict[str, Any]:
-        flags, typed = DIALOGUES[name]
+    def call(model: Path, flags: list[str], typed: str, *more: str) -> dict[str, Any]:
         console.err.cache_clear()
         console.out.cache_clear()
-        arguments = ["-m", str(model), *flags, "-i", "--temp", "0", "-t", "1", "-c", "2048", "--show-tokens"]
-        monkeypatch.setattr(sys, "argv", ["ggufrun", "chat", *arguments, "-no-cnv", *OURS.get(name, [])])
+        arguments = ["-m", str(model), *flags, "-i", "--temp", "0", "-t", "1", "-c", "2048", "--show-tokens", *more]
+        monkeypatch.setattr(sys, "argv", ["ggufrun", "chat", *arguments])
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed.encode())))
         with pytest.raises(SystemExit) as exit:
             app.main()
@@ -75,7 +75,33 @@ def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", DIALOGUES)
 def test_dialogue(hold: Hold, demo_gguf: Callable[[str], Path], name: str) -> None:
-    compare(hold(demo_gguf("q8_0"), name), chat_oracle.read("dialogues.json")[name])
+    ours = hold(demo_gguf("q8_0"), *DIALOGUES[name], *AFFIXES, *OURS.get(name, []))
+    compare(ours, chat_oracle.read("dialogues.json")[name])
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    folder = tmp_path_factory.mktemp("vocabularies")
+    return cache(lambda name: small_model(name, folder))
+
+
+@pytest.mark.parametrize(("vocabulary", "name"), [(one, name) for one in VOCABULARIES for name in dialogues(one)])
+def test_dialogue_with_a_byte_level_vocabulary(
+    hold: Hold, small: Callable[[str], Path], vocabulary: str, name: str
+) -> None:
+    ours = hold(small(vocabulary), *dialogues(vocabulary)[name], *AFFIXES, *OURS.get(name, []))
+    compare(ours, chat_oracle.read("dialogues_bpe.json")[vocabulary][name])
+
+
+@pytest.mark.parametrize("vocabulary", [name for name, one in VOCABULARIES.items() if one.builtin])
+@pytest.mark.parametrize("flag", ["--style", "--chat-template"])
+def test_conversation_in_a_style(hold: Hold, small: Callable[[str], Path], vocabulary: str, flag: str) -> None:
+    known = VOCABULARIES[vocabulary]
+    chosen = [flag, known.style if flag == "--style" else known.builtin]
+    ours = hold(small(vocabulary), chosen, "\n".join([*QUESTIONS, ""]))
+    theirs = chat_oracle.read("dialogues_bpe.json")[vocabulary]["conversation"]
+    assert (ours["fed"], ours["text"]) == (theirs["fed"], theirs["text"])
+    assert theirs["text"]
 
 
 def test_today(oracle: Oracle, demo_gguf: Callable[[str], Path]) -> None:
@@ -89,13 +115,27 @@ def test_today(oracle: Oracle, demo_gguf: Callable[[str], Path]) -> None:
         assert any(run == golden[name] for run in runs), name
 
 
-@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+def test_today_with_byte_level_vocabularies(oracle: Oracle, small: Callable[[str], Path]) -> None:
+    golden, tool = chat_oracle.read("dialogues_bpe.json"), oracle.binaries / "llama-completion"
+    for vocabulary, known in VOCABULARIES.items():
+        held = golden[vocabulary]
+        if known.builtin:
+            said = (
+                dialogue_oracle.record_template(tool, small(vocabulary), known.builtin, QUESTIONS) for _ in range(6)
+            )
+            assert any(run == held["conversation"] for run in said), vocabulary
+        for name, dialogue in dialogues(vocabulary).items():
+            runs = (dialogue_oracle.once(tool, small(vocabulary), *dialogue) for _ in range(6))
+            assert any(run == held[name] for run in runs), f"{vocabulary}: {name}"
+
+
+@pytest.mark.parametrize("vocabulary", OTHERS)
 def test_with_other_vocabularies(oracle: Oracle, hold: Hold, tmp_path: Path, vocabulary: str) -> None:
     source = oracle.convert.parent / "models" / f"ggml-vocab-{vocabulary}.gguf"
-    model = dialogue_oracle.with_vocabulary(source, tmp_path / f"{vocabulary}.gguf")
+    model = with_vocabulary(source, tmp_path / f"{vocabulary}.gguf")
     tool = oracle.binaries / "llama-completion"
     for name in SOME if vocabulary != "llama-spm" else DIALOGUES:
-        ours = hold(model, name)
+        ours = hold(model, *DIALOGUES[name], *AFFIXES, *OURS.get(name, []))
         for attempt in range(6):
             try:
                 compare(ours, dialogue_oracle.once(tool, model, *DIALOGUES[name]))
@@ -118,9 +158,7 @@ def test_published_templates_with_their_vocabularies(
 ) -> None:
     """Every turn of a conversation feeds what llama-completion feeds: BOS once, and only what is new."""
     models = oracle.convert.parent / "models"
-    path = dialogue_oracle.with_vocabulary(
-        models / f"ggml-vocab-{vocabulary}.gguf", tmp_path / "model.gguf", end=end
-    )
+    path = with_vocabulary(models / f"ggml-vocab-{vocabulary}.gguf", tmp_path / "model.gguf", end=end)
     source = models / "templates" / f"{template}.jinja"
     questions = ["hello 世界", "作者是谁？", "third one"]
     with Model(ModelParams(path)) as model, Context(model, ContextParams(n_ctx=2048, threads=1)) as context:
@@ -130,4 +168,4 @@ def test_published_templates_with_their_vocabularies(
     tool = oracle.binaries / "llama-completion"
     # as above
     runs = (dialogue_oracle.record_template(tool, path, source, questions) for _ in range(6))
-    assert any(run == fed for run in runs)
+    assert any(run["fed"] == fed for run in runs)

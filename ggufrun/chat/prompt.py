@@ -75,7 +75,7 @@ class Prompt:
 class Format(Protocol):
     """A prompt format. ``stops`` are texts that end an answer; ``keep_stop`` leaves their tokens in the context, and
     ``strip_space`` says that an answer's leading space belongs to the vocabulary, not to the text. ``marks`` set
-    reasoning apart, and ``named`` are their control tokens.
+    reasoning apart, and ``named`` are the control tokens among them and the stops.
     """
 
     name: str
@@ -100,7 +100,7 @@ class StylePrompt:
         self.stops = (*style.stops, *reverse)
         self.strip_space = style.name != "none"
         self.marks = marks_of(vocab) if style.name != "none" else ()
-        self.named = control_names(vocab, self.marks)
+        self.named = control_names(vocab, self.marks, self.stops)
         self._vocab = vocab
 
     def turn(self, past: Sequence[Exchange], ids: Sequence[int], system: str, user: str) -> Prompt:
@@ -129,12 +129,12 @@ class AffixPrompt:
     strip_space = True
     # As in llama.cpp, what the model writes is the answer.
     marks: tuple[Marks, ...] = ()
-    named: Mapping[int, bytes] = MappingProxyType({})
 
     def __init__(
         self, vocab: Vocab, *, prefix: str = "", suffix: str = "", prefix_bos: bool = False, reverse: Sequence[str] = ()
     ) -> None:
         self.stops = tuple(reverse)
+        self.named = control_names(vocab, self.marks, self.stops)
         self.given = (prefix, suffix, prefix_bos)
         self._vocab = vocab
         self._bos = [vocab.bos] if prefix_bos and vocab.bos != NULL else []
@@ -208,7 +208,7 @@ class TemplatePrompt:
         self.template = template
         self.variables = dict(variables)
         self.marks = marks_of(vocab, template.source)
-        self.named = control_names(vocab, self.marks)
+        self.named = control_names(vocab, self.marks, self.stops)
         self._vocab = vocab
         self._bos_text, self._eos_text = vocab.text(vocab.bos), vocab.text(vocab.eos)
         # one that the vocabulary does not have is not defined for the template either

@@ -95,15 +95,19 @@ def marks_of(vocab: Vocab, template: str = "") -> tuple[Marks, ...]:
     return tuple(found)
 
 
-def control_names(vocab: Vocab, marks: Sequence[Marks]) -> Mapping[int, bytes]:
-    """The control tokens of the marks, which have no text of their own, and their names."""
+def control_names(vocab: Vocab, marks: Sequence[Marks], stops: Sequence[str] = ()) -> Mapping[int, bytes]:
+    """The control tokens of marks and stop texts, which have no text of their own, and their names."""
     texts = {
         name
         for mark in marks
         for text in (mark.opening, mark.closing, *mark.before, *mark.after)
         for name in CONTROL.findall(text)
     }
-    return MappingProxyType({token: text.encode() for text in texts if (token := vocab.control(text)) is not None})
+    named = {token: text.encode() for text in texts if (token := vocab.control(text)) is not None}
+    for token in (token for stop in stops for token in vocab.tokenize(stop, special=True)):
+        if not vocab.piece(token):
+            named[token] = vocab.piece(token, special=True)
+    return MappingProxyType(named)
 
 
 def opened_by(prompt: str, marks: Sequence[Marks]) -> Marks | None:
