@@ -55,6 +55,12 @@ DIALOGUES: dict[str, tuple[list[str], str]] = {
     "BOS alone": (["-p", "你好", "--in-prefix-bos"], "一\n\n二\n"),
     "no affixes": (["-p", "你好"], "一\n\n二\n"),
     "several lines at once": ([*LLAMA_2, "-mli"], "背一下\n春晓/\na\nb\\\nc\n/\n"),
+    "one count for all": ([*LLAMA_2, "-n", "44"], "背一下春晓\n背一下静夜思\n\n作者是谁？\n好\n背一下登鹳雀楼\n"),
+    "a count that a question uses up": ([*LLAMA_2, "-n", "12"], "背一下春晓，然后背一下静夜思\n好\n"),
+    "nothing before": ([*SCRIPT, "-n", "60"], "背一下春晓\n好\n"),
+    "a message first": ([*SCRIPT, "-if"], "背一下春晓\n\n好\n"),
+    "a text, and a message first": ([*LLAMA_2, "-if"], "背一下春晓\n好\n"),
+    "a context that forgets": ([*LLAMA_2, "-c", "256", "--context-shift"], "背一下春晓\n" * 9),
 }
 
 AFFIXES = {
@@ -101,11 +107,12 @@ def record(completion: Path, model: Path, flags: list[str], typed: str) -> dict[
 
 
 def size(run: dict[str, Any]) -> tuple[int, int]:
-    return sum(map(len, run["fed"])) + run["tokens"], len(run["text"])
+    return sum(map(len, run["fed"])) + (run["tokens"] or 0), len(run["text"])
 
 
 def once(completion: Path, model: Path, flags: list[str], typed: str) -> dict[str, Any]:
-    """The ids of the prompt and of every message, the number of tokens evaluated, and the text that was written.
+    """The ids of the prompt and of every message, the number of tokens evaluated (None where the context was full: it
+    then holds fewer), and the text that was written.
 
     BOS and a reverse prompt before a message are not among the ids; they are in the number.
     """
@@ -119,7 +126,8 @@ def once(completion: Path, model: Path, flags: list[str], typed: str) -> dict[st
     text = run.stdout.decode("utf-8", "ignore").partition("EOF by user")[0]
     # a log that was cut short may hold no number at all
     past = PAST.findall(log) or ["0"]
-    return {"fed": fed, "tokens": int(past[-1]), "text": without_affixes(text, flags)}
+    count = None if "context full, swapping" in log else int(past[-1])
+    return {"fed": fed, "tokens": count, "text": without_affixes(text, flags)}
 
 
 def record_template(completion: Path, model: Path, template: Path | str, questions: list[str]) -> dict[str, Any]:

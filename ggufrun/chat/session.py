@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from ggufrun.chat.budget import Budget
 from ggufrun.chat.negative import Negative
 from ggufrun.chat.prompt import AffixPrompt, Exchange, Format, Prompt
 from ggufrun.chat.reply import Reply, Text, Thought
@@ -50,7 +51,7 @@ class Session:
     ``once`` forgets everything between questions but the system prompt. ``limit`` bounds the tokens of an answer. With
     ``shift``, a full context loses its older half but for the beginning: what the system prompt takes, or ``keep``
     tokens as llama.cpp counts them (BOS not included, negative or too many: all of the first turn). Answers are led
-    away from ``negative``. ``why`` says what made the format be chosen.
+    away from ``negative``. ``why`` says what made the format be chosen. With ``budget``, ``limit`` is llama.cpp's count.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Session:
         speculation: Speculation | None = None,
         why: str = "",
         negative: Negative | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.context = context
         self.format = format
@@ -78,6 +80,7 @@ class Session:
         self.keep = keep
         self.speculation = speculation
         self.negative = negative
+        self.budget = budget
         self.why = why
         self.past: list[Exchange] = []
         self.ids: list[int] = []
@@ -108,6 +111,7 @@ class Session:
         if not ended and not any(fed.endswith(stop.encode("utf-8", "surrogateescape")) for stop in self.format.stops):
             return None
         start = Start(tuple(prompt.ids[len(self.ids) :]))
+        self._limit(text, start.new_ids)
         self.ids = prompt.ids
         return start
 
@@ -166,6 +170,18 @@ class Session:
         """Talk in another format. The conversation starts anew, for its ids are in the old one."""
         self.clear()
         self.format, self.why = format, why
+
+    def _limit(self, text: str, new_ids: Sequence[int], opened: bool = False) -> int:
+        """The most tokens of an answer to ``text``, for which ``new_ids`` are fed."""
+        if self.budget is None:
+            return self.limit
+        if opened:
+            count = 0
+        elif isinstance(self.format, AffixPrompt):
+            count = len(self.context.model.vocab.tokenize(text, special=False))
+        else:
+            count = len(new_ids)
+        return self.budget.question(self.limit, count)
 
     def _opening(self, text: str) -> Prompt:
         if not isinstance(self.format, AffixPrompt):
@@ -242,6 +258,7 @@ class Session:
                 return True
             return False
 
+        limit = self._limit(user, new_ids, opened)
         yield Start(new_ids)
         context.resume()
         sampler = Sampler(context.model, self._sampling(), context.n_ctx)
@@ -254,7 +271,7 @@ class Session:
                 context,
                 sampler,
                 prompt.ids,
-                limit=self.limit,
+                limit=limit,
                 stats=stats,
                 seen=seen,
                 keep=keep,
@@ -272,6 +289,8 @@ class Session:
             yield from reply.flush()
         finally:
             sampler.close()
+            if self.budget is not None:
+                self.budget.answer(self.limit, len(generated))
             self._unfinished = None
             if keep_words() and self.negative is not None:
                 self.negative.answered(self.past[-1], said())

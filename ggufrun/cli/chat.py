@@ -38,6 +38,7 @@ def register(app: typer.Typer) -> None:
 
 def run(flags: ChatFlags) -> None:
     """Open the model and talk, as ``flags`` say."""
+    flags = settings.compatible(flags)
     if flags.batch_file is not None or flags.batch_output is not None:
         if flags.lookup or flags.draft_model is not None:
             raise UsageError("--lookup and -md guess for a conversation, not for a batch", "leave them out")
@@ -78,6 +79,7 @@ def _talk(
     speculation: Speculation | None = None,
     away: Negative | None = None,
 ) -> None:
+    from ggufrun.chat.budget import Budget
     from ggufrun.chat.escapes import expand
     from ggufrun.chat.prompt import AffixPrompt
     from ggufrun.chat.session import Session
@@ -101,11 +103,12 @@ def _talk(
         # A model that never ends, in a context that never fills, would write for ever.
         limit=context.n_ctx if n_predict is None else n_predict,
         once=flags.once,
-        shift=flags.context_shift,
+        shift=flags.context_shift is not False,
         keep=flags.keep,
         speculation=speculation,
         why=choice.why,
         negative=away,
+        budget=Budget() if flags.compat else None,
     )
     screen = Screen(
         color=SWITCH_VALUES.get((flags.color or "auto").lower(), "auto"),
@@ -116,12 +119,23 @@ def _talk(
         thinking=not flags.hide_thinking,
     )
     typed = expand if flags.escape else str
-    talk = Talk(session, screen, typed, file=flags.session, multiline=flags.multiline, slash=flags.slash_sends)
+    talk = Talk(
+        session,
+        screen,
+        typed,
+        file=flags.session,
+        multiline=flags.multiline,
+        slash=flags.slash_sends,
+        waits=flags.interactive_first,
+    )
     if flags.session is not None and _resumed(session, flags, system):
         opening = None if affixes else opening
     if affixes:
         # Beside affixes -p is no message but the beginning of the text itself.
         first, raw = (typed(instruction) if instruction is not None else None), opening
+        if flags.compat and raw is None and not session.ids and context.model.vocab.add_bos:
+            # llama.cpp begins with a BOS and goes on from there.
+            raw = ""
     else:
         first, raw = (typed(instruction) if instruction is not None else opening), None
     terminal = sys.stdin.isatty()

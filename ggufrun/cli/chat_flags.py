@@ -112,6 +112,10 @@ class ChatFlags:
     slash_sends: Annotated[
         bool, _option("--slash-sends", help="A line that ends in / loses it, as in llama.cpp; else it is kept.")
     ] = False
+    compat: Annotated[
+        bool,
+        _option("--compat", help="As llama.cpp's interactive mode in all that is different here: see docs/chat.md."),
+    ] = False
     session: Annotated[
         Path | None, _option("--session", help="Keep the conversation in a file, and go on with it.", metavar="FILE")
     ] = None
@@ -141,9 +145,9 @@ class ChatFlags:
         _option("--keep", help="Tokens kept when the context is shifted (default: the system prompt; -1: all of -p)."),
     ] = None
     context_shift: Annotated[
-        bool,
+        bool | None,
         _option("--context-shift/--no-context-shift", help="Forget the older half of a full context, or stop there."),
-    ] = True
+    ] = None
     ctx_size: Annotated[
         int | None, _option("-c", "--ctx-size", help="Context in tokens (4096; 0: the model's own).")
     ] = None

@@ -27,8 +27,8 @@ class Talk:
     """A session, the screen it is drawn on, and what becomes of typed text (``typed``).
 
     With ``file`` the session is kept there after every turn. ``multiline`` is llama.cpp's ``-mli``; with ``slash`` a
-    line that ends in one is sent without it, as there. Without ``saves`` it is no conversation that somebody might
-    go on with.
+    line that ends in one is sent without it, as there. With ``waits`` the text at the beginning of the context is not
+    answered: a message comes first. Without ``saves`` it is no conversation that somebody might go on with.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class Talk:
         file: Path | None = None,
         multiline: bool = False,
         slash: bool = False,
+        waits: bool = False,
         saves: bool = True,
     ) -> None:
         self.session = session
@@ -48,6 +49,7 @@ class Talk:
         self.file = file
         self.multiline = multiline
         self.slash = slash
+        self.waits = waits
         self.saves = saves
 
     def single(self, message: str | None, raw: str | None) -> None:
@@ -181,7 +183,7 @@ class Talk:
 
     def _opening(self, message: str | None, raw: str | None) -> Iterator[Iterator[Event]]:
         if raw is not None:
-            if self.session.waits_after(raw):
+            if self.waits or self.session.waits_after(raw):
                 self.screen.fed(self.session, self.session.place(raw).new_ids)
             else:
                 yield self.session.open(raw)

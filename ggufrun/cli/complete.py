@@ -56,6 +56,7 @@ WITHOUT = frozenset(
         "context_shift",
         "multiline",
         "slash_sends",
+        "compat",
         "session",
         "batch_file",
         "batch_output",

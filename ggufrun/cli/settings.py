@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,20 @@ FORMAT_FLAGS = (
     "conversation",
 )
 """Flags that say how a message becomes tokens."""
+
+
+def compatible(flags: ChatFlags) -> ChatFlags:
+    """With ``--compat`` every flag that brings llama.cpp's way back, where no other says otherwise."""
+    if not flags.compat:
+        return flags
+    return replace(
+        flags,
+        escape=flags.escape is None or flags.escape,
+        slash_sends=True,
+        keep=0 if flags.keep is None else flags.keep,
+        context_shift=bool(flags.context_shift),
+        n_predict=-1 if flags.n_predict is None else flags.n_predict,
+    )
 
 
 def model_name(flags: ChatFlags) -> tuple[str, str | None]:
