@@ -29,7 +29,9 @@ OURS = {
     "slashes": ["--slash-sends"],
     "chat.sh": ["-e"],
     "a context that forgets": ["--keep", "0"],
-    **dict.fromkeys(("one count for all", "a count that a question uses up", "nothing before"), ["--compat"]),
+    "one count for all": ["--compat"],
+    "a count that a question uses up": ["--compat"],
+    "nothing before": ["--compat"],
     "a message first": ["--compat"],
 }
 """Flags that restore what we do in another way on purpose; ``-e`` is another, and stands in the dialogues."""

@@ -51,7 +51,7 @@ class Session:
     ``once`` forgets everything between questions but the system prompt. ``limit`` bounds the tokens of an answer. With
     ``shift``, a full context loses its older half but for the beginning: what the system prompt takes, or ``keep``
     tokens as llama.cpp counts them (BOS not included, negative or too many: all of the first turn). Answers are led
-    away from ``negative``. ``why`` says what made the format be chosen. With ``budget``, ``limit`` is llama.cpp's count.
+    away from ``negative``. ``why`` says what made the format be chosen. With ``budget`` the limit is llama.cpp's count.
     """
 
     def __init__(
