@@ -281,7 +281,7 @@ def test_which_format(demo_context: Context, monkeypatch: pytest.MonkeyPatch) ->
         choose(model, FormatOptions(template="no-such-file"))
     monkeypatch.setitem(model.__dict__, "chat_template", None)
     choice = choose(model, FormatOptions())
-    assert choice.format.name == "none" and "base model" in choice.warning
+    assert choice.format.name == "none" and "base model" in choice.warnings[0]
     monkeypatch.setitem(model.__dict__, "name", "Chinese-Alpaca-2-1.3B")
     choice = choose(model, FormatOptions())
     assert choice.format.name == "alpaca-2" and choice.sampling["temp"] == 0.5

@@ -95,7 +95,36 @@ def test_what_is_wrong_and_where(text: str, words: str) -> None:
     assert str(error.value).startswith("styles.toml") and words in str(error.value)
 
 
+BROKEN = [text for text, _ in WRONG] + ["[a\n", "[a]\nfirst = '{u}'\n[a]\n", "[" * 5000]
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_a_mistake_does_not_stop_a_chat(write, demo_model: Model, text: str) -> None:  # type: ignore[no-untyped-def]
+    write(text)
+    trouble = stylebook.trouble()
+    assert trouble is not None
+    choice = choose(demo_model, FormatOptions(style="chatml"))
+    assert choice.format.name == "chatml" and list(stylebook.known()) == list(styles.STYLES)
+    assert len(choice.warnings) == 1 and trouble.what in choice.warnings[0]
+    # the style that was meant is not replaced by another
+    for asked in (FormatOptions(style="a"), FormatOptions(style="poet")):
+        with pytest.raises(FormatError) as error:
+            choose(demo_model, asked)
+        assert error.value is trouble
+    write("")
+    assert stylebook.trouble() is None and choose(demo_model, FormatOptions(style="chatml")).warnings == ()
+
+
+def test_a_mistake_in_one_of_ours(write, demo_model: Model) -> None:  # type: ignore[no-untyped-def]
+    write('[alpaca]\nlike = "alpaca"\nsystem = 5\n')
+    for asked in (FormatOptions(style="Alpaca"), FormatOptions(template="alpaca")):
+        with pytest.raises(FormatError, match=r"line 3: alpaca\.system is no text"):
+            choose(demo_model, asked)
+    assert choose(demo_model, FormatOptions(style="alpaca-2")).format.name == "alpaca-2"
+
+
 def test_a_file_that_cannot_be_read(write, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "styles.toml").write_bytes(b"\xff")
-    with pytest.raises(FormatError, match=r"styles\.toml cannot be read"):
-        stylebook.known()
+    assert "styles.toml cannot be read" in str(stylebook.trouble())
+    (tmp_path / "styles.toml").write_bytes(b"#" * (stylebook.MAX_BYTES + 1))
+    assert "larger than" in str(stylebook.trouble())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,20 +58,30 @@ class FormatOptions:
 
 @dataclass(frozen=True)
 class Choice:
-    """A format, why it was chosen, its default system prompt, and the settings that suit the model."""
+    """A format, why it was chosen, its default system prompt, the settings that suit the model, and what the user should
+    hear of.
+    """
 
     format: Format
     why: str
     system: str = ""
     sampling: Mapping[str, float] = field(default_factory=dict)
-    warning: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def choose(model: Model, options: FormatOptions) -> Choice:
     """The first that applies: the user's flags, the file's template, what its name or vocabulary reveals, none.
 
-    Raises UsageError for flags that contradict one another or name nothing, FormatError for a broken template.
+    Raises UsageError for flags that contradict one another or name nothing, FormatError for a broken template. Mistakes
+    in the user's own styles are a warning, unless one of these was asked for.
     """
+    choice, trouble = _choose(model, options), stylebook.trouble()
+    if trouble is None:
+        return choice
+    return replace(choice, warnings=(f"{trouble}; your own styles do not count", *choice.warnings))
+
+
+def _choose(model: Model, options: FormatOptions) -> Choice:
     given = [
         flag
         for flag, used in (
@@ -99,7 +109,7 @@ def choose(model: Model, options: FormatOptions) -> Choice:
         return _style(model, stylebook.find(options.style), options, "--style says so")
     if options.template is not None:
         name = BUILTIN_NAMES.get(options.template, options.template)
-        if name in stylebook.known():
+        if name in stylebook.known() or stylebook.means(name):
             return _style(model, stylebook.find(name), options, "--chat-template says so")
         return _template(model, _template_text(options.template), options, "--chat-template says so", usual)
     if model.chat_template is not None:
@@ -110,16 +120,15 @@ def choose(model: Model, options: FormatOptions) -> Choice:
         AffixPrompt(vocab, reverse=options.reverse) if options.reverse else StylePrompt(vocab, styles.STYLES["none"]),
         "nothing says how to talk to this model",
         sampling=usual,
-        warning="this looks like a base model: it continues text and does not answer; --style sets a prompt format",
+        warnings=("this looks like a base model: it continues text and does not answer; --style sets a prompt format",),
     )
 
 
 def _template(model: Model, source: str, options: FormatOptions, why: str, sampling: Mapping[str, float]) -> Choice:
     prompt = TemplatePrompt(model.vocab, ChatTemplate(source), options.reverse, options.variables)
-    warning = ""
-    if options.think is not None and not prompt.think(options.think):
-        warning = "this chat template has no switch for thinking"
-    return Choice(prompt, why, sampling=sampling, warning=warning)
+    silent = options.think is not None and not prompt.think(options.think)
+    warnings = ("this chat template has no switch for thinking",) if silent else ()
+    return Choice(prompt, why, sampling=sampling, warnings=warnings)
 
 
 def _style(model: Model, style: styles.Style, options: FormatOptions, why: str) -> Choice:

@@ -31,15 +31,23 @@ LISTS = ("controls", "stops", "names")
 MAX_BYTES = 1 << 20
 """A file of styles is not larger."""
 
+HEAD = re.compile(r"""^\s*\[\s*["']?([^"'\].]+)""", re.MULTILINE)
+"""The beginning of a table, whatever else is wrong."""
+
 BRACES = re.compile(r"\{([a-z]+)\}")
 
 
 @dataclass(frozen=True)
 class Stylebook:
-    """Styles by name, and patterns of model names with the style of each."""
+    """Styles by name, and patterns of model names with the style of each.
+
+    Of a file with a mistake there are none: ``trouble`` says what is wrong, and ``meant`` are the styles it speaks of.
+    """
 
     styles: Mapping[str, Style]
     names: tuple[tuple[str, str], ...]
+    trouble: FormatError | None = None
+    meant: frozenset[str] = frozenset()
 
 
 def styles_file() -> Path:
@@ -54,10 +62,25 @@ def known() -> Mapping[str, Style]:
     return MappingProxyType({**STYLES, **_own().styles})
 
 
+def trouble() -> FormatError | None:
+    """What is wrong with the user's own styles, none of which count then."""
+    return _own().trouble
+
+
+def means(name: str) -> bool:
+    """Do the user's own styles speak of one called ``name``, whether it is sound or not?"""
+    own = _own()
+    return name in own.styles or name in own.meant
+
+
 def find(name: str) -> Style:
-    """The style called ``name``; raises UsageError with the names there are."""
-    styles = known()
+    """The style called ``name``; raises UsageError with the names there are, FormatError where the user's own styles
+    have one of that name, or may have, and something is wrong with them.
+    """
+    styles, own = known(), _own()
     style = styles.get(name) or styles.get(name.lower().replace("_", "-"))
+    if own.trouble is not None and (style is None or own.meant & {name, style.name}):
+        raise own.trouble
     if style is None:
         raise UsageError(f"there is no style {name!r}", f"choose from {', '.join(styles)}")
     return style
@@ -112,13 +135,18 @@ def _own() -> Stylebook:
 
 @cache
 def _read(path: Path, changed: int, size: int) -> Stylebook:
-    if size > MAX_BYTES:
-        raise FormatError(f"{path} is larger than {MAX_BYTES >> 20} MiB", "keep the styles that you use")
+    text = ""
     try:
-        text = path.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FormatError(f"{path} cannot be read: {error}", "write it as UTF-8 text, or remove it") from error
-    return parse(text, str(path))
+        if size > MAX_BYTES:
+            raise FormatError(f"{path} is larger than {MAX_BYTES >> 20} MiB", "keep the styles that you use")
+        try:
+            text = path.read_bytes().decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise FormatError(f"{path} cannot be read: {error}", "write it as UTF-8 text, or remove it") from error
+        return parse(text, str(path))
+    except FormatError as error:
+        # A mistake in one style is no reason not to talk in another.
+        return Stylebook({}, (), error, frozenset(HEAD.findall(text)))
 
 
 def parse(text: str, where: str) -> Stylebook:

@@ -245,8 +245,8 @@ def run(flags: ChatFlags) -> None:
         return
     with settings.open_model(model_path, flags, together(params, min(sequences, len(left)))) as model:
         choice = settings.choose_format(model, flags)
-        if choice.warning:
-            warn(choice.warning)
+        for warning in choice.warnings:
+            warn(warning)
         sampling = settings.sampling_params(flags, choice.sampling)
         told = settings.system_prompt(flags)
         system = choice.system if told is None else told

@@ -88,8 +88,8 @@ def _talk(
 
     system = settings.system_prompt(flags)
     affixes = isinstance(choice.format, AffixPrompt)
-    if choice.warning:
-        warn(choice.warning)
+    for warning in choice.warnings:
+        warn(warning)
     if system and isinstance(choice.format, AffixPrompt):
         placed = choice.format.with_system(opening, system) if opening is not None else None
         opening = placed or opening
