@@ -142,6 +142,13 @@ def test_guessing_ahead_changes_nothing(run: Run, model: str, demo_gguf: Callabl
         assert run(model, "背一下静夜思", *flags).out == POEM
 
 
+def test_a_draft_model_by_its_name(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GGUFRUN_MODELS", str(Path(model).parent))
+    assert run(Path(model).name, "背一下静夜思", "-md", Path(model).stem).out == POEM
+    result = run(model, "背一下静夜思", "-md", "org/name:q4_0")
+    assert result.status == 1 and "ggufrun pull org/name:q4_0" in result.err and result.err.count("\n") == 1
+
+
 def test_verbose_prompt(run: Run, model: str) -> None:
     result = run(model, "你好", "--verbose-prompt")
     assert re.search(r"^ {5}1 -> '<s>'$", result.err, re.MULTILINE)
@@ -265,7 +272,7 @@ FAILURES: list[tuple[list[str], str]] = [
     (["hi", "--chat-template", "nothing-like-it"], "no style of this name"),
     (["春" * 600, "-c", "256"], "the context has 256"),
     (["hi", "-c", "99999999"], "GiB"),
-    (["hi", "-md", "no-draft.gguf"], "no-draft.gguf: no such file"),
+    (["hi", "-md", "no-draft.gguf"], "no such file, and no model in"),
     (["hi", "--lora", "no-adapter.gguf"], "no-adapter.gguf: no such file"),
     (["hi", "--grammar", "root ::= x"], "line 1: Undefined rule"),
     (["hi", "-j", '{"pattern": "x"}'], "'pattern' cannot be kept to"),

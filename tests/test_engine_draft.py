@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +241,28 @@ def test_a_draft_model_that_is_not_sure(wide: Context, small_model: Model) -> No
         assert bold.propose(ids, 8)[: len(likely)] == likely
         for drafter in (bold, shy):
             drafter.close()
+
+
+def test_tokens_that_only_one_vocabulary_has(wide: Context, small_model: Model) -> None:
+    """Vocabularies of one family differ by a few tokens at the end: those are not guessed, nor guessed after."""
+    size = wide.model.vocab.size
+
+    class Foreign:
+        def propose(self, ids: Sequence[int], count: int) -> list[int]:
+            return [5, size, 6][:count]
+
+        def close(self) -> None: ...
+
+    params = SamplingParams(temp=0, ignore_eos=True)
+    speculation = Speculation(wide, Foreign(), DraftParams(least=1))
+    ids = prompt(wide, QUESTION)
+    guessed, stats = write(wide, ids, params, 60, speculation)
+    assert guessed == write(wide, ids, params, 60)[0] and stats.drafted > 0
+    with Context(small_model, ContextParams(n_ctx=512, threads=1)) as guesser:
+        drafter = DraftModel(guesser)
+        assert drafter.propose([*ids, small_model.vocab.size, *ids * 4], 4) == []
+        assert len(drafter.propose(ids, 4)) == 4
+        drafter.close()
 
 
 def test_looking_up() -> None:

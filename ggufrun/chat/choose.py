@@ -58,8 +58,8 @@ class FormatOptions:
 
 @dataclass(frozen=True)
 class Choice:
-    """A format, why it was chosen, its default system prompt, the settings that suit the model, and what the user should
-    hear of.
+    """A format, why it was chosen, its default system prompt, the settings that suit the model, and what is to be said
+    of it.
     """
 
     format: Format

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -58,12 +57,13 @@ def run(flags: ChatFlags) -> None:
     # What is wrong with the flags is said before anything is asked, fetched or loaded.
     path, instruction = chat_model.find(flags)
     settings.check_file(path)
-    if flags.draft_model is not None:
-        settings.check_file(Path(flags.draft_model))
+    small = None if flags.draft_model is None else chat_model.named(flags.draft_model)
+    if small is not None:
+        settings.check_file(small)
     with settings.open_model(path, flags, context_params) as model:
         choice = settings.choose_format(model, flags)
         sampling = settings.sampling_params(flags, choice.sampling)
-        with Context(model, context_params) as context, guessing(flags, context, draft) as speculation:
+        with Context(model, context_params) as context, guessing(flags, context, draft, small) as speculation:
             away = negative(context, guidance)
             _talk(flags, context, choice, sampling, n_predict, instruction, opening, speculation, away)
 

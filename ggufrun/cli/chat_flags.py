@@ -276,7 +276,7 @@ class ChatFlags:
     ] = False
     draft_model: Annotated[
         str | None,
-        _option("-md", "--model-draft", "--spec-draft-model", help="Guess ahead with a small model.", metavar="FILE"),
+        _option("-md", "--model-draft", "--spec-draft-model", help="Guess ahead with a small model.", metavar="MODEL"),
     ] = None
     draft_max: Annotated[
         int | None,

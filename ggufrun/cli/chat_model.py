@@ -25,15 +25,20 @@ def find(flags: ChatFlags) -> tuple[Path, str | None]:
             raise UsageError("no model is given", "write `ggufrun chat MODEL`; `ggufrun list` shows what is here")
         return pick(plain=flags.plain), None
     name, instruction = settings.model_name(flags)
+    return named(name), instruction
+
+
+def named(name: str) -> Path:
+    """The file that ``name`` means: a path, a model of the local folder, or an id on the hub, fetched after asking."""
     try:
-        return settings.local_model(name), instruction
+        return settings.local_model(name)
     except NotFoundError as error:
         found = _hub_id(name)
         if found is None:
             raise
         if not at_terminal():
             raise NotFoundError(error.what, f"if it is on the hub, fetch it: ggufrun pull {name}") from error
-        return fetch(found), instruction
+        return fetch(found)
 
 
 def at_terminal() -> bool:

@@ -41,15 +41,17 @@ def widened(params: ContextParams, draft: DraftParams | None) -> ContextParams:
 
 
 @contextmanager
-def guessing(flags: ChatFlags, context: Context, draft: DraftParams | None) -> Iterator[Speculation | None]:
-    """The speculation that the flags ask for, with the draft model open while it is needed."""
+def guessing(
+    flags: ChatFlags, context: Context, draft: DraftParams | None, small_model: Path | None
+) -> Iterator[Speculation | None]:
+    """The speculation that the flags ask for, with the draft model, a file, open while it is needed."""
     from ggufrun.engine.context import Context, ContextParams
     from ggufrun.engine.draft import DraftModel, Lookup, Speculation, check_vocabularies
     from ggufrun.engine.model import Model, ModelParams
 
     if draft is None:
         yield None
-    elif flags.draft_model is None:
+    elif small_model is None:
         yield Speculation(context, Lookup(), draft)
     else:
         given = context.params
@@ -57,7 +59,7 @@ def guessing(flags: ChatFlags, context: Context, draft: DraftParams | None) -> I
             n_ctx=context.n_ctx, threads=context.threads, threads_batch=given.threads_batch, n_ubatch=given.n_ubatch
         )
         # after the model itself: it gets what is left
-        small_params = ModelParams(Path(flags.draft_model), mmap=flags.mmap)
+        small_params = ModelParams(small_model, mmap=flags.mmap)
         with placing.open_model(small_params, params, placing.PLAIN, Model, quiet=True) as model:
             check_vocabularies(context.model, model)
             with Context(model, params) as small:

@@ -11,6 +11,7 @@ import statistics
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from time import perf_counter
 from typing import Protocol
 
@@ -126,7 +127,8 @@ class DraftModel:
         """The draft model's greedy continuation, as far as its context reaches."""
         context = self._context
         count = min(count, context.n_ctx - len(ids) - 1)
-        if count <= 0 or max(ids[-64:]) >= self._size:
+        # The other vocabulary may be a little larger.
+        if count <= 0 or max(ids) >= self._size:
             return []
         context.feed(ids)
         guessed: list[int] = []
@@ -190,6 +192,7 @@ class Speculation:
                 "leave out --lookup and -md",
             )
         self.drafter = drafter
+        self._size = context.model.vocab.size
         self._least = params.least
         self._most = min(params.most, context.params.outputs - 1)
         self._rate = RATE
@@ -211,7 +214,7 @@ class Speculation:
         if count <= 0:
             return []
         started = perf_counter()
-        guessed = self.drafter.propose(ids, count)
+        guessed = list(takewhile(self._size.__gt__, self.drafter.propose(ids, count)))
         if guessed:
             seconds = (perf_counter() - started) / len(guessed)
             self._drafting += (seconds - self._drafting) * (0.2 if self._drafting else 1.0)
