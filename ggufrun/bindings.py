@@ -45,4 +45,3 @@ def _load() -> None:
     finally:
         # so that an import of the package itself still runs its own code
         del sys.modules[PACKAGE]
-

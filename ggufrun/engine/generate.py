@@ -12,6 +12,7 @@ from ggufrun.engine.draft import Speculation
 from ggufrun.engine.guidance import Guidance
 from ggufrun.engine.sampler import Sampler
 from ggufrun.engine.sequence import ContextFull, Interrupted
+from ggufrun.engine.steps import GuessedSteps, steps_for
 from ggufrun.engine.window import Shift, fill, next_shift
 
 UNTIL_FULL = -2
@@ -114,13 +115,10 @@ def generate(
     if guidance is not None:
         room = min(room, guidance.room)
     shifting = keep is not None and limit != UNTIL_FULL
-    known = list(context.held) if speculation is not None else []
-    # Guesses that are decoded but not yet confirmed, and whose logits come next; -1 for the last ones.
-    guessed: list[int] = []
-    place = -1
+    steps = steps_for(context, speculation, guidance)
     # The token that is chosen but not yet decoded.
     last: int | None = None
-    since = away = left = 0.0
+    away = left = 0.0
     try:
         while True:
             if context.interrupted:
@@ -133,48 +131,17 @@ def generate(
                 stats.reason = StopReason.FULL
                 return
             if last is not None:
-                if guessed:
-                    # What was guessed from the first wrong token on is worth nothing.
-                    context.trim(len(context.held) - len(guessed) + place)
-                    guessed = []
+                steps.settle()
                 if shifting and keep is not None and len(context.held) + 1 >= context.n_ctx:
-                    try:
-                        shift = next_shift(len(context.held), keep)
-                        stats.shifts.append(shift)
-                        shift.apply(known)
-                        context.discard(shift.start, shift.count)
-                    except ContextFull:
-                        stats.reason = StopReason.FULL
-                        return
-                    except Interrupted:
-                        stats.reason = StopReason.INTERRUPTED
-                        return
+                    shift = next_shift(len(context.held), keep)
+                    stats.shifts.append(shift)
+                    steps.shifted(shift)
+                    context.discard(shift.start, shift.count)
                 stats.steps += 1
-                if speculation is not None:
-                    space = context.n_ctx - len(context.held) - 2
-                    guessed = speculation.guess(known, space if limit < 0 else min(space, limit - stats.tokens))
-                    since = perf_counter()
-                if guessed:
-                    stats.drafted += len(guessed)
-                    place = 0
-                    context.push_all([last, *guessed])
-                elif guidance is not None:
-                    place = 0
-                    try:
-                        guidance.push(last)
-                    except (ContextFull, Interrupted) as end:
-                        stats.reason = StopReason.FULL if isinstance(end, ContextFull) else StopReason.INTERRUPTED
-                        return
-                else:
-                    place = -1
-                    context.push(last)
-                last = None
-            token = sampler.sample(context, place)
-            if since and speculation is not None:
-                speculation.timed(len(guessed) + 1, perf_counter() - since)
-                since = 0.0
+                steps.push(last, context.n_ctx if limit < 0 else limit - stats.tokens)
+            token = sampler.sample(context, steps.place)
+            last = None if steps.drawn(token) else token
             stats.tokens += 1
-            known.append(token)
             left = perf_counter()
             yield token
             away += perf_counter() - left
@@ -183,15 +150,14 @@ def generate(
                 # Not decoded: nobody asks for the logits after the end. The next turn's prompt brings it along.
                 stats.reason = StopReason.END
                 return
-            if guessed and speculation is not None:
-                if place < len(guessed) and token == guessed[place]:
-                    stats.accepted += 1
-                    place += 1
-                    continue
-                speculation.learn(len(guessed), place)
-            last = token
+    except ContextFull:
+        stats.reason = StopReason.FULL
+    except Interrupted:
+        stats.reason = StopReason.INTERRUPTED
     finally:
         # What the caller does with the tokens is not the model's time.
         now = perf_counter()
         stats.time = now - begun - away - (now - left if left else 0.0)
-        stats.plain_pass = speculation.plain_pass if speculation is not None else 0.0
+        if isinstance(steps, GuessedSteps) and speculation is not None:
+            stats.drafted, stats.accepted = steps.drafted, steps.accepted
+            stats.plain_pass = speculation.plain_pass
