@@ -208,6 +208,42 @@ def test_a_build_and_a_machine_that_do_not_go_together(
     assert last.state == state and words in last.value and last.hint
 
 
+@pytest.mark.parametrize(
+    ("why", "todo"),
+    [
+        ("CUDA driver version is insufficient for CUDA runtime version", "13 wants 580"),
+        ("no CUDA-capable device is detected", "CUDA_VISIBLE_DEVICES names no card"),
+        ("system not yet initialized", "nvidia-fabricmanager"),
+        ("unknown error", "nvidia-modprobe"),
+        ("a reason that nobody has seen yet", ""),
+    ],
+)
+def test_the_engines_own_reason_is_told(why: str, todo: str) -> None:
+    engine = {"devices": [CPU], "gpu_backends": ["CUDA"], "features": ["ARCHS=900"], "refusal": why}
+    last = doctor.judge_devices(engine, [CARD])[-1]
+    assert last.state == "bad" and last.value.endswith(f"not used, {why}") and todo in last.hint
+
+
+def test_cards_that_are_hidden_are_no_trouble() -> None:
+    engine = {"devices": [CPU], "gpu_backends": ["CUDA"], "features": [], "hidden_by": "CUDA_VISIBLE_DEVICES"}
+    last = doctor.judge_devices(engine, [CARD])[-1]
+    assert last.state == "ok" and last.value.startswith("CUDA_VISIBLE_DEVICES hides all GPUs")
+
+
+def test_a_card_with_a_problem_of_its_own() -> None:
+    card = {"name": "NVIDIA card", "memory": None, "driver": "580.65", "problem": "the parts differ", "todo": "restart"}
+    engine = {"devices": [CPU], "gpu_backends": ["CUDA"], "features": []}
+    last = doctor.judge_devices(engine, [card])[-1]
+    assert (last.state, last.hint) == ("bad", "restart") and last.value.endswith("driver 580.65: the parts differ")
+
+
+def test_a_card_that_does_not_tell_its_memory() -> None:
+    gpu = {**CPU, "name": "CUDA0", "kind": "gpu", "total": 0, "free": 0}
+    engine = {"devices": [CPU, gpu], "gpu_backends": ["CUDA"], "features": []}
+    last = doctor.judge_devices(engine, [CARD])[-1]
+    assert last.state == "bad" and last.value == "CUDA0 does not tell its memory" and "COMPUTE" in last.hint
+
+
 def test_a_card_in_use_needs_no_word() -> None:
     gpu = {**CPU, "name": "CUDA0", "kind": "gpu"}
     engine = {"devices": [CPU, gpu], "gpu_backends": ["CUDA"], "features": ["ARCHS=750,800,900"]}

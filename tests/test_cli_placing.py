@@ -12,7 +12,7 @@ import pytest
 from ggufrun.cli import placing
 from ggufrun.engine import fit
 from ggufrun.engine.context import ContextParams
-from ggufrun.engine.devices import Device
+from ggufrun.engine.devices import Device, hidden_by
 from ggufrun.engine.memory import Footprint, Place, Use
 from ggufrun.engine.model import ModelParams
 from ggufrun.engine.offload import Placement
@@ -65,13 +65,98 @@ def test_an_idle_card_and_a_build_without_one() -> None:
     assert "`make cpu`" in placing.idle(("CUDA",), False) and "doctor" in placing.idle(("CUDA",), True)
 
 
+@pytest.mark.parametrize(
+    ("backends", "environment", "variable"),
+    [
+        (("CUDA",), {"CUDA_VISIBLE_DEVICES": ""}, "CUDA_VISIBLE_DEVICES"),
+        (("CUDA",), {"CUDA_VISIBLE_DEVICES": "-1"}, "CUDA_VISIBLE_DEVICES"),
+        (("CUDA",), {"CUDA_VISIBLE_DEVICES": "0"}, ""),
+        (("CUDA",), {}, ""),
+        (("Vulkan",), {"GGML_VK_VISIBLE_DEVICES": ""}, "GGML_VK_VISIBLE_DEVICES"),
+        (("MTL",), {"GGML_METAL_DEVICES": "0"}, "GGML_METAL_DEVICES"),
+        # the other one may still find something
+        (("CUDA", "Vulkan"), {"CUDA_VISIBLE_DEVICES": ""}, ""),
+        (("SYCL",), {"CUDA_VISIBLE_DEVICES": ""}, ""),
+        ((), {"CUDA_VISIBLE_DEVICES": ""}, ""),
+    ],
+)
+def test_whoever_hides_the_cards_knows_it(
+    backends: tuple[str, ...], environment: dict[str, str], variable: str
+) -> None:
+    assert hidden_by(backends, environment) == variable
+
+
+def a_card_on_the_bus(root: Path, vendor: str = "0x10de", kind: str = "0x030200") -> None:
+    folder = root / "sys" / "bus" / "pci" / "devices" / f"{vendor}-{kind}"
+    folder.mkdir(parents=True)
+    (folder / "vendor").write_text(vendor + "\n")
+    (folder / "class").write_text(kind + "\n")
+
+
 def test_a_card_is_found_on_the_bus(tmp_path: Path) -> None:
-    for name, vendor, kind in (("a", "0x8086", "0x030000"), ("b", "0x10de", "0x040300"), ("c", "0x10de", "0x030200")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "vendor").write_text(vendor + "\n")
-        (tmp_path / name / "class").write_text(kind + "\n")
-        # the card itself, not a chip of Intel's, nor the sound on the card
-        assert machine.on_bus(tmp_path) == (name == "c")
+    # a chip of Intel's, the sound on the card, the card itself
+    for vendor, kind, found in (("0x8086", "0x030000", 0), ("0x10de", "0x040300", 0), ("0x10de", "0x030200", 1)):
+        a_card_on_the_bus(tmp_path, vendor, kind)
+        assert machine.on_bus(tmp_path) == machine.nvidia_present(tmp_path) == bool(found)
+    # a container sees the bus of its host; what it may use are device files
+    (tmp_path / ".dockerenv").touch()
+    assert not machine.nvidia_present(tmp_path)
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "nvidia3").touch()
+    assert machine.nvidia_present(tmp_path)
+
+
+def test_wsl_has_a_file_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "dxg").touch()
+    # there it is also for cards of others
+    assert not machine.nvidia_present(tmp_path)
+    (tmp_path / "usr/lib/wsl/lib").mkdir(parents=True)
+    (tmp_path / "usr/lib/wsl/lib/libcuda.so.1").touch()
+    assert machine.nvidia_present(tmp_path)
+
+
+def test_a_card_that_does_not_answer(tmp_path: Path) -> None:
+    def card(said: str) -> machine.NvidiaCard:
+        (found,) = machine.nvidia_cards(lambda _: said, tmp_path)
+        return found
+
+    a_card_on_the_bus(tmp_path)
+    assert card("") == machine.NvidiaCard("NVIDIA card", None, None)
+    (tmp_path / "proc/driver/nvidia").mkdir(parents=True)
+    version = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27\n"
+    (tmp_path / "proc/driver/nvidia/version").write_text(version)
+    assert card("No devices were found\n") == machine.NvidiaCard("NVIDIA card", None, "580.65.06")
+    updated = card("Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 590.11\n")
+    assert updated.driver == "580.65.06" and "updated while it ran" in updated.problem and "restart" in updated.todo
+    assert "start it anew" in card("Failed to initialize NVML: Unknown Error\n").todo
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".containerenv").touch()
+    assert "no card in this container" in card("").problem and "--gpus all" in card("").todo
+    # lent after all, and without nvidia-smi
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "nvidia0").touch()
+    assert card("") == machine.NvidiaCard("NVIDIA card", None, "580.65.06")
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("ggml-cuda.cu:109: CUDA error\nCUDA error: out of memory\n  current device: 0", "the card ran out of memory;"),
+        ("x.cu:109: CUDA error\nCUDA error: no kernel image is available", "this engine is built for other cards"),
+        ("CUDA error\nCUDA error: all CUDA-capable devices are busy or unavailable", "another program has the card"),
+        (
+            "x.cu:1: CUDA error\nCUDA error: an illegal memory access was encountered\n  in function f",
+            "the card failed in the middle of the work (an illegal memory access was encountered); try again",
+        ),
+        ("x.cu:1: CUDA error\nCUDA error: operation not supported", "the card failed: operation not supported;"),
+        ("/x/ggml-rpc.cpp:1: Remote RPC server crashed or returned malformed response", "a worker of --rpc died"),
+        ("ggml.c:77: GGML_ASSERT(ne > 0) failed", "the engine gave up: ggml.c:77: GGML_ASSERT(ne > 0) failed"),
+        ("", "the engine gave up: it gave no reason"),
+    ],
+)
+def test_the_last_words_of_the_engine(message: str, said: str) -> None:
+    assert placing.died(message).startswith(said) and "\n" not in placing.died(message)
 
 
 def chosen(layers: int, experts: int = 0, shares: tuple[float, ...] = (), left: int = GIB) -> fit.Fit:
@@ -145,17 +230,3 @@ def test_nothing_fits_on_the_device_and_the_processor_refuses_too(monkeypatch: p
         placing.open_model(ModelParams(Path("model.gguf")), ContextParams(), placing.PLAIN, load)
     # two layers, none, and at last without the device
     assert tried == [(2, 0), (0, 0), (0, -1)]
-
-
-@pytest.mark.parametrize(
-    ("message", "said"),
-    [
-        ("ggml-rpc.cpp:566: Remote RPC server crashed or returned malformed response", "a worker of --rpc died"),
-        ("CUDA error: out of memory", "the card ran out of memory; give fewer layers"),
-        ("CUDA error: no kernel image is available for execution", "this engine is built for other cards"),
-        ("ggml.c:1: GGML_ASSERT(x) failed\nmore", "the engine gave up: ggml.c:1: GGML_ASSERT(x) failed"),
-        ("", "the engine gave up: it gave no reason"),
-    ],
-)
-def test_the_engines_last_message_in_words(message: str, said: str) -> None:
-    assert placing.died(message).startswith(said)

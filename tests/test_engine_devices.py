@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from ggufrun.engine import native, offload
@@ -38,8 +42,26 @@ def test_layers(monkeypatch: pytest.MonkeyPatch, gpu: bool, asked: int | None, l
             "whose libraries are not here (no libcublas.so.13); `pip install nvidia-cublas nvidia-cuda-runtime`",
         ),
         ("libcudart.so.12: cannot open shared object", "`pip install nvidia-cublas-cu12 nvidia-cuda-runtime-cu12`"),
+        ("libvulkan.so.1: cannot open shared object file: No such file", "apt-get install libvulkan1`"),
         ("libgomp.so.1: cannot open shared object file", "cannot be loaded: libgomp.so.1: cannot open"),
     ],
 )
 def test_a_library_that_is_missing(why: str, said: str) -> None:
     assert said in str(native._unloadable(why))
+
+
+ABORT = """
+import ctypes
+from ggufrun.engine import native
+library = ctypes.CDLL(native.llama()._lib._name)
+with native.last_words(lambda text: print(repr(text), flush=True)):
+    native._remember(native.ERROR, b"CUDA error: out of memory\\n", None)
+    native._remember(native.ERROR, b"  current device: 0, in function alloc\\n", None)
+    library.ggml_abort(b"ggml-cuda.cu", 109, b"CUDA error")
+"""
+
+
+def test_an_end_is_told_with_what_was_logged_before_it() -> None:
+    done = subprocess.run([sys.executable, "-c", ABORT], capture_output=True, text=True, check=False)
+    said = "'ggml-cuda.cu:109: CUDA error\\nCUDA error: out of memory\\ncurrent device: 0, in function alloc'"
+    assert done.stdout.strip() == said and done.returncode == -signal.SIGABRT

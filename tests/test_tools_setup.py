@@ -289,7 +289,7 @@ def test_the_end_of_a_long_build_is_estimated(elapsed: int, done: int, left: str
         ("cc1plus: error: No space left on device", "disk is full"),
         ("g++: fatal error: Killed signal terminated program cc1plus", "out of memory"),
         ("Temporary failure in name resolution", "cannot be reached"),
-        ("CMake Error: Could NOT find Vulkan (missing: Vulkan_INCLUDE_DIR)", "Vulkan's headers are missing"),
+        ("CMake Error: Could NOT find Vulkan (missing: Vulkan_INCLUDE_DIR)", "CMake does not find Vulkan"),
         ("nvcc fatal   : Unsupported gpu architecture 'compute_61'", "does not build for one of CUDA_ARCHS"),
         ("#error -- unsupported GNU version! gcc versions later than 15", "too new for this CUDA"),
     ],

@@ -28,6 +28,21 @@ LITTLE_MEMORY = 2 << 30
 
 MARKS = {"ok": ("✓", "green"), "hint": ("!", "yellow"), "bad": ("✗", "red")}
 
+MUTE = "another program may have it for itself (`nvidia-smi -q -d COMPUTE`): wait for it, or choose another card"
+"""Of a card without memory: the driver refuses to tell."""
+
+REFUSALS = (
+    (
+        "driver version is insufficient",
+        "the driver is too old for the engine's CUDA (13 wants 580): update it, or build with an installed CUDA 12",
+    ),
+    ("no CUDA-capable device", "CUDA_VISIBLE_DEVICES names no card that is there, or the container got none"),
+    ("system not yet initialized", "start NVIDIA's fabric manager: `sudo systemctl start nvidia-fabricmanager`"),
+    ("unsupported display driver", "the driver and libcuda.so.1 do not belong together: install the driver anew"),
+    ("unknown error", "load the driver's second module: `sudo nvidia-modprobe -u -c=0` (or restart the machine)"),
+)
+"""Words of CUDA's reason for finding no card, and what helps."""
+
 PROBE = "import sys; from ggufrun.cli.doctor import probe; probe(*sys.argv[1:])"
 
 
@@ -135,7 +150,8 @@ def ask_engine(command: Iterable[str] = (sys.executable, "-c", PROBE)) -> dict[s
             name = f"signal {-done.returncode}"
         if name == "SIGILL":
             return {"engine": broken("the engine was built for another processor (SIGILL)")}
-        return {"engine": broken(f"the engine ends the process that loads it ({name})")}
+        said = placing.died(done.stderr.strip()) if "error" in done.stderr.lower() else ""
+        return {"engine": broken(f"the engine ends the process that loads it ({name})"), "said": said}
     try:
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
@@ -238,16 +254,26 @@ def judge_devices(engine: dict[str, Any], cards: list[dict[str, Any]]) -> list[F
         return found
     backends = engine.get("gpu_backends", ())
     gpu = any(device["kind"] in ("gpu", "igpu") for device in devices)
+    built = " and ".join(backends)
+    if not gpu and engine.get("hidden_by"):
+        found.append(Finding("graphics", f"{engine['hidden_by']} hides all GPUs: the processor computes"))
+        return found
     if not gpu and backends and not cards:
-        built = " and ".join(backends)
         found.append(
             Finding(
                 "graphics",
                 f"the engine is built with {built}, and there is no GPU: the processor computes",
                 "hint",
-                "on this machine `make cpu` builds a smaller one",
+                "on this machine `make cpu` builds a smaller one"
+                if backends != ["Vulkan"]
+                else "install the card's Vulkan driver (`vulkaninfo --summary` lists what is there), or `make cpu`",
             )
         )
+    found += [
+        Finding("device", f"{device['name']} does not tell its memory", "bad", MUTE)
+        for device in devices
+        if device["kind"] in ("gpu", "igpu") and not device["total"]
+    ]
     for card in cards:
         found += judge_card(card, engine, gpu)
     return found
@@ -257,6 +283,8 @@ def judge_card(card: dict[str, Any], engine: dict[str, Any], used: bool) -> list
     """What is wrong with an NVIDIA card, if anything is."""
     if card["driver"] is None:
         return [Finding("graphics", f"{card['name']} without a driver", "hint", "install NVIDIA's driver")]
+    if card.get("problem"):
+        return [Finding("graphics", f"{card['name']}, driver {card['driver']}: {card['problem']}", "bad", card["todo"])]
     memory = f", {size(card['memory'])}" if card["memory"] else ""
     about = f"{card['name']}{memory}, driver {card['driver']}"
     if "CUDA" not in engine.get("gpu_backends", ()):
@@ -267,8 +295,9 @@ def judge_card(card: dict[str, Any], engine: dict[str, Any], used: bool) -> list
     if wrong := architecture_problem(engine["features"], card.get("capability")):
         return [Finding("graphics", f"{about}: {wrong}", "bad", "build it for this card: `make cuda`")]
     if not used:
-        todo = "the driver may be too old for the engine's CUDA (13 wants 580), or hidden by CUDA_VISIBLE_DEVICES"
-        return [Finding("graphics", f"{about}: not used, the engine's CUDA does not find it", "bad", todo)]
+        why = engine.get("refusal") or "the engine's CUDA does not find it"
+        todo = next((help for words, help in REFUSALS if words in why), REFUSALS[0][1])
+        return [Finding("graphics", f"{about}: not used, {why}", "bad", todo)]
     return []
 
 

@@ -288,11 +288,12 @@ def say(found: Fit) -> None:
 
 def hint(model: ModelParams) -> None:
     """One line when a card lies idle, or when a build for a GPU has found none."""
-    from ggufrun.engine.devices import gpu_backends, has_gpu
+    from ggufrun.engine.devices import gpu_backends, has_gpu, hidden_by
 
     if has_gpu() or model.gpu_layers == 0:
         return
-    if line := idle(gpu_backends(), card_here()):
+    built = gpu_backends()
+    if line := "" if hidden_by(built) else idle(built, card_here()):
         console.note(line)
 
 
@@ -348,12 +349,33 @@ def guarded(save: Callable[[], str] = lambda: "") -> Iterator[None]:
         yield
 
 
+ENDS = (
+    (
+        r"Remote RPC server crashed|ggml-rpc",
+        "a worker of --rpc died or cannot be reached any more; start it again, and this",
+    ),
+    (
+        r"out of memory|OutOfDeviceMemory|OutOfHostMemory",
+        "the card ran out of memory; give fewer layers (-ngl), a shorter context (-c) or a larger --fit-target",
+    ),
+    (r"no kernel image", "this engine is built for other cards than this one; `make cuda` builds it for the one here"),
+    (
+        r"busy or unavailable",
+        "another program has the card for itself; wait for it, or choose another card with CUDA_VISIBLE_DEVICES",
+    ),
+    (
+        r"ErrorDeviceLost|launch timed out|unspecified launch failure|illegal memory access|uncorrectable ECC",
+        "the card failed in the middle of the work ({line}); try again, and `ggufrun doctor` if that does not help",
+    ),
+    (r"(?:CUDA|ROCm) error: ", "the card failed: {line}; `ggufrun doctor` tries it"),
+)
+"""What the engine says when it ends the process, and what that means; the first that is found counts."""
+
+
 def died(message: str) -> str:
     """The engine's last message, in words that help."""
-    if "Remote RPC server crashed" in message or "ggml-rpc" in message:
-        return "a worker of --rpc died or cannot be reached any more; start it again, and this"
-    if "out of memory" in message:
-        return "the card ran out of memory; give fewer layers (-ngl), a shorter context (-c) or a larger --fit-target"
-    if "no kernel image" in message:
-        return "this engine is built for other cards than this one; `make cuda` builds it for the one here"
-    return f"the engine gave up: {message.splitlines()[0] if message else 'it gave no reason'}"
+    lines = message.splitlines()
+    for pattern, meaning in ENDS:
+        if line := next((line for line in lines if re.search(pattern, line)), ""):
+            return meaning.format(line=line.rpartition("rror: ")[2].strip())
+    return f"the engine gave up: {lines[0] if lines else 'it gave no reason'}"

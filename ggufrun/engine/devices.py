@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import ctypes
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from ggufrun.engine.native import ggml, llama
+from ggufrun.engine.native import ggml, llama, starting
 
 KINDS = ("cpu", "gpu", "igpu", "accelerator", "meta")
 """``enum ggml_backend_dev_type``, in its order."""
 
 GPU_BACKENDS = ("CUDA", "ROCm", "MUSA", "Vulkan", "MTL", "SYCL")
 """llama.cpp's names of those that compute on a GPU of this machine."""
+
+NO_CARD = ("", "-1", "none", "nodevfiles", "void")
+
+VISIBLE = {
+    "CUDA": ("CUDA_VISIBLE_DEVICES", NO_CARD),
+    "ROCm": ("HIP_VISIBLE_DEVICES", NO_CARD),
+    "Vulkan": ("GGML_VK_VISIBLE_DEVICES", NO_CARD),
+    # this one is a number of devices
+    "MTL": ("GGML_METAL_DEVICES", ("0",)),
+}
+"""The variable by which a user chooses among the GPUs of a backend, and its values that mean none of them."""
+
+LIBRARIES = {"CUDA": "libggml-cuda.*", "Vulkan": "libggml-vulkan.*"}
+"""A backend that cannot even start is not in the registry; its library tells that it was built."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +72,43 @@ def backends() -> str:
     """What computes beside the processor, such as ``CUDA``; ``CPU`` when nothing does. Named as llama-bench does."""
     found = []
     for name, count in _registries():
-        # remote ones count only when somebody is at the other end
-        if name != "CPU" and (not name.startswith("RPC") or count):
+        # a build for GPUs on a machine without, and RPC with nobody at the other end, compute nothing
+        if name != "CPU" and count:
             found.append("RPC" if name.startswith("RPC") else name)
     return ",".join(dict.fromkeys(found)) or "CPU"
 
 
 def gpu_backends() -> tuple[str, ...]:
     """The backends for GPUs that the engine was built with, whether or not they found one."""
-    return tuple(name for name, _ in _registries() if name in GPU_BACKENDS)
+    started = [name for name, _ in _registries() if name in GPU_BACKENDS]
+    folder = Path(llama()._lib._name).parent
+    there = [name for name, pattern in LIBRARIES.items() if any(folder.glob(pattern))]
+    return tuple(dict.fromkeys(started + there))
+
+
+def hidden_by(backends: Sequence[str], environment: Mapping[str, str] = os.environ) -> str:
+    """The variable by which the user has hidden all GPUs of ``backends`` (``CUDA_VISIBLE_DEVICES=``, or -1); empty if
+    one of the backends may still look for its own.
+    """
+    found = []
+    for backend in backends:
+        name, none = VISIBLE.get(backend, ("", ()))
+        value = environment.get(name)
+        found.append(name if value is not None and value.strip().lower() in none else "")
+    return found[0] if found and all(found) else ""
+
+
+def refusal() -> str:
+    """Why a backend found no GPU when the engine started, in its own words; empty if it gave no reason.
+
+    >>> _cause("ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected")
+    'no CUDA-capable device is detected'
+    """
+    return next((_cause(text) for text in starting() if "failed to initialize" in text), "")
+
+
+def _cause(text: str) -> str:
+    return text.rpartition(": ")[2].strip()
 
 
 def _registries() -> list[tuple[str, int]]:

@@ -58,6 +58,11 @@ _callback = _LogCallback(_remember)
 
 def _unloadable(why: str) -> EngineError:
     """Why a library of the engine's cannot be loaded, and what to do."""
+    if "libvulkan.so" in why and "cannot open" in why:
+        return EngineError(
+            "the engine is built with Vulkan, whose loader is not here (no libvulkan.so.1)",
+            "`sudo apt-get install libvulkan1` and the card's driver, or `make cpu` for the engine without",
+        )
     missing = re.search(r"(lib(?:cudart|cublas\w*)\.so\.(\d+)): cannot open", why)
     if missing:
         suffix = "" if int(missing[2]) >= 13 else f"-cu{missing[2]}"
@@ -69,6 +74,9 @@ def _unloadable(why: str) -> EngineError:
 
 
 # --- the engine's end -------------------------------------------------------------------------------------------------
+
+LAST = 3
+"""Lines of the log that may belong to the end: what failed, where, in which call."""
 
 _last_words: list[Callable[[str], None]] = []
 
@@ -89,6 +97,8 @@ def last_words(say: Callable[[str], None]) -> Iterator[None]:
 
 def _aborting(message: bytes | None) -> None:
     text = (message or b"").decode("utf-8", "replace").strip()
+    # a card's error is named in the log only: the message is "ggml-cuda.cu:109: CUDA error"
+    text = "\n".join([text, *(line.strip() for level, line in [*_log.lines][-LAST:] if level == ERROR)])
     try:
         for say in reversed(_last_words):
             say(text)
@@ -106,6 +116,8 @@ def llama() -> Any:
 
     Raises EngineError when the package or one of its shared libraries cannot be loaded.
     """
+    # read when the library is loaded: a debugger's view of our process helps nobody here
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     try:
         api = bindings()
     except ModuleNotFoundError as error:
@@ -116,9 +128,23 @@ def llama() -> Any:
     except (RuntimeError, OSError) as error:
         raise _unloadable(str(error)) from error
     api.llama_log_set(_callback, None)
-    ctypes.CDLL(api._lib._name).ggml_set_abort_callback(_abort)
+    library = ctypes.CDLL(api._lib._name)
+    library.ggml_set_abort_callback(_abort)
     api.llama_backend_init()
+    # the backends look for their devices when they are first asked for
+    library.ggml_backend_reg_count()
+    _starting.extend(text.strip() for _, text in _log.lines)
+    forget_log()
     return api
+
+
+_starting: list[str] = []
+
+
+def starting() -> tuple[str, ...]:
+    """The warnings and errors of the backends when the engine started."""
+    llama()
+    return tuple(_starting)
 
 
 @cache

@@ -9,19 +9,23 @@ from __future__ import annotations
 import importlib.metadata
 from dataclasses import dataclass
 
-from ggufrun.engine.devices import Device, devices, gpu_backends
+from ggufrun.engine.devices import Device, devices, gpu_backends, hidden_by, refusal
 from ggufrun.engine.native import llama
 
 
 @dataclass(frozen=True)
 class EngineBuild:
-    """``features`` are the backends and instruction sets of ``llama_print_system_info``, those that are on."""
+    """``features`` are the backends and instruction sets of ``llama_print_system_info``, those that are on. ``refusal``
+    is why a backend found no GPU, ``hidden_by`` the variable by which the user hid them all.
+    """
 
     version: str
     features: tuple[str, ...]
     devices: tuple[Device, ...]
     rpc: bool
     gpu_backends: tuple[str, ...]
+    refusal: str = ""
+    hidden_by: str = ""
 
 
 def parse_system_info(text: str) -> tuple[str, ...]:
@@ -37,10 +41,13 @@ def parse_system_info(text: str) -> tuple[str, ...]:
 def engine_build() -> EngineBuild:
     """What is installed. Raises EngineError when the engine is missing or cannot be loaded."""
     api = llama()
+    built = gpu_backends()
     return EngineBuild(
         version=importlib.metadata.version("llama-cpp-python"),
         features=parse_system_info(api.llama_print_system_info().decode("utf-8", "replace")),
         devices=devices(),
         rpc=bool(api.llama_supports_rpc()),
-        gpu_backends=gpu_backends(),
+        gpu_backends=built,
+        refusal=refusal(),
+        hidden_by=hidden_by(built),
     )

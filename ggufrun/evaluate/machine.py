@@ -10,7 +10,9 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,13 +40,16 @@ class Processor:
 class NvidiaCard:
     """A card as ``nvidia-smi`` names it; ``driver`` is None when a card is there and its driver is not.
 
-    ``capability`` is such as ``9.0``, None where that is not told.
+    ``capability`` is such as ``9.0``, None where that is not told. ``problem`` is why it cannot be used, where the
+    system says so, and ``todo`` what helps.
     """
 
     name: str
     memory: int | None
     driver: str | None
     capability: str | None = None
+    problem: str = ""
+    todo: str = ""
 
 
 def parse_cpuinfo(text: str) -> tuple[str, tuple[str, ...], int | None]:
@@ -107,28 +112,88 @@ def parse_nvidia_smi(text: str) -> list[NvidiaCard]:
     return cards
 
 
-def nvidia_cards() -> list[NvidiaCard]:
-    """NVIDIA cards in this machine, with or without a working driver."""
+SMI = ("nvidia-smi", "/usr/lib/wsl/lib/nvidia-smi")
+"""NVIDIA's program; in WSL it may not be in the path."""
+
+SMI_PATIENCE = 20
+"""Seconds: where the driver is not kept loaded, it wakes every card first."""
+
+TROUBLE = (
+    (
+        "version mismatch",
+        "the driver was updated while it ran, and its parts differ in version",
+        "restart the machine (in a container: restart that)",
+    ),
+    ("Unknown Error", "the driver does not answer in here", "in a container: start it anew, it has lost its devices"),
+    ("couldn't communicate", "the driver is installed but does not run", "restart the machine, or install it anew"),
+)
+"""What nvidia-smi says instead of an answer, what that means, and what helps."""
+
+NOT_LENT = ("the driver of the host, but no card in this container", "start the container with `--gpus all`")
+
+
+def nvidia_cards(smi: Callable[[str], str] | None = None, root: Path = Path("/")) -> list[NvidiaCard]:
+    """NVIDIA cards in this machine, with or without a working driver. ``root`` is where the system's files are."""
+    said = ""
     for fields in ("name,memory.total,driver_version,compute_cap", "name,memory.total,driver_version"):
-        query = ask("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits")
-        if cards := parse_nvidia_smi(query):
+        said = (smi or _smi)(fields)
+        if cards := parse_nvidia_smi(said):
             return cards
-    driver = re.search(r"Kernel Module\D*([\d.]+)", read("/proc/driver/nvidia/version"))
-    if driver:
-        return [NvidiaCard("NVIDIA card", None, driver.group(1))]
-    return [NvidiaCard("NVIDIA card", None, None)] if on_bus() else []
+    driver = re.search(r"Kernel Module\D*([\d.]+)", read(str(root / "proc/driver/nvidia/version")))
+    version = driver.group(1) if driver else None
+    for words, problem, todo in TROUBLE:
+        if words in said:
+            return [NvidiaCard("NVIDIA card", None, version or "of unknown version", problem=problem, todo=todo)]
+    if in_container(root) and not device_nodes(root):
+        # it sees the driver of its host, and its bus, whether or not a card is lent to it
+        if version is None:
+            return []
+        return [NvidiaCard("NVIDIA card", None, version, problem=NOT_LENT[0], todo=NOT_LENT[1])]
+    if version is not None:
+        return [NvidiaCard("NVIDIA card", None, version)]
+    return [NvidiaCard("NVIDIA card", None, None)] if on_bus(root) else []
 
 
-def on_bus(bus: Path = Path("/sys/bus/pci/devices")) -> bool:
+def _smi(fields: str) -> str:
+    """What nvidia-smi answers, or says instead; empty without it."""
+    command = next((found for name in SMI if (found := shutil.which(name))), None)
+    if command is None:
+        return ""
+    query = [command, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(
+            query, capture_output=True, text=True, errors="replace", timeout=SMI_PATIENCE, check=False,
+            env={**os.environ, "LC_ALL": "C"},
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout + done.stderr
+
+
+def device_nodes(root: Path = Path("/")) -> bool:
+    """The files by which a process reaches a card: ``nvidia0`` and so on, ``dxg`` in WSL, ``nvgpu`` on a Jetson."""
+    folder = root / "dev"
+    if (folder / "dxg").exists():
+        return (root / "usr/lib/wsl/lib/libcuda.so.1").exists()
+    return any(folder.glob("nvidia[0-9]*")) or (folder / "nvgpu").exists()
+
+
+def in_container(root: Path = Path("/")) -> bool:
+    """Is this a container of Docker, Podman or Kubernetes?"""
+    marks = (".dockerenv", "run/.containerenv", "run/secrets/kubernetes.io")
+    return any((root / mark).exists() for mark in marks)
+
+
+def on_bus(root: Path = Path("/")) -> bool:
     """PCI vendor 10de, class 03: a display controller of NVIDIA's, with or without a driver."""
     return any(
         read(f"{device}/vendor").strip() == "0x10de" and read(f"{device}/class").startswith("0x03")
-        for device in bus.glob("*")
+        for device in (root / "sys/bus/pci/devices").glob("*")
     )
 
 
-def nvidia_present() -> bool:
-    """Is an NVIDIA card here? Without asking a program, which would take a while."""
-    places = ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/dxg")
-    wsl = Path("/usr/lib/wsl/lib/libcuda.so.1").exists()
-    return any(Path(place).exists() for place in places[:2]) or (Path(places[2]).exists() and wsl) or on_bus()
+def nvidia_present(root: Path = Path("/")) -> bool:
+    """Is an NVIDIA card here that a process can reach, or could with a driver? Without asking a program, which would
+    take a while.
+    """
+    return device_nodes(root) or (on_bus(root) and not in_container(root))

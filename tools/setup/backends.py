@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from tools.setup import cards, pypi
+from tools.setup import cards, pypi, vulkan
 from tools.setup import toolkit as kits
 from tools.setup.common import SetupError, run, say
 from tools.setup.plan import CPU, Plan, Ready
@@ -27,7 +26,7 @@ def plan_for(name: str, environment: Mapping[str, str], cache: Path, portable: b
     if name == "cuda":
         return cuda(environment, cache, cards.graphics(), portable)
     if name == "vulkan":
-        return vulkan(environment)
+        return vulkan.plan(environment)
     return CPU
 
 
@@ -93,13 +92,3 @@ def run_path(toolkit: kits.Toolkit, from_pypi: bool) -> str:
 def _library_folders(toolkit: kits.Toolkit) -> list[Path]:
     assert toolkit.root is not None
     return [path for path in (toolkit.root / "lib64", toolkit.root / "lib") if path.is_dir()][:1]
-
-
-def vulkan(environment: Mapping[str, str]) -> Plan:
-    """Vulkan: any card with a driver for it. Needs its headers and the compiler of its shaders."""
-    if shutil.which("glslc", path=environment.get("PATH", "")) is None:
-        raise SetupError(
-            "no glslc, which compiles Vulkan's shaders; install it with the headers: "
-            "sudo apt-get install glslc libvulkan-dev spirv-headers (or LunarG's Vulkan SDK)"
-        )
-    return Plan(name="vulkan", defines={"GGML_VULKAN": "ON"}, gpu="Vulkan", tag="vulkan", minutes=20, disk=1 << 30)

@@ -29,8 +29,9 @@ EXPLANATIONS = (
     ),
     (
         r"Could NOT find Vulkan|SPIRV-?Headers",
-        "Vulkan's headers are missing: sudo apt-get install libvulkan-dev spirv-headers",
+        "CMake does not find Vulkan, its glslc or SPIR-V's headers; LunarG's Vulkan SDK has all of them",
     ),
+    (r"is not a member of .?vk\b|vk::\w+. has not been", "Vulkan's headers are too old: take LunarG's Vulkan SDK"),
     (r"Unsupported gpu architecture", "this CUDA toolkit does not build for one of CUDA_ARCHS"),
     (r"unsupported GNU version|unsupported clang version", "the C++ compiler is too new for this CUDA"),
     (r"SSLError|CERTIFICATE_VERIFY_FAILED", "the package index's certificate is not trusted here"),

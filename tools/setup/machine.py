@@ -37,12 +37,15 @@ def compiler_advice(system: str = sys.platform) -> str:
     """The command that installs a C and C++ compiler here."""
     if system == "darwin":
         return "xcode-select --install"
-    # On a machine whose PATH is broken the package managers are still where they always are.
-    places = os.pathsep.join([os.environ.get("PATH", ""), "/usr/bin", "/sbin", "/bin"])
     for program, command in INSTALLERS:
-        if shutil.which(program, path=places):
+        if shutil.which(program, path=places()):
             return command
     return "install gcc and g++, or clang"
+
+
+def places() -> str:
+    """Where programs are. On a machine whose PATH is broken the package managers are still where they always are."""
+    return os.pathsep.join([os.environ.get("PATH", ""), "/usr/bin", "/sbin", "/bin"])
 
 
 def find_compiler(language: str, environment: Mapping[str, str]) -> list[str]:

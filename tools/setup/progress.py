@@ -10,6 +10,9 @@ from typing import TextIO
 LONG = 300
 """Seconds from which on a build's end is estimated."""
 
+FEWEST = 5
+"""Steps: what Ninja counts before the build itself has fewer."""
+
 SEEN = 0.1
 """The part of a build after which its pace tells something."""
 
@@ -27,6 +30,7 @@ class Progress:
         self._moving = stream.isatty()
         self._quarter = -1
         self._phase = ""
+        self._steps = 0
 
     def _elapsed(self) -> str:
         seconds = int(self._clock() - self._start)
@@ -39,7 +43,10 @@ class Progress:
             self._write(f"engine: {text}")
 
     def step(self, done: int, total: int) -> None:
-        """``done`` of ``total`` build steps are finished."""
+        """``done`` of ``total`` build steps are finished. A part that is a build of its own counts its few steps."""
+        if total < max(self._steps, FEWEST):
+            return
+        self._steps = total
         quarter = 4 * done // max(total, 1)
         if self._moving or quarter > self._quarter:
             self._quarter = quarter
