@@ -162,6 +162,7 @@ class ChatFlags:
     override_tensor: placing.Overrides = None
     cpu_moe: placing.AllExperts = False
     n_cpu_moe: placing.SomeExperts = None
+    device: placing.Devices = None
     rpc: placing.Remote = None
     fit_target: placing.Margin = None
     flash_attention: Annotated[

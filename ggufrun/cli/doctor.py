@@ -197,7 +197,8 @@ def judge_engine(engine: dict[str, Any]) -> list[Finding]:
     if "error" in engine:
         return [Finding("engine", engine["error"], "bad", engine["todo"])]
     features = ", ".join(engine["features"])
-    return [Finding("engine", f"llama-cpp-python {engine['version']}"), Finding("built for", features)]
+    built = "".join(f" with {name}" for name in engine.get("gpu_backends", ()))
+    return [Finding("engine", f"llama-cpp-python {engine['version']}{built}"), Finding("built for", features)]
 
 
 def judge_kernels(kernels: dict[str, Any]) -> list[Finding]:

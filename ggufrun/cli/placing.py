@@ -57,6 +57,12 @@ SomeExperts = Annotated[
         "-ncmoe", "--n-cpu-moe", metavar="N", help="Keep the experts of the first N layers there.", show_default=False
     ),
 ]
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        "-dev", "--device", metavar="NAME,..", show_default=False, help="Use these (doctor lists them), or none."
+    ),
+]
 Remote = Annotated[
     str | None,
     typer.Option("--rpc", metavar="HOST:PORT,..", help="Use the devices of workers, too.", show_default=False),
@@ -84,6 +90,7 @@ class PlaceFlags:
     override_tensor: Overrides = None
     cpu_moe: AllExperts = False
     n_cpu_moe: SomeExperts = None
+    device: Devices = None
     rpc: Remote = None
     fit_target: Margin = None
 
@@ -160,6 +167,7 @@ def placement(flags: PlaceFlags) -> Placement:
         main=flags.main_gpu or 0,
         overrides=tuple(overrides),
         cpu_experts=MANY if flags.cpu_moe else flags.n_cpu_moe or 0,
+        devices=tuple(filter(None, (part.strip() for part in (flags.device or "").split(",")))),
     )
 
 
@@ -256,7 +264,7 @@ def _less(model: ModelParams, found: Fit) -> ModelParams | None:
 
     now = model.gpu_layers or 0
     if now <= 0:
-        alone = Placement(split="none", main=NO_DEVICE)
+        alone = Placement(devices=model.placement.devices, split="none", main=NO_DEVICE)
         return None if model.placement == alone else replace(model, placement=alone)
     left = max(0, min(now, found.of) - max(1, found.of // 10))
     shares = list(model.placement.shares)
@@ -290,7 +298,7 @@ def hint(model: ModelParams) -> None:
     """One line when a card lies idle, or when a build for a GPU has found none."""
     from ggufrun.engine.devices import gpu_backends, has_gpu, hidden_by
 
-    if has_gpu() or model.gpu_layers == 0:
+    if has_gpu() or model.gpu_layers == 0 or model.placement.devices == ("none",):
         return
     built = gpu_backends()
     if line := "" if hidden_by(built) else idle(built, card_here()):

@@ -154,7 +154,7 @@ def choose(
     of = first.layers + 1
     if _has_room(first, margin):
         return Fit(of, of, model.placement, first, margin)
-    if model.placement != Placement():
+    if replace(model.placement, devices=()) != Placement():
         return _search(model, context, margin, measured, of)
     return _arithmetic(model, context, margin, measured, outlined(model), first)
 

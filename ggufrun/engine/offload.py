@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,9 @@ SPLITS: dict[str, int] = {"none": 0, "layer": 1, "row": 2, "tensor": 3}
 EXPERTS = r"\.ffn_(up|down|gate_up|gate)_(ch|)exps"
 """The tensors of experts: most of a mixture's weights, of which each token uses a few."""
 
+CPU = 0
+"""``GGML_BACKEND_DEVICE_TYPE_CPU``."""
+
 MANY = 512
 """Layers from which on ``cpu_experts`` means all of them."""
 
@@ -34,7 +38,8 @@ class Placement:
 
     ``shares`` (-ts) are the devices' shares in the engine's order, ``main`` (-mg) is the one that is used without a
     split, ``overrides`` (-ot) are (regular expression, name of a buffer type), and the experts of the first
-    ``cpu_experts`` layers (-ncmoe) stay with the processor.
+    ``cpu_experts`` layers (-ncmoe) stay with the processor. ``devices`` (-dev) are names; without any the engine takes
+    all GPUs, those that are part of the processor only where there is no other. ``none`` means none.
     """
 
     split: str = "layer"
@@ -42,6 +47,7 @@ class Placement:
     main: int = 0
     overrides: tuple[tuple[str, str], ...] = ()
     cpu_experts: int = 0
+    devices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -62,6 +68,10 @@ class Placement:
         native.split_mode = SPLITS[self.split]
         native.main_gpu = self.main
         kept: list[Any] = []
+        if self.devices:
+            chosen = (ctypes.c_void_p * (len(self.devices) + 1))(*self._pointers())
+            native.devices = ctypes.cast(chosen, ctypes.c_void_p)
+            kept.append(chosen)
         if self.shares:
             size = int(llama().llama_max_devices())
             if len(self.shares) > size:
@@ -86,10 +96,29 @@ class Placement:
         return kept
 
 
+    def _pointers(self) -> list[int]:
+        """The devices by their names. Raises UsageError."""
+        if self.devices == ("none",):
+            return []
+        known = {name: pointer for name, pointer, kind in device_pointers() if kind != CPU}
+        for name in self.devices:
+            if name not in known:
+                raise UsageError(f"-dev: there is no device {name}", f"choose from {', '.join([*known, 'none'])}")
+        return [known[name] for name in dict.fromkeys(self.devices)]
+
+
 class _Override(ctypes.Structure):
     """``llama_model_tensor_buft_override``; a row of nulls ends the list."""
 
     _fields_ = [("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p)]
+
+
+def device_pointers() -> Iterator[tuple[str, int, int]]:
+    """Name, pointer and ``enum ggml_backend_dev_type`` of every device."""
+    lib = ggml()
+    for index in range(lib.ggml_backend_dev_count()):
+        device = lib.ggml_backend_dev_get(index)
+        yield lib.ggml_backend_dev_name(device).decode("utf-8", "replace"), device, lib.ggml_backend_dev_type(device)
 
 
 def buffer_types() -> dict[str, int]:

@@ -64,9 +64,8 @@ def prove(path: Path, device: str) -> Proof:
     """Try the device called ``device``. Raises EngineError, and ends the process where llama.cpp does: call it in one
     of its own.
     """
-    whole = measure(ModelParams(path, ALL_LAYERS))
-    names = [place.device.name for place in whole.devices]
-    only = Placement(split="none", main=names.index(device))
+    # by its name: a GPU that is part of the processor is not on the engine's own list where there is another
+    only = Placement(devices=(device,))
     there = measure(ModelParams(path, ALL_LAYERS, placement=only))
     # without layers on it, a GPU would still compute long prompts
     expected, processor = _run(ModelParams(path, 0, placement=Placement(split="none", main=NO_DEVICE)))
@@ -78,8 +77,8 @@ def prove(path: Path, device: str) -> Proof:
         difference=difference(expected, found),
         same=int((expected.argmax(1) == found.argmax(1)).sum()),
         places=len(expected),
-        layers=round(on_device * whole.layers),
-        of=whole.layers,
+        layers=round(on_device * there.layers),
+        of=there.layers,
         speeds=speeds,
         processor=processor,
     )

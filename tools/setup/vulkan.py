@@ -16,7 +16,7 @@ from tools.setup.plan import Plan, Ready
 
 HERE = Path(__file__).resolve().parent
 
-MINUTES = 30
+MINUTES = 10
 """Minutes of one core: docs/benchmarks.md."""
 
 PACKAGES = (
