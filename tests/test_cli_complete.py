@@ -63,6 +63,16 @@ def test_a_text_goes_on(run: Run, model: str, tmp_path: Path) -> None:
     assert run(model, "-p", START, "-n", "0", *greedy) == (0, "", "")
 
 
+def test_guessing_ahead_changes_nothing(run: Run, model: str, demo_gguf: Callable[[str], Path]) -> None:
+    greedy, small = ("--temp", "0", "-c", "512"), str(demo_gguf("q4_k_m"))
+    for guesser in (("--lookup",), ("-md", small), ("-md", small, "--draft-max", "4")):
+        assert run(model, "-p", START, *guesser, *greedy) == (0, REST, "")
+    status, out, err = run(model, "-p", START, "--lookup", "-md", small, *greedy)
+    assert (status, out) == (2, "") and "give one of them" in err
+    status, out, err = run(model, "-p", START, "-md", "missing.gguf", *greedy)
+    assert (status, out) == (1, "") and "missing.gguf" in err and err.count("\n") == 1
+
+
 def test_without_a_limit_the_context_is_the_limit(run: Run, model: str) -> None:
     status, out, _ = run(model, "-p", START, "--ignore-eos", "-c", "256", "--temp", "0")
     assert status == 0 and out.startswith(REST.rstrip()) and len(out) < 256 * 8

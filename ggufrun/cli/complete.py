@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ggufrun.cli import settings
+from ggufrun.cli import chat_model, settings
 from ggufrun.cli.chat_flags import ChatFlags, FlagCommand, command_from
+from ggufrun.cli.guessing import draft_params, guessing, widened
 from ggufrun.cli.guiding import doubled, guidance_params, negative
 from ggufrun.errors import UsageError
 
 if TYPE_CHECKING:
-    from ggufrun.chat.negative import Negative
-    from ggufrun.engine.context import Context
-    from ggufrun.engine.sampler import SamplingParams
+    from ggufrun.chat.session import Session
 
 DOC = """Let a model continue a text.
 
@@ -48,11 +47,6 @@ WITHOUT = frozenset(
         "color",
         "plain",
         "keep",
-        "lookup",
-        "draft_model",
-        "draft_max",
-        "draft_min",
-        "draft_p_min",
         "context_shift",
         "multiline",
         "slash_sends",
@@ -90,28 +84,38 @@ def run(flags: CompleteFlags) -> None:
     settings.check_file(path)
     text = prompt_text(flags)
     from ggufrun.chat.choose import recommended
+    from ggufrun.chat.plain import PlainPrompt
+    from ggufrun.chat.session import Session
     from ggufrun.engine.context import Context
 
     # What is wrong with the flags is said before a model is loaded.
+    draft = draft_params(flags)
     guidance, limit = guidance_params(flags), settings.n_predict(flags)
-    context_params = doubled(settings.context_params(flags), guidance)
+    context_params = doubled(widened(settings.context_params(flags), draft), guidance)
     settings.sampling_params(flags, {})
-    with settings.open_model(path, flags, context_params) as model, Context(model, context_params) as context:
-        sampling = settings.sampling_params(flags, recommended(model))
-        limit = FILLED if limit is None or limit < 0 else limit
-        _continue(flags, context, sampling, limit, text, negative(context, guidance))
+    small = None if flags.draft_model is None else chat_model.named(flags.draft_model)
+    if small is not None:
+        settings.check_file(small)
+    with (
+        settings.open_model(path, flags, context_params) as model,
+        Context(model, context_params) as context,
+        guessing(flags, context, draft, small) as speculation,
+    ):
+        session = Session(
+            context,
+            PlainPrompt(model.vocab, reverse=[settings.expanded(flags, stop) for stop in flags.reverse or ()]),
+            settings.sampling_params(flags, recommended(model)),
+            limit=FILLED if limit is None or limit < 0 else limit,
+            speculation=speculation,
+            negative=negative(context, guidance),
+        )
+        _continue(flags, session, text)
 
 
-def _continue(
-    flags: CompleteFlags, context: Context, sampling: SamplingParams, limit: int, text: str, away: Negative | None
-) -> None:
-    from ggufrun.chat.plain import PlainPrompt
-    from ggufrun.chat.session import Session
+def _continue(flags: CompleteFlags, session: Session, text: str) -> None:
     from ggufrun.cli.chat_screen import Screen
     from ggufrun.cli.chat_talk import Talk
 
-    reverse = [settings.expanded(flags, stop) for stop in flags.reverse or ()]
-    session = Session(context, PlainPrompt(context.model.vocab, reverse=reverse), sampling, limit=limit, negative=away)
     screen = Screen(color="off", plain=True, show_tokens=flags.show_tokens, verbose_prompt=flags.verbose_prompt)
     if flags.echo:
         screen.answer(text)

@@ -57,7 +57,7 @@ def ggufrun(*arguments: str) -> list[str]:
 def comparisons(folder: Path, oracle: Oracle | None) -> list[Comparison]:
     """All that can be made here."""
     files = Files(folder)
-    found = [*_with_cp(files), *_with_ourselves(files), _together(files)]
+    found = [*_with_cp(files), *_with_ourselves(files), _together(files), _guessed(files)]
     if oracle is not None:
         found += [*_converting(files, oracle), *_quantizing(files, oracle)]
         found += [*_running(files, oracle), *_evaluating(files, oracle)]
@@ -138,6 +138,20 @@ def _together(files: Files) -> Comparison:
         command(1),
         "one after another",
         "at least 2 times faster",
+    )
+
+
+def _guessed(files: Files) -> Comparison:
+    """The random model falls into a loop at once: what guessing gains at most, where text is quoted or repeated."""
+    greedy = ["--temp", "0", "--ignore-eos", "-n", "256", "-t", str(THREADS)]
+    plain = ggufrun("complete", files["q4_k_m.gguf"], "-p", "A", *greedy)
+    return Comparison(
+        "lookup",
+        "256 tokens that repeat themselves, with `--lookup`, 1.3B Q4_K_M",
+        [[*plain, "--lookup"]],
+        [plain],
+        "without",
+        "",
     )
 
 
