@@ -14,6 +14,7 @@ import pytest
 
 from ggufrun.convert import journal, pipeline
 from ggufrun.convert.plan import Plan, plan_convert
+from ggufrun.convert.writer import TargetFile
 from ggufrun.errors import TargetError
 from ggufrun.quantize.types import FILE_TYPES
 from tests.checkpoints import write_llama
@@ -174,3 +175,24 @@ def test_two_jobs_for_one_target(checkpoint: Path, expected: list[bytes], tmp_pa
     pipeline.run(plan(checkpoint, tmp_path), on_progress=meet)
     assert errors and "another job is writing" in errors[0]
     assert written(tmp_path) == expected
+
+
+@pytest.mark.parametrize(("step", "left"), [("_lock", []), ("commit", sorted(NAMES)), ("abort", [])])
+def test_an_interruption_at_the_worst_moment(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, left: list[str]
+) -> None:
+    """A signal between a file's creation and whoever would remove it, between two names, amid the removal."""
+    real = getattr(TargetFile, step)
+
+    def interrupted(self: TargetFile, *arguments: bool) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        real(self, *arguments)
+
+    def progress(n_bytes: int) -> None:
+        if step == "abort":
+            raise OSError("made up")
+
+    monkeypatch.setattr(TargetFile, step, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(plan(checkpoint, tmp_path), on_progress=progress)
+    assert sorted(path.name for path in tmp_path.iterdir()) == left

@@ -21,14 +21,15 @@ ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "processors": set(),
     "bindings": set(),
+    "signals": set(),
     "hub": {"errors"},
     "checkpoint": {"errors"},
     "quantize": {"bindings", "errors"},
-    "engine": {"bindings", "processors", "errors"},
-    "convert": {"bindings", "checkpoint", "quantize", "processors", "errors"},
+    "engine": {"bindings", "processors", "signals", "errors"},
+    "convert": {"bindings", "checkpoint", "quantize", "processors", "signals", "errors"},
     "chat": {"engine", "errors"},
     # its importance matrix is the record that quantize reads
-    "evaluate": {"engine", "quantize", "errors"},
+    "evaluate": {"engine", "quantize", "signals", "errors"},
     "cli": {"hub", "checkpoint", "convert", "quantize", "engine", "chat", "evaluate", "errors"},
 }
 """Room -> the rooms it may import (itself aside)."""

@@ -25,6 +25,7 @@ from ggufrun.convert.writer import TargetFile, check_targets, partial_path
 from ggufrun.errors import FormatError, GgufrunError, TargetError
 from ggufrun.processors import processors
 from ggufrun.quantize import ggml
+from ggufrun.signals import held
 
 CHUNK = 1 << 19
 """Values a worker handles at once: 2 MB of float32, which stays in the cache of a core."""
@@ -82,33 +83,37 @@ def run(
     # a job that was killed while it renamed its files has some under their names already
     standing = [target for target in plan.targets if continues and _is_committed(target)]
     targets = [target for target in plan.targets if target not in standing]
-    check_targets(((target.path, target.size) for target in targets), force)
+    check_targets(((target.path, target.size) for target in targets), force, plan.source.files)
     files: dict[Path, TargetFile] = {}
     journal: Journal | None = None
     keep = False
     try:
         # the lock on the first partial file is also the journal's
-        for target in targets:
-            files[target.path] = TargetFile(target.path, target.size, force, continues)
-            files[target.path].write(0, np.frombuffer(target.head, np.uint8))
+        with held():
+            for target in targets:
+                files[target.path] = TargetFile(target.path, target.size, force, continues)
+                files[target.path].write(0, np.frombuffer(target.head, np.uint8))
         journal = Journal(journal_path, identity(plan, CHUNK), resume)
         _encode_to(plan, files, journal, threads or default_threads(), on_progress)
         for file in files.values():
             file.flush()
         journal.finish()
-        for file in files.values():
-            file.commit()
+        with held():
+            for file in files.values():
+                file.commit()
     except BaseException as error:
         keep = resume and not isinstance(error, (FormatError, TargetError))
         raise
     finally:
-        for file in files.values():
-            file.abort(keep)
-        if journal is not None:
-            journal.close(keep)
-        elif files and not keep:
-            # interrupted while it was made; the locks say that it is ours
-            journal_path.unlink(missing_ok=True)
+        # whoever presses Ctrl+C again is not faster than this
+        with held():
+            for file in files.values():
+                file.abort(keep)
+            if journal is not None:
+                journal.close(keep)
+            elif files and not keep:
+                # interrupted while it was made; the locks say that it is ours
+                journal_path.unlink(missing_ok=True)
 
 
 def _encode_to(

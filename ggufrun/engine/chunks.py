@@ -21,9 +21,9 @@ from ggufrun.engine.model import Model
 from ggufrun.engine.native import forget_log, llama, reason
 from ggufrun.engine.observe import Observer
 from ggufrun.engine.sequence import ABORTED, OK
-from ggufrun.engine.signals import noting
 from ggufrun.engine.threads import MAX_THREADS, default_threads
 from ggufrun.errors import EngineError, UsageError
+from ggufrun.signals import noting
 
 MAX_SEQUENCES = 256
 """``LLAMA_MAX_SEQ``."""

@@ -16,7 +16,7 @@ from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.model import Model
 from ggufrun.engine.native import llama
 from ggufrun.engine.sequence import Interrupted
-from ggufrun.engine.signals import noting
+from ggufrun.signals import noting
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Ctrl+C while llama.cpp computes.
+"""Ctrl+C where it must not strike at once.
 
-Python raises KeyboardInterrupt at its next instruction, which is the first of whatever callback C calls then,
-before any ``try`` in it: there it is printed and lost. A handler that only takes a note is safe.
+Python raises KeyboardInterrupt at its next instruction. While llama.cpp computes, that is the first of whatever
+callback C calls then, before any ``try`` in it: there it is printed and lost. Between a file's creation and the
+variable that knows of it, nobody would remove the file. A handler that only takes a note is safe.
 """
 
 from __future__ import annotations
@@ -32,3 +33,18 @@ def noting(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in changed.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Put KeyboardInterrupt off to the end of the block: for a few steps that belong together."""
+    asked = False
+
+    def note() -> None:
+        nonlocal asked
+        asked = True
+
+    with noting(note):
+        yield
+    if asked:
+        raise KeyboardInterrupt
