@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,6 +121,28 @@ def test_a_target_that_stands(tmp_path: Path) -> None:
     assert target.read_text() == "precious"
     assert ggufrun("convert", DEMO, "-t", "q8_0", "-o", target, "--force").returncode == 0
     assert target.read_bytes()[:4] == b"GGUF"
+
+
+def test_what_it_is_made_from_is_not_replaced(tmp_path: Path, demo_gguf: Callable[[str], Path]) -> None:
+    model = tmp_path / "model.gguf"
+    model.write_bytes(demo_gguf("f16").read_bytes())
+    (tmp_path / "link.gguf").symlink_to(model)
+    before = model.read_bytes()
+    for source, target in ((model, model), (tmp_path / "link.gguf", model), (model, tmp_path / "link.gguf")):
+        fails(ggufrun("quantize", source, "q8_0", "-o", target, "--force"), "is what it would be made from.*-o")
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(DEMO, checkpoint)
+    weights = checkpoint / "model.safetensors"
+    fails(ggufrun("convert", checkpoint, "-t", "q8_0", "-o", weights, "--force"), "is what it would be made from")
+    assert model.read_bytes() == before
+    assert weights.read_bytes() == (DEMO / "model.safetensors").read_bytes()
+
+
+def test_a_slash_says_folder(tmp_path: Path, demo_gguf: Callable[[str], Path]) -> None:
+    model = demo_gguf("f16")
+    for command in (("convert", DEMO, "-t", "q8_0"), ("quantize", model, "q8_0"), ("imatrix", model)):
+        fails(ggufrun(*command, "-o", f"{tmp_path}/out/"), "no such folder.*make it first")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -157,7 +157,8 @@ def run(*arguments: str, path: Path | None = None) -> subprocess.CompletedProces
 )
 def test_a_broken_engine_still_gets_a_report_and_status_1(code: str, tmp_path: Path) -> None:
     (tmp_path / "llama_cpp").mkdir()
-    (tmp_path / "llama_cpp" / "__init__.py").write_text(code + "\n", encoding="utf-8")
+    (tmp_path / "llama_cpp" / "__init__.py").touch()
+    (tmp_path / "llama_cpp" / "llama_cpp.py").write_text(code + "\n", encoding="utf-8")
     done = run("doctor", path=tmp_path)
     assert done.returncode == 1
     names = {line.split("\t")[0] for line in done.stdout.splitlines()}
@@ -183,3 +184,10 @@ def test_in_a_pipe_the_report_is_plain_lines() -> None:
     assert "\x1b" not in done.stdout
     assert all(1 <= line.count("\t") <= 2 for line in done.stdout.splitlines())
     assert "kernels\t" in done.stdout
+
+
+def test_the_models_folder_is_the_one_that_list_shows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GGUFRUN_MODELS", str(tmp_path))
+    (tmp_path / "some.gguf").touch()
+    listed = json.loads(run("list", "--json").stdout)
+    assert json.loads(run("doctor", "--json").stdout)["models"] == {"folder": listed["folder"], "files": 1}

@@ -26,7 +26,10 @@ def check_hyperparameters(path: Path, header: Header) -> None:
     """FormatError for a header that would abort llama.cpp."""
     arch = header.architecture
     if not arch:
-        raise FormatError(f"{path.name} names no architecture", AGAIN)
+        kind = header.get("general.type")
+        if kind in (None, "model"):
+            raise FormatError(f"{path.name} names no architecture", AGAIN)
+        raise FormatError(f"{path.name} holds no model, it is of the type {str(kind)[:60]}", "name the GGUF of a model")
 
     def numbers(key: str, default: int) -> list[int]:
         """A whole number, or one a layer."""

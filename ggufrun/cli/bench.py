@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    names: Annotated[list[str], typer.Argument(metavar="MODEL...", help="GGUF files.", show_default=False)],
+    names: Annotated[list[str], typer.Argument(metavar="MODEL", help="GGUF files.", show_default=False)],
     prompt: Annotated[
         Counts, typer.Option("-p", "--n-prompt", metavar="N[,N]", help="Tokens of prompt.  [default: 512]")
     ] = None,

@@ -44,9 +44,9 @@ def _option(*names: str, help: str, metavar: str | None = None) -> Any:
 class ChatFlags:
     """What stands on the command line, unchecked."""
 
-    first: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="A .gguf file.", show_default=False)] = None
+    first: Annotated[str | None, typer.Argument(metavar="MODEL", help="A .gguf file.", show_default=False)] = None
     second: Annotated[
-        str | None, typer.Argument(metavar="[INSTRUCTION]", help="The first message.", show_default=False)
+        str | None, typer.Argument(metavar="INSTRUCTION", help="The first message.", show_default=False)
     ] = None
 
     model: Annotated[str | None, _option("-m", "--model", help="A .gguf file.", metavar="FILE")] = None

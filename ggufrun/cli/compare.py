@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ggufrun.cli import console, evaluating, options, placing
-from ggufrun.errors import TargetError, UsageError
+from ggufrun.errors import TargetError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,7 @@ def compare(
     reference_name: Annotated[
         str, typer.Argument(metavar="REFERENCE", help="GGUF in full precision.", show_default=False)
     ],
-    names: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Quantizations of it.")],
+    names: Annotated[list[str], typer.Argument(metavar="MODEL", help="Quantizations of it.")],
     text: evaluating.TextFile = None,
     ctx_size: evaluating.Length = 512,
     batch_size: evaluating.Batch = 2048,
@@ -102,9 +102,6 @@ def _measure(
     from ggufrun.convert.describe import describe
 
     described = [describe(path)[0] for path in sources]
-    for about in described:
-        if not about.architecture:
-            raise UsageError(f"{about.path} holds no model", "name GGUF files of models")
     found = measure(reference, sources, whole, params, chunks, place)
     return [
         Ranked(path, about.file_type, about.file_bytes, about.bits_per_weight, one)

@@ -15,11 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from ggufrun import __version__
-from ggufrun.cli import budget, console, doctor_offload, placing
+from ggufrun.cli import budget, console, doctor_offload, evaluating, placing
 from ggufrun.errors import EngineError, GgufrunError
-
-MODELS = Path("models")
-"""Where models lie by default."""
 
 LITTLE_DISK = 10 << 30
 """Bytes; a 7 B checkpoint and its quantized file want more than this."""
@@ -62,7 +59,7 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def doctor(
         model: Annotated[
-            str | None, typer.Argument(metavar="[MODEL]", help="Show where this model would go.", show_default=False)
+            str | None, typer.Argument(metavar="MODEL", help="Show where this model would go.", show_default=False)
         ] = None,
         context: Annotated[int | None, typer.Option("-c", "--ctx-size", help="Context for MODEL.")] = None,
         rpc: Annotated[
@@ -97,7 +94,9 @@ def collect(rpc: str = "") -> dict[str, Any]:
     from ggufrun.engine import host
     from ggufrun.engine.threads import default_threads
     from ggufrun.evaluate import machine
+    from ggufrun.hub.models import models_folder
 
+    models = models_folder()
     engine = ask_engine((sys.executable, "-c", PROBE, rpc))
     return {
         "ggufrun": __version__,
@@ -111,8 +110,8 @@ def collect(rpc: str = "") -> dict[str, Any]:
         "offload": doctor_offload.prove_all(engine.get("engine", {}).get("devices", []), rpc),
         "nvidia": [asdict(card) for card in machine.nvidia_cards()],
         "models": {
-            "folder": str(MODELS.absolute()),
-            "files": len(list(MODELS.rglob("*.gguf"))) if MODELS.is_dir() else None,
+            "folder": str(models.absolute()),
+            "files": len(list(models.rglob("*.gguf"))) if models.is_dir() else None,
         },
     }
 
@@ -168,10 +167,8 @@ def broken(what: str) -> dict[str, str]:
 def budget_of(name: str, context: int | None, rpc: str | None) -> tuple[Any, list[str]]:
     """Where the model called ``name`` would go."""
     from ggufrun.engine.context import ContextParams
-    from ggufrun.hub import resolve_model
 
-    flags = placing.PlaceFlags(rpc=rpc)
-    return budget.budget(resolve_model(name, gguf_only=True), ContextParams(n_ctx=context), flags)
+    return budget.budget(evaluating.find(name), ContextParams(n_ctx=context), placing.PlaceFlags(rpc=rpc))
 
 
 # --- judging ----------------------------------------------------------------------------------------------------------
@@ -329,7 +326,7 @@ def judge_models(models: dict[str, Any]) -> Finding:
     count = models["files"]
     if not count:
         what = "no such folder" if count is None else "no GGUF file yet"
-        return Finding("models", f"{models['folder']}: {what}", "ok", "`ggufrun pull` or `ggufrun convert` makes one")
+        return Finding("models", f"{models['folder']}: {what}", "ok", "`ggufrun pull` fetches models there")
     return Finding("models", f"{models['folder']}: {count} GGUF file{'s' if count > 1 else ''}")
 
 

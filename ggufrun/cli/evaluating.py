@@ -12,7 +12,7 @@ import typer
 
 from ggufrun.cli import console, placing
 from ggufrun.cli.placing import PlaceFlags
-from ggufrun.errors import NotFoundError, UsageError
+from ggufrun.errors import NotFoundError
 
 if TYPE_CHECKING:
     from ggufrun.engine.chunks import ChunkParams
@@ -38,10 +38,13 @@ T = TypeVar("T")
 
 
 def find(name: str | Path) -> Path:
-    """The GGUF that MODEL means: a path, or a model of the local folder by its name."""
+    """The GGUF that MODEL means, a path or a model of the local folder by its name, if it is a sound one."""
+    from ggufrun.cli.settings import check_file
     from ggufrun.hub import resolve_model
 
-    return resolve_model(str(name), gguf_only=True)
+    path = resolve_model(str(name), gguf_only=True)
+    check_file(path)
+    return path
 
 
 def read_text(path: Path | None, builtin: str) -> str:
@@ -69,8 +72,6 @@ def open_model(
     """A model where it fits with such a context. ``beside`` are open models that will have theirs too."""
     from ggufrun.engine.model import Model
 
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder", "convert it first, and give the .gguf file")
     wanted = as_context(context)
     return placing.open_model(placing.params(path, place), wanted, reserved(place, wanted, beside), Model)
 
@@ -111,7 +112,7 @@ def reserved(place: PlaceFlags, context: ContextParams, beside: Sequence[Model])
 
 def announce(count: int, params: ChunkParams) -> None:
     """One line about the work ahead."""
-    console.note(f"{count} chunks of {params.length} tokens, {params.at_once} at once")
+    console.note(f"{count} chunk{'s' if count > 1 else ''} of {params.length} tokens, {params.at_once} at once")
 
 
 @contextmanager

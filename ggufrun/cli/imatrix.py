@@ -27,7 +27,14 @@ def imatrix(
     ],
     text: evaluating.TextFile = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File to write.  [default: NAME-imatrix.gguf here]")
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="PATH",
+            parser=options.output_path,
+            help="File to write, or folder for it.  [default: NAME-imatrix.gguf here]",
+        ),
     ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Add up importance matrices of one model.")] = False,
     ctx_size: evaluating.Length = 512,
@@ -72,7 +79,7 @@ def imatrix(
     from ggufrun.evaluate.text import CALIBRATION
 
     params = ChunkParams(ctx_size, batch_size, ubatch_size, threads, flash_attention, type_k, type_v)
-    check_targets([(target, 0)], force or resume)
+    check_targets([(target, 0)], force or resume, [source])
     work = Collection(
         source,
         target,

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ggufrun.errors import TargetError
+
+
+def output_path(text: str) -> Path:
+    """``text`` as a path. TargetError for a folder, as its slash says, that is not there: a path has no such slash."""
+    path = Path(text)
+    if text.endswith(("/", os.sep)) and not path.is_dir():
+        raise TargetError(f"no such folder: {path}", "make it first")
+    return path
+
+
 Output = Annotated[
     Path | None,
-    typer.Option("-o", "--output", help="File to write, or folder for it.  [default: NAME-TYPE.gguf here]"),
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="PATH",
+        parser=output_path,
+        help="File to write, or folder for it.  [default: NAME-TYPE.gguf here]",
+    ),
 ]
 SplitSize = Annotated[
     str | None,

@@ -198,7 +198,8 @@ class _Job:
         from ggufrun.convert.writer import check_targets
 
         plan.close()
-        check_targets(((target.path, target.size) for target in plan.targets), self.force or self.resume)
+        sizes = ((target.path, target.size) for target in plan.targets)
+        check_targets(sizes, self.force or self.resume, plan.source.files)
         place = automatic_path(plan.targets[0].path.parent, base_name(source))
         found = automatic(source, place, self.threads)
         return plan_quantize(source, file_types, path_of, self.options, found)

@@ -62,7 +62,7 @@ def model_name(flags: ChatFlags) -> tuple[str, str | None]:
             raise UsageError("the model is given twice, by -m and before the instruction", "give it once")
         return flags.model, flags.first
     if flags.first is None:
-        raise UsageError("no model is given", "write `ggufrun chat MODEL`; `ggufrun list` shows what is here")
+        raise UsageError("no model is given", "give a .gguf file, or a name that `ggufrun list` shows")
     return flags.first, flags.second
 
 

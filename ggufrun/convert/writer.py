@@ -9,7 +9,7 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -137,8 +137,11 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.part")
 
 
-def check_targets(sizes: Iterable[tuple[Path, int]], force: bool) -> None:
-    """Raise TargetError before any work: a missing folder, a target that stands, too little room."""
+def check_targets(sizes: Iterable[tuple[Path, int]], force: bool, sources: Sequence[Path] = ()) -> None:
+    """Raise TargetError before any work: a missing folder, a target that stands, too little room.
+
+    ``sources`` are the files that the targets are made from: those are not replaced even with ``force``.
+    """
     needed: dict[Path, int] = {}  # bytes a folder
     seen: set[Path] = set()
     for path, size in sizes:
@@ -149,6 +152,8 @@ def check_targets(sizes: Iterable[tuple[Path, int]], force: bool) -> None:
         seen.add(path.resolve())
         if path.is_dir():
             raise TargetError(f"{path} is a folder", "name a file with -o")
+        if path.exists() and any(path.samefile(source) for source in sources):
+            raise TargetError(f"{path} is what it would be made from", "write elsewhere with -o")
         if path.exists() and not force:
             raise _exists(path)
         partial = partial_path(path)

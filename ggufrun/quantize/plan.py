@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ggufrun.bindings import bindings
-from ggufrun.errors import EngineError, UnsupportedError, UsageError
+from ggufrun.errors import EngineError, GgufrunError, UnsupportedError, UsageError
 from ggufrun.quantize.ggml import BF16, F16, F32, BlockType, block_types
 from ggufrun.quantize.types import FileType
 
@@ -165,9 +165,12 @@ def requires_imatrix(name: str, kind: str, file_type: FileType) -> bool:
     return kind in NEED_IMATRIX or (kind == "q2_k" and file_type.name == "Q2_K_S")
 
 
-def _refusal(log: str) -> EngineError | UnsupportedError:
+def _refusal(log: str) -> GgufrunError:
     reasons = [line.strip() for line in log.splitlines() if "failed" in line or "error" in line.lower()]
     reason = reasons[-1].split(": ", 1)[-1] if reasons else "no reason given"
     if "unknown model architecture" in reason:
         return UnsupportedError(f"llama.cpp does not know this model: {reason}", "update ggufrun")
+    if "regular expression" in reason:
+        what = f"--tensor-type: {reason.removeprefix('failed to quantize: ')}"
+        return UsageError(what, "write a regular expression of C++, such as ffn_down=q6_k")
     return EngineError(f"llama.cpp refuses to quantize this: {reason}", "see `ggufrun inspect` for what the file holds")
