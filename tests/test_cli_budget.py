@@ -59,6 +59,8 @@ def test_remote_memory_counts(one: workers.Worker, tmp_path: Path) -> None:
     found = json.loads(run(*command).stdout)
     assert (found["layers"], found["of"], found["context"]) == (9, 9, 2048)
     remote, host = found["places"]
+    # what tests/workers.py has them lend
+    assert remote["free"] == 2048 << 20
     assert remote["description"] == one.address and remote["cache"] == shape.cache_bytes(2048) and host["cache"] == 0
     halved = json.loads(run(*command, "-ctk", "q8_0", "-ctv", "q8_0", "-fa", "on").stdout)
     assert halved["places"][0]["cache"] == shape.cache_bytes(2048, 8.5)

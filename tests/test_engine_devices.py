@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -65,3 +66,26 @@ def test_an_end_is_told_with_what_was_logged_before_it() -> None:
     done = subprocess.run([sys.executable, "-c", ABORT], capture_output=True, text=True, check=False)
     said = "'ggml-cuda.cu:109: CUDA error\\nCUDA error: out of memory\\ncurrent device: 0, in function alloc'"
     assert done.stdout.strip() == said and done.returncode == -signal.SIGABRT
+
+
+TELL = """
+import json, sys
+from ggufrun.engine import devices, host, native, offload, worker
+found = []
+for most in (None, 5 << 20):
+    (pointer,) = [pointer for name, pointer, kind in offload.device_pointers() if kind == offload.CPU]
+    assert worker.tell_memory(pointer, most)
+    free, total = worker.ctypes.c_size_t(), worker.ctypes.c_size_t()
+    native.ggml().ggml_backend_dev_memory(pointer, worker.ctypes.byref(free), worker.ctypes.byref(total))
+    found.append([free.value, total.value])
+print(json.dumps([found, host.memory().available, host.memory().total]))
+"""
+
+
+def test_a_worker_tells_what_the_system_can_give_and_no_more_than_it_lends() -> None:
+    done = subprocess.run([sys.executable, "-c", TELL], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (whole, limited), available, total = json.loads(done.stdout)
+    assert limited[0] == 5 << 20 and whole[1] <= total
+    # other programs come and go meanwhile
+    assert abs(whole[0] - available) < total // 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,17 @@ def test_shards_count_together(tmp_path: Path) -> None:
         (tmp_path / f"m-{number:05d}-of-00003.gguf").write_bytes(b"x" * number)
     assert enough.size_on_disk(tmp_path / "m-00001-of-00003.gguf") == 6
     assert enough.size_on_disk(tmp_path / "none.gguf") == 0
+
+
+def test_the_memory_of_cards_counts(demo_gguf: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = demo_gguf("f16")
+    params, context = ModelParams(path), ContextParams(n_ctx=512)
+    monkeypatch.setattr(enough, "host_device", host(int(1.1 * path.stat().st_size)))
+    monkeypatch.setattr(enough, "has_gpu", lambda: True)
+    card = Device("CUDA0", "", "gpu", GIB, GIB)
+    monkeypatch.setattr(enough, "devices", lambda: (card,))
+    enough.check(params, context)
+    # a part of the processor has the processor's memory
+    monkeypatch.setattr(enough, "devices", lambda: (replace(card, kind="igpu"),))
+    with pytest.raises(EngineError, match=r"takes .* GiB with a context of 512 tokens"):
+        enough.check(params, context)

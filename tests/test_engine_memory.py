@@ -5,17 +5,20 @@ from __future__ import annotations
 import ctypes
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ggufrun.engine import host, memory
+from ggufrun.engine.adapters import Adapter
 from ggufrun.engine.context import Context, ContextParams
-from ggufrun.engine.devices import has_gpu
-from ggufrun.engine.memory import Use, measure
+from ggufrun.engine.devices import Device, has_gpu
+from ggufrun.engine.memory import Place, Use, measure, with_adapters
 from ggufrun.engine.model import Model, ModelParams
 from ggufrun.errors import EngineError, NotFoundError
 from tests.checkpoints import DEMO
+from tests.completion_oracle import make_adapter
 from tests.shapes import Kind, Shape, write_shape
 
 CONFIG = json.loads((DEMO / "config.json").read_text())
@@ -83,6 +86,18 @@ def test_a_model_larger_than_the_machine_is_measured_from_its_header(tmp_path: P
 
 
 @pytest.mark.skipif(has_gpu(), reason="there is a GPU")
+def test_adapters_lie_where_the_weights_lie(demo_gguf: Callable[[str], Path], tmp_path: Path) -> None:
+    adapter = make_adapter(tmp_path / "adapter.gguf")
+    params = ModelParams(demo_gguf("f16"))
+    plain = measure(params, ContextParams(n_ctx=512))
+    more = measure(params, ContextParams(n_ctx=512, adapters=(Adapter(adapter), Adapter(adapter))))
+    assert more.total.weights - plain.total.weights == 2 * adapter.stat().st_size
+    gpu = Place(Device("D0", "", "gpu", 1 << 30, 1 << 30), Use(weights=300, compute=7))
+    split = replace(plain, host=replace(plain.host, use=Use(weights=100, cache=5)), devices=(gpu,))
+    found = with_adapters(split, 40)
+    assert (found.host.use, found.devices[0].use) == (Use(110, 5), Use(330, 0, 7))
+
+
 def test_without_a_gpu_everything_is_the_hosts(demo_gguf: Callable[[str], Path]) -> None:
     found = measure(ModelParams(demo_gguf("q4_k_m")))
     assert found.devices == () and found.total == found.host.use

@@ -23,8 +23,10 @@ class Worker:
 
 
 def start(arguments: Sequence[str] = ("--port", "0"), before: Sequence[str] = ()) -> Worker:
-    """Start one and wait until it listens; ``before`` is put before the command (``ip netns exec NAME``)."""
-    command = [*before, sys.executable, "-m", "ggufrun", "worker", "-t", "1", *arguments]
+    """Start one and wait until it listens; ``before`` is put before the command (``ip netns exec NAME``). The memory
+    that it lends is limited, so that what others take meanwhile changes no budget.
+    """
+    command = [*before, sys.executable, "-m", "ggufrun", "worker", "-t", "1", "--memory", "2048", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     assert process.stderr is not None
     said: list[str] = []

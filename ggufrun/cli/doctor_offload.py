@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 EMBEDDED = Path(__file__).resolve().parent.parent.parent / "models" / "tang-poet"
 """The embedded model of a clone; a package that was installed from a wheel does not carry it."""
 
-PATIENCE = 120
-"""Seconds for one device: code for another architecture is compiled by the driver at first, which takes a while."""
+PATIENCE = 600
+"""Seconds for one device: code for another architecture is compiled by the driver at first, which takes minutes."""
 
 PROBE = "import sys; from ggufrun.cli.doctor_offload import probe; probe(*sys.argv[1:])"
 
@@ -39,7 +39,8 @@ def prove_all(devices: Sequence[dict[str, Any]], rpc: str) -> list[dict[str, Any
     proofs = []
     with _embedded() as path:
         for name in gpus:
-            with console.err().status(f"trying {name}") if console.err().is_terminal else nullcontext():
+            trying = f"trying {name} (the first time may take minutes)"
+            with console.err().status(trying) if console.err().is_terminal else nullcontext():
                 proofs.append(_prove(path, name, rpc))
     return proofs
 

@@ -284,6 +284,12 @@ def say(found: Fit) -> None:
     """One line when not everything is on the devices."""
     if found.whole:
         return
+    if mute := [place.device.name for place in found.footprint.devices if not place.device.total]:
+        console.note(
+            f"{' and '.join(mute)} cannot be used: its driver does not tell its memory, as where another program has "
+            "the card for itself (`ggufrun doctor` knows more)"
+        )
+        return
     what = f"{found.layers} of {found.of} layers" if found.layers < found.of else "all layers"
     if found.placement.cpu_experts:
         what += f", without the experts of {min(found.placement.cpu_experts, found.footprint.layers)}"

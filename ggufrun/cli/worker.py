@@ -34,6 +34,9 @@ def worker(
     threads: Annotated[
         int | None, typer.Option("-t", "--threads", min=1, max=512, help="Threads.  [default: the processor's cores]")
     ] = None,
+    memory: Annotated[
+        int | None, typer.Option("--memory", min=1, metavar="MIB", help="Lend no more than this of each device.")
+    ] = None,
     public: Annotated[
         bool, typer.Option("--public", help="Allow an address that other machines can reach. Read what it prints.")
     ] = False,
@@ -60,14 +63,15 @@ def worker(
     chosen = work.choose(names)
     port = work.free_port(host, port)
     for one in chosen:
-        console.note(f"lending {one.name}: {one.description}, {one.free / (1 << 30):.1f} GiB free")
+        free = one.free if memory is None else min(one.free, memory << 20)
+        console.note(f"lending {one.name}: {one.description}, {free / (1 << 30):.1f} GiB free")
     console.note(f"listening at {host}:{port}; there: ggufrun chat MODEL --rpc {host}:{port}   (Ctrl+C ends)")
     sys.stderr.flush()
     _tell(_captured())
     # The server never comes back to Python, where signals would be handled: they do what they do by themselves.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    work.serve(host, port, chosen, threads or default_threads())
+    work.serve(host, port, chosen, threads or default_threads(), None if memory is None else memory << 20)
     raise EngineError(f"the server at {host}:{port} ended", "see what stands above")
 
 

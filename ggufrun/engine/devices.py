@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ggufrun.engine import host
 from ggufrun.engine.native import ggml, llama, starting
 
 KINDS = ("cpu", "gpu", "igpu", "accelerator", "meta")
@@ -43,14 +44,19 @@ class Device:
 
 
 def devices() -> tuple[Device, ...]:
-    """Every device, with the memory that is free now. Raises EngineError when the engine cannot be loaded."""
+    """Every device, with the memory that is free now: of the processor what the system can give, of which llama.cpp
+    says that all is free. Raises EngineError when the engine cannot be loaded.
+    """
     lib = ggml()
+    available = host.memory().available
     found = []
     for index in range(lib.ggml_backend_dev_count()):
         device = lib.ggml_backend_dev_get(index)
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         lib.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
         kind = lib.ggml_backend_dev_type(device)
+        if kind == 0 and available is not None:
+            free.value = min(free.value, available)
         found.append(
             Device(
                 lib.ggml_backend_dev_name(device).decode("utf-8", "replace"),

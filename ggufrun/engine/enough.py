@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from ggufrun.engine.context import ContextParams
-from ggufrun.engine.devices import has_gpu
+from ggufrun.engine.devices import devices, has_gpu
 from ggufrun.engine.memory import Footprint, host_device, measure
 from ggufrun.engine.model import ModelParams
 from ggufrun.errors import EngineError
@@ -32,13 +32,15 @@ SUSPICIOUS = 0.5
 
 
 def check(model: ModelParams, context: ContextParams) -> None:
-    """Raises EngineError where model, cache and buffers take more than the memory that this computer has for programs.
-
-    With a GPU it is another's business where things go.
+    """Raises EngineError where model, cache and buffers take more than the memory that this computer has for programs,
+    its GPUs' own together with it. What goes where is another's business.
     """
     total = host_device().total
-    if not total or has_gpu() or size_on_disk(model.path) < SUSPICIOUS * total:
+    if not total or size_on_disk(model.path) < SUSPICIOUS * total:
         return
+    if has_gpu():
+        # one that is part of the processor has no memory of its own
+        total += sum(device.total for device in devices() if device.kind == "gpu")
     found = measure(model, context)
     if found.total.total > total:
         raise too_large(model.path, found, total)

@@ -93,14 +93,26 @@ class Footprint:
 def measure(model: ModelParams, context: ContextParams | None = None) -> Footprint:
     """What ``model`` takes with ``context`` (the default one, if None), without taking it.
 
-    Adapters are not counted. Raises NotFoundError, EngineError (a file that cannot be loaded, a context that cannot be
-    made) or UnsupportedError.
+    Adapters count by the sizes of their files, and go where the weights go. Raises NotFoundError, EngineError (a file
+    that cannot be loaded, a context that cannot be made) or UnsupportedError.
     """
+    context = context or ContextParams()
     with (
         Model(replace(model, no_alloc=True, mlock=False)) as opened,
-        Context(opened, replace(context or ContextParams(), adapters=())) as made,
+        Context(opened, replace(context, adapters=())) as made,
     ):
-        return _footprint(opened, made)
+        found = _footprint(opened, made)
+    return with_adapters(found, sum(one.path.stat().st_size for one in context.adapters if one.path.is_file()))
+
+
+def with_adapters(found: Footprint, size: int) -> Footprint:
+    """``found`` and so many bytes of adapters: their matrices lie beside those that they change."""
+
+    def more(place: Place) -> Place:
+        part = place.use.weights / max(1, found.total.weights)
+        return replace(place, use=place.use + Use(weights=round(size * part)))
+
+    return replace(found, host=more(found.host), devices=tuple(more(place) for place in found.devices))
 
 
 def taken(context: Context) -> Footprint:

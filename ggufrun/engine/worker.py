@@ -7,9 +7,12 @@ import errno
 import ipaddress
 import socket
 from collections.abc import Sequence
+from typing import Any
 
 from ggufrun.engine.devices import Device, devices
+from ggufrun.engine.memory import host_device
 from ggufrun.engine.native import ggml, llama
+from ggufrun.engine.offload import CPU
 from ggufrun.errors import EngineError, UsageError
 
 
@@ -55,10 +58,49 @@ def free_port(host: str, port: int) -> int:
         raise EngineError(what, here) from error
 
 
-def serve(host: str, port: int, chosen: Sequence[Device], threads: int) -> None:
+GET_MEMORY = 2
+"""Which of the functions that a ``ggml_backend_device`` begins with is ``get_memory``: ``ggml-backend-impl.h``."""
+
+_GetMemory = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t))
+
+_telling: list[Any] = []
+"""The functions that devices were given: they must live as long as those."""
+
+
+def tell_memory(pointer: int, most: int | None = None) -> bool:
+    """Have a device report no more than ``most`` free bytes, and the processor's what the system can give: llama.cpp
+    reports all of it as free. False, and nothing changed, where the device is not built as we take it to be.
+    """
+    functions = (ctypes.c_void_p * (GET_MEMORY + 1)).from_address(pointer)
+    address = functions[GET_MEMORY]
+    free, known, total = ctypes.c_size_t(), ctypes.c_size_t(), ctypes.c_size_t()
+    ggml().ggml_backend_dev_memory(pointer, ctypes.byref(free), ctypes.byref(known))
+    if address is None:
+        return False
+    before = _GetMemory(address)
+    before(pointer, ctypes.pointer(free), ctypes.pointer(total))
+    if total.value != known.value:
+        return False
+    ours = ggml().ggml_backend_dev_type(pointer) == CPU and host_device().total > 0
+
+    def tell(device: int, free: Any, total: Any) -> None:
+        before(device, free, total)
+        if ours:
+            now = host_device()
+            free[0], total[0] = now.free, now.total
+        if most is not None:
+            free[0] = min(free[0], most)
+
+    callback = _GetMemory(tell)
+    _telling.append((callback, before))
+    functions[GET_MEMORY] = ctypes.cast(callback, ctypes.c_void_p).value
+    return True
+
+
+def serve(host: str, port: int, chosen: Sequence[Device], threads: int, most: int | None = None) -> None:
     """Serve until the process ends; llama.cpp prints on standard output who comes and goes. Returns on failure only.
 
-    Raises EngineError for an engine without RPC.
+    ``most`` is how many bytes of each device clients are told of. Raises EngineError for an engine without RPC.
     """
     if not llama().llama_supports_rpc():
         raise EngineError("this engine is built without RPC", "install the one of `make setup`")
@@ -72,5 +114,6 @@ def serve(host: str, port: int, chosen: Sequence[Device], threads: int) -> None:
         device = ggml().ggml_backend_dev_get(index)
         if ggml().ggml_backend_dev_name(device).decode("utf-8", "replace") in wanted:
             pointers.append(device)
+            tell_memory(device, most)
     array = (ctypes.c_void_p * len(pointers))(*pointers)
     lib.ggml_backend_rpc_start_server(f"{host}:{port}".encode(), None, threads, len(pointers), array)

@@ -74,9 +74,7 @@ def run(commands: Sequence[Sequence[str]], environment: dict[str, str] | None = 
 
 def measure(comparison: Comparison, runs: int) -> tuple[list[Run], list[Run]]:
     """Run both sides in turn, once uncounted."""
-    import llama_cpp
-
-    libraries = {"LD_LIBRARY_PATH": str(Path(llama_cpp.__file__).parent / "lib")} if comparison.engine else {}
+    libraries = with_engine() if comparison.engine else {}
     ours, theirs = [], []
     for number in range(runs + 1):
         pair = run(comparison.ours), run(comparison.theirs, libraries)
@@ -85,6 +83,13 @@ def measure(comparison: Comparison, runs: int) -> tuple[list[Run], list[Run]]:
             ours.append(pair[0])
             theirs.append(pair[1])
     return ours, theirs
+
+
+def with_engine() -> dict[str, str]:
+    """The environment in which llama.cpp's tools take the libraries that ggufrun uses."""
+    import llama_cpp
+
+    return {**os.environ, "LD_LIBRARY_PATH": str(Path(llama_cpp.__file__).parent / "lib")}
 
 
 def row(comparison: Comparison, ours: Sequence[Run], theirs: Sequence[Run]) -> str:
