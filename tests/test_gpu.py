@@ -92,8 +92,8 @@ def test_what_does_not_fit_stays_and_that_is_said(f16: Path) -> None:
     whole = json.loads(run("inspect", f16, "--fit", "--json", "-ngl", "all").stdout)
     place = whole["places"][0]
     assert place["name"] == CARD["name"] and place["weights"] > 0 and place["cache"] > 0 and whole["layers"] == 5
-    # room for some of the layers: less than the whole takes, more than its buffers
-    room = place["compute"] * 2 + (place["weights"] + place["cache"]) // 2
+    # room for its buffers and some of the layers
+    room = place["compute"] + (place["weights"] + place["cache"]) * 2 // 3
     margin = (place["free"] - room) >> 20
     part = json.loads(run("inspect", f16, "--fit", "--json", "-fitt", margin).stdout)
     assert 0 < part["layers"] < 5 and part["places"][0]["left"] >= margin << 20
@@ -121,10 +121,10 @@ def test_perplexity_and_importance_matrix(f16: Path, tmp_path: Path) -> None:
 
     text = tmp_path / "text"
     poem = "[INST] 背一下静夜思 [/INST] " + POEM + "[INST] 作者是谁？ [/INST] 《静夜思》的作者是李白。 "
-    text.write_text(poem * 12, encoding="utf-8")
+    text.write_text(poem * 8, encoding="utf-8")
     values, sums = [], []
     for number, flags in enumerate((PROCESSOR, ["-ngl", "all"], ["-ngl", "2"])):
-        said = run("perplexity", f16, "-f", text, "-c", "128", "--chunks", "3", "--json", *flags).stdout
+        said = run("perplexity", f16, "-f", text, "-c", "128", "--chunks", "2", "--json", *flags).stdout
         values.append(json.loads(said)["perplexity"]["value"])
         target = tmp_path / f"{number}.gguf"
         run("imatrix", f16, "-f", text, "-c", "128", "--chunks", "2", "-o", target, *flags)
@@ -162,11 +162,11 @@ def test_ways_of_generating(f16: Path, demo_gguf: Callable[[str], Path], tmp_pat
         ["-md", str(demo_gguf("q4_k_m"))],
         ["--cfg-scale", "1.5", "--cfg-negative-prompt", "春"],
         ["--grammar", 'root ::= [^a-z]+ "。"'],
-        ["-c", "64", "-n", "100", "--ignore-eos"],
+        ["-c", "64", "-n", "80", "--ignore-eos"],
     ]
     for way in ways:
         texts = [
-            run("complete", f16, "-p", "床前明月光，", "-n", "24", "--temp", "0", *way, *flags).stdout
+            run("complete", f16, "-p", "床前明月光，", "-n", "12", "--temp", "0", *way, *flags).stdout
             for flags in (PROCESSOR, ["-ngl", "all"])
         ]
         assert texts[0] == texts[1] != "", way
