@@ -191,6 +191,7 @@ def test_a_refusal_of_the_driver_is_stepped_back_from(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(placing, "fitted", lambda *_: chosen(33, shares=(20.0, 13.0), left=4 * GIB))
+    monkeypatch.setattr(placing, "short", lambda *_: False)
     tried = []
 
     def load(params: ModelParams) -> Any:
@@ -200,21 +201,35 @@ def test_a_refusal_of_the_driver_is_stepped_back_from(
         return Opened(params)
 
     found = placing.open_model(ModelParams(Path("model.gguf")), ContextParams(), placing.PLAIN, load)
-    assert tried == [33, 30, 27]
+    assert tried == [33, 30, 24]
     params = cast(Opened, found).params
-    assert params.gpu_layers == 27 and params.placement.shares == (14.0, 13.0)
+    assert params.gpu_layers == 24 and params.placement.shares == (11.0, 13.0)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 and all(line.startswith("the driver refused the memory (") for line in said)
-    assert said[1].endswith("trying 27 layers")
+    assert said[1].endswith("trying 24 layers")
 
 
-def test_other_errors_are_not_stepped_back_from(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whether_the_memory_may_be_short() -> None:
+    """A device of 8 GiB, 7 of them for weights: what is free once these are loaded."""
+    found = chosen(33)
+    found = replace(found, margin=512 << 20)
+
+    def short(free: float) -> bool:
+        return placing.short(found, [Device("D0", "", "gpu", 9 * GIB, int(free * GIB))])
+
+    assert not short(1) and not short(0.5)
+    # others have taken some; the device does not count; it is gone
+    assert short(0.2) and short(8) and placing.short(found, [])
+
+
+@pytest.mark.parametrize("why", ["unknown architecture", "mmap failed: Cannot allocate memory"])
+def test_other_errors_are_not_stepped_back_from(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     monkeypatch.setattr(placing, "fitted", lambda *_: chosen(33))
 
     def load(params: ModelParams) -> Any:
-        raise EngineError("model.gguf cannot be loaded: unknown architecture")
+        raise EngineError(f"model.gguf cannot be loaded: {why}")
 
-    with pytest.raises(EngineError, match="unknown architecture"):
+    with pytest.raises(EngineError, match=why):
         placing.open_model(ModelParams(Path("model.gguf")), ContextParams(), placing.PLAIN, load)
 
 

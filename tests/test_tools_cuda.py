@@ -44,6 +44,46 @@ def test_a_driver_runs_cuda_up_to(driver: str, cuda: int) -> None:
     assert cards.Graphics(driver=driver).cuda == cuda
 
 
+def test_a_drivers_library_tells_what_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container without nvidia-smi, and with NVIDIA's packages for compatibility beside an older driver."""
+    source = tmp_path / "cuda.c"
+    source.write_text(
+        """
+        #include <string.h>
+        int cuInit(int flags) { return 0; }
+        int cuDriverGetVersion(int * version) { *version = 13000; return 0; }
+        int cuDeviceGetCount(int * count) { *count = 2; return 0; }
+        int cuDeviceGet(int * device, int index) { *device = index; return 0; }
+        int cuDeviceGetName(char * name, int size, int device) { strcpy(name, "Example, 80 GB"); return 0; }
+        int cuDeviceGetAttribute(int * value, int what, int device) { *value = what == 75 ? 9 - device : 0; return 0; }
+        """
+    )
+    made = subprocess.run(["cc", "-shared", "-fPIC", str(source), "-o", str(tmp_path / "libcuda.so.1")], check=False)
+    assert made.returncode == 0
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    monkeypatch.setattr(cards, "SMI", ())
+    two = (cards.Card("Example, 80 GB", "90"), cards.Card("Example, 80 GB", "80"))
+    alone = cards.graphics()
+    assert (alone.cards, alone.runs, alone.cuda) == (two, 13, 13) and alone.driver
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho '550.54, 9.0, Example H1'\n")
+    smi.chmod(0o755)
+    monkeypatch.setattr(cards, "SMI", (str(smi),))
+    both = cards.graphics()
+    assert (both.cards, both.driver, both.cuda) == ((cards.Card("Example H1", "90"),), "550.54", 13)
+    # a driver of the kernel that does not go with its programs: they say so, and the library does not start
+    smi.write_text("#!/bin/sh\necho 'Failed to initialize NVML: Driver/library version mismatch'\nexit 18\n")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "")
+    assert cards.graphics().cards == ()
+
+
+def test_what_a_library_prints() -> None:
+    ada = cards.Card("Example 40", "89")
+    assert cards.parse_library("12040\n8.9, Example 40\n") == cards.Graphics((ada,), None, 12)
+    assert cards.parse_library("") == cards.parse_library("Traceback\n") == NONE
+    assert cards.Graphics(driver="470.1", runs=11).cuda == 0
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from ggufrun.cli import console
+from ggufrun.cli import console, ending
 from ggufrun.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ggufrun.engine.context import ContextParams
+    from ggufrun.engine.devices import Device
     from ggufrun.engine.fit import Fit
     from ggufrun.engine.model import Model, ModelParams
     from ggufrun.engine.offload import Placement
@@ -75,8 +75,10 @@ Margin = Annotated[
 ]
 
 
-REFUSED = re.compile(r"alloc|out of memory", re.IGNORECASE)
-"""What the engine says when there is no memory, in one way or another."""
+REFUSED = re.compile(r"^(?!.*mmap failed).*(alloc|out of memory)", re.IGNORECASE)
+"""What the engine says when there is no memory, in one way or another. Where a file cannot be mapped, it is the
+computer's that is missing, of which fewer layers on a card take more.
+"""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
 
     def wrapped(**values: Any) -> None:
         place = PlaceFlags(**{name: values.pop(name) for name in names})
-        with guarded():
+        with ending.guarded():
             command(**values, place=place)
 
     parameters = []
@@ -231,25 +233,26 @@ def open_model(
         return load(model)
     if found.layers < found.of or found.placement != model.placement:
         say(found)
-    chosen = found.applied(model)
+    chosen, step = found.applied(model), max(1, found.of // 10)
     while True:
         try:
             return _tried(chosen, context, load, found)
         except EngineError as error:
-            fewer = _less(chosen, found)
+            fewer = _less(chosen, found, step)
             if fewer is None or not REFUSED.search(f"{error.what}"):
                 raise
             how = f"{fewer.gpu_layers} layers" if fewer.gpu_layers or chosen.gpu_layers else "the processor alone"
             console.note(f"the driver refused the memory ({error.what}); trying {how}")
-            chosen = fewer
+            chosen, step = fewer, 2 * step
 
 
 def _tried(model: ModelParams, context: ContextParams, load: Callable[[ModelParams], Model], found: Fit) -> Model:
-    """The model, with a context made and dropped where memory is short: the driver's last chance to refuse."""
+    """The model, with a context made and dropped where memory may be short: the driver's last chance to refuse."""
     from ggufrun.engine.context import Context
+    from ggufrun.engine.devices import devices
 
     opened = load(model)
-    if model.gpu_layers and any(place.left < 2 * max(found.margin, 1 << 28) for place in found.footprint.devices):
+    if model.gpu_layers and short(found, devices()):
         try:
             Context(opened, replace(context, adapters=())).close()
         except BaseException:
@@ -258,15 +261,28 @@ def _tried(model: ModelParams, context: ContextParams, load: Callable[[ModelPara
     return opened
 
 
-def _less(model: ModelParams, found: Fit) -> ModelParams | None:
-    """A tenth fewer layers, at last no device at all; None when nothing is left to leave out."""
+def short(found: Fit, now: Sequence[Device]) -> bool:
+    """May the memory be too short for the context, with the weights loaded? Somebody else may have taken some since it
+    was planned; and a device that does not count what was taken (Vulkan without budgets) does not tell.
+    """
+    free = {device.name: device.free for device in now}
+    for place in found.footprint.devices:
+        left = free.get(place.device.name, 0)
+        counts = left <= place.device.free - place.use.weights // 2
+        if not counts or left - place.use.cache - place.use.compute < max(found.margin // 2, 1 << 27):
+            return True
+    return False
+
+
+def _less(model: ModelParams, found: Fit, step: int) -> ModelParams | None:
+    """``step`` fewer layers, at last no device at all; None when nothing is left to leave out."""
     from ggufrun.engine.offload import NO_DEVICE, Placement
 
     now = model.gpu_layers or 0
     if now <= 0:
         alone = Placement(devices=model.placement.devices, split="none", main=NO_DEVICE)
         return None if model.placement == alone else replace(model, placement=alone)
-    left = max(0, min(now, found.of) - max(1, found.of // 10))
+    left = max(0, min(now, found.of) - step)
     shares = list(model.placement.shares)
     surplus = sum(shares) - left
     for index, share in enumerate(shares):
@@ -335,61 +351,3 @@ def card_here() -> bool:
 def gib(count: int) -> str:
     """Bytes for people."""
     return f"{count / (1 << 30):.1f} GiB" if count >= 1 << 30 else f"{count / (1 << 20):.0f} MiB"
-
-
-@contextmanager
-def guarded(save: Callable[[], str] = lambda: "") -> Iterator[None]:
-    """While this lasts, an engine that ends the process (a worker died, a card ran out of memory) is told in one line.
-
-    ``save`` keeps what can be kept and returns a word about it.
-    """
-    import os
-    import sys
-
-    from ggufrun.engine.native import last_words
-
-    def leave(message: str) -> None:
-        kept = ""
-        try:
-            kept = save()
-        finally:
-            line = f"ggufrun: {died(message)}{f'; {kept}' if kept else ''}\n"
-            if sys.stderr.isatty():
-                line = "\r\x1b[K\x1b[?25h" + line
-            os.write(2, line.encode("utf-8", "replace"))
-            os._exit(1)
-
-    with last_words(leave):
-        yield
-
-
-ENDS = (
-    (
-        r"Remote RPC server crashed|ggml-rpc",
-        "a worker of --rpc died or cannot be reached any more; start it again, and this",
-    ),
-    (
-        r"out of memory|OutOfDeviceMemory|OutOfHostMemory",
-        "the card ran out of memory; give fewer layers (-ngl), a shorter context (-c) or a larger --fit-target",
-    ),
-    (r"no kernel image", "this engine is built for other cards than this one; `make cuda` builds it for the one here"),
-    (
-        r"busy or unavailable",
-        "another program has the card for itself; wait for it, or choose another card with CUDA_VISIBLE_DEVICES",
-    ),
-    (
-        r"ErrorDeviceLost|launch timed out|unspecified launch failure|illegal memory access|uncorrectable ECC",
-        "the card failed in the middle of the work ({line}); try again, and `ggufrun doctor` if that does not help",
-    ),
-    (r"(?:CUDA|ROCm) error: ", "the card failed: {line}; `ggufrun doctor` tries it"),
-)
-"""What the engine says when it ends the process, and what that means; the first that is found counts."""
-
-
-def died(message: str) -> str:
-    """The engine's last message, in words that help."""
-    lines = message.splitlines()
-    for pattern, meaning in ENDS:
-        if line := next((line for line in lines if re.search(pattern, line)), ""):
-            return meaning.format(line=line.rpartition("rror: ")[2].strip())
-    return f"the engine gave up: {lines[0] if lines else 'it gave no reason'}"

@@ -35,6 +35,7 @@ class ModelParams:
 
 
 ADVICE = (
+    ("mmap failed", "close other programs, or take a smaller type of the model"),
     ("main_gpu", "-mg counts the devices from 0"),
     ("split buffers", "split by layers: -sm layer"),
     ("split mode", "split by layers: -sm layer"),

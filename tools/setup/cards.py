@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tools.setup.common import SetupError, run
@@ -34,14 +35,21 @@ class Card:
 
 @dataclass(frozen=True)
 class Graphics:
-    """``driver`` is None where there is none, such as on a machine that only builds."""
+    """``driver`` is None where there is none, such as on a machine that only builds. ``runs`` is CUDA's major version,
+    as the driver's library tells it where that was asked.
+    """
 
     cards: tuple[Card, ...] = ()
     driver: str | None = None
+    runs: int | None = None
 
     @property
     def cuda(self) -> int | None:
-        """The newest major version of CUDA that the driver runs; 0 if none, None without a driver."""
+        """The newest major version of CUDA that the driver runs; 0 if none, None without a driver. What the driver's
+        library says counts: NVIDIA's packages for compatibility make an older driver run a newer CUDA.
+        """
+        if self.runs is not None:
+            return self.runs if self.runs >= DRIVERS[-1][1] else 0
         if self.driver is None:
             return None
         number = re.match(r"\d+", self.driver)
@@ -62,21 +70,69 @@ def parse(text: str) -> Graphics:
 
 
 def graphics() -> Graphics:
-    """What is in this machine."""
-    for program in SMI:
-        if shutil.which(program):
-            found = parse(run([program, "--query-gpu=driver_version,compute_cap,name", "--format=csv,noheader"]).stdout)
-            if found.driver:
-                return found
+    """What is in this machine: from nvidia-smi, else from the driver's library, which a container has without it."""
+    found = Graphics()
+    if any(shutil.which(program) for program in SMI):
+        program = next(program for program in SMI if shutil.which(program))
+        found = parse(run([program, "--query-gpu=driver_version,compute_cap,name", "--format=csv,noheader"]).stdout)
+        if not found.driver:
             # before driver 470 it cannot be asked for the capability
             old = run([program, "--query-gpu=driver_version,name", "--format=csv,noheader"]).stdout
-            return parse("\n".join(line.replace(",", ", unknown,", 1) for line in old.splitlines()))
+            found = parse("\n".join(line.replace(",", ", unknown,", 1) for line in old.splitlines()))
+    if found.cuda is None or found.cuda < DRIVERS[0][1]:
+        told = parse_library(run([sys.executable, "-c", LIBRARY]).stdout)
+        found = replace(told, driver=found.driver, cards=found.cards or told.cards)
+    if found.driver is None:
+        found = replace(found, driver=_loaded() or (f"(CUDA {found.runs})" if found.runs else None))
+    return found
+
+
+LIBRARY = """
+import ctypes, sys
+for name in ("libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1"):
+    try:
+        cuda = ctypes.CDLL(name)
+        break
+    except OSError:
+        cuda = None
+number, text = ctypes.c_int(), ctypes.create_string_buffer(256)
+if cuda is None or cuda.cuInit(0) or cuda.cuDriverGetVersion(ctypes.byref(number)):
+    sys.exit(1)
+print(number.value)
+if cuda.cuDeviceGetCount(ctypes.byref(number)):
+    sys.exit(1)
+for index in range(number.value):
+    device, part = ctypes.c_int(), [ctypes.c_int(), ctypes.c_int()]
+    cuda.cuDeviceGet(ctypes.byref(device), index)
+    cuda.cuDeviceGetName(text, 256, device)
+    # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+    for attribute, value in zip((75, 76), part):
+        cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+    print(f"{part[0].value}.{part[1].value}, {text.value.decode(errors='replace')}")
+"""
+"""Asks the driver's library, in a process of its own, for what CUDA it runs (13000 is 13.0) and for its cards."""
+
+
+def parse_library(text: str) -> Graphics:
+    """From what ``LIBRARY`` prints; nothing without a library that works."""
+    first, *rest = text.splitlines() or [""]
+    if not first.isdigit():
+        return Graphics()
+    cards = []
+    for line in rest:
+        capability, _, name = line.partition(", ")
+        cards.append(Card(name, capability.replace(".", "")))
+    return Graphics(tuple(cards), None, int(first) // 1000)
+
+
+def _loaded() -> str | None:
+    """The version of the driver in the kernel."""
     try:
         text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return Graphics()
+        return None
     version = re.search(r"Kernel Module\D*([\d.]+)", text)
-    return Graphics(driver=version[1] if version else None)
+    return version[1] if version else None
 
 
 def asked(text: str) -> tuple[str, ...]:
