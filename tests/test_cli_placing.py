@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from ggufrun.cli import placing
+from ggufrun.cli import ending, placing
 from ggufrun.engine import fit
 from ggufrun.engine.context import ContextParams
 from ggufrun.engine.devices import Device, hidden_by
@@ -156,7 +156,7 @@ def test_a_card_that_does_not_answer(tmp_path: Path) -> None:
     ],
 )
 def test_the_last_words_of_the_engine(message: str, said: str) -> None:
-    assert placing.died(message).startswith(said) and "\n" not in placing.died(message)
+    assert ending.died(message).startswith(said) and "\n" not in ending.died(message)
 
 
 def chosen(layers: int, experts: int = 0, shares: tuple[float, ...] = (), left: int = GIB) -> fit.Fit:

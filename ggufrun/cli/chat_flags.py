@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from ggufrun.cli import placing
+from ggufrun.cli import ending, placing
 
 OPTIONAL_VALUES: dict[str, str] = {"--color": "on", "-co": "on", "-fa": "on", "--flash-attn": "on"}
 """Flags that took no value in older llama.cpp and take one today, and what they mean alone."""
@@ -335,7 +335,7 @@ def command_from(
     hints = get_type_hints(record, include_extras=True)
 
     def command(**values: Any) -> None:
-        with placing.guarded():
+        with ending.guarded():
             run(record(**values))
 
     parameters = [

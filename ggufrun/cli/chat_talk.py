@@ -15,7 +15,7 @@ from ggufrun.chat.session import Done, Event, Session, Start
 from ggufrun.cli.chat_input import Reader, history_file
 from ggufrun.cli.chat_keys import Hangup, no_echo, on_ctrl_c
 from ggufrun.cli.chat_screen import Screen
-from ggufrun.cli.placing import guarded
+from ggufrun.cli.ending import guarded
 from ggufrun.engine.generate import StopReason
 from ggufrun.errors import GgufrunError
 

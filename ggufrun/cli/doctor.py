@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from ggufrun import __version__
-from ggufrun.cli import budget, console, doctor_offload, evaluating, placing
+from ggufrun.cli import budget, console, doctor_offload, ending, evaluating, placing
 from ggufrun.errors import EngineError, GgufrunError
 
 LITTLE_DISK = 10 << 30
@@ -149,8 +149,8 @@ def ask_engine(command: Iterable[str] = (sys.executable, "-c", PROBE)) -> dict[s
             name = f"signal {-done.returncode}"
         if name == "SIGILL":
             return {"engine": broken("the engine was built for another processor (SIGILL)")}
-        said = placing.died(done.stderr.strip()) if "error" in done.stderr.lower() else ""
-        return {"engine": broken(f"the engine ends the process that loads it ({name})"), "said": said}
+        said = f": {ending.died(done.stderr.strip())}" if "error" in done.stderr.lower() else ""
+        return {"engine": broken(f"the engine ends the process that loads it ({name}){said}")}
     try:
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):

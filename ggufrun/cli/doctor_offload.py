@@ -62,7 +62,7 @@ def _embedded() -> Iterator[Path]:
 
 
 def _prove(path: Path, device: str, rpc: str) -> dict[str, Any]:
-    from ggufrun.cli.placing import died
+    from ggufrun.cli.ending import died
 
     try:
         done = subprocess.run(

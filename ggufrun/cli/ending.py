@@ -1,5 +1,5 @@
-"""When the engine ends the process: a worker died, a card failed or ran out of memory. What can be kept is kept, and one
-line says what happened.
+"""When the engine ends the process: a worker died, a card failed or ran out of memory. What can be kept is kept, and
+one line says what happened.
 """
 
 from __future__ import annotations
