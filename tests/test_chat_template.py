@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 from datetime import datetime
 
 import pytest
 
-from ggufrun.chat import template
-from ggufrun.chat.template import ChatTemplate, TemplateRefusal
+from ggufrun.chat import bounds, template
+from ggufrun.chat.prompt import TemplatePrompt
+from ggufrun.chat.template import ChatTemplate, TemplateExcess, TemplateRefusal
+from ggufrun.engine.model import Model
 from ggufrun.errors import FormatError
 from tests import chat_oracle
 from tests.conftest import Oracle
@@ -124,3 +127,47 @@ def test_a_refusal_carries_the_templates_words() -> None:
 def test_the_sandbox_holds(source: str) -> None:
     with pytest.raises(FormatError):
         render(source)
+
+
+ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+HUNGRY = [
+    "{% set ns = namespace(x='aaaaaaaaaaaaaaaa') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+    "{% set ns = namespace(x=[1]) %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+    "{% set x = 'a' * 16000000 %}{{ ([x] * 1000) | join | length }}",
+    "{{ ('a\n' * 1000000) | indent(100000) | length }}",
+    "{{ messages[0].content | center(8000000000) | length }}",
+    "{{ 'a' | center(8000000000) | length }}",
+]
+
+
+def test_one_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "SECONDS", 0.2)
+    with pytest.raises(TemplateExcess, match="does not come to an end in line 2"):
+        render("x\n" + ENDLESS)
+    with pytest.raises(TemplateExcess, match="writes without end"):
+        render("{% for i in range(99999) %}{{ 'a' * 9999 }}{% endfor %}")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded on Linux only")
+@pytest.mark.parametrize("source", HUNGRY)
+def test_one_that_wants_all_memory(source: str) -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(TemplateExcess, match="wants too much memory"):
+        render(source)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+def test_it_is_not_tried_in_other_ways(monkeypatch: pytest.MonkeyPatch, demo_model: Model) -> None:
+    """What fails is tried without a system role, in parts and with tools; not what does not end."""
+    tries: list[object] = []
+
+    def never(*given: object, **more: object) -> str:
+        tries.append(given)
+        raise TemplateExcess("no end")
+
+    monkeypatch.setattr(ChatTemplate, "render", never)
+    with pytest.raises(TemplateExcess):
+        TemplatePrompt(demo_model.vocab, ChatTemplate("x")).turn([], [], "s", "u")
+    assert len(tries) == 1

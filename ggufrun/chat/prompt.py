@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from ggufrun.chat.reasoning import Marks, control_names, marks_of, opened_by
 from ggufrun.chat.styles import Style, encode
-from ggufrun.chat.template import ChatTemplate, Message
+from ggufrun.chat.template import ChatTemplate, Message, TemplateExcess
 from ggufrun.engine.vocab import NULL, Vocab
 from ggufrun.errors import FormatError
 
@@ -244,6 +244,8 @@ class TemplatePrompt:
         for messages, variables in ways:
             try:
                 text = self.template.render(messages, tokens=self._tokens, prompt=True, variables=variables)
+            except TemplateExcess:
+                raise
             except FormatError as error:
                 refusal = refusal or error
                 continue

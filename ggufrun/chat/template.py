@@ -14,6 +14,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from ggufrun.chat.bounds import OutOfTime, bounded
 from ggufrun.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ class TemplateRefusal(FormatError):
     """The template itself raised an exception about the messages, with ``raise_exception``."""
 
 
+class TemplateExcess(FormatError):
+    """The template wants more time, memory or room than any that is sound: no use in trying it in another way."""
+
+
 class ChatTemplate:
     """A compiled template. Raises FormatError, naming the line, when it is no valid Jinja."""
 
@@ -47,11 +52,17 @@ class ChatTemplate:
         self.source = source
         try:
             environment = _environment()
-            self._template = environment.from_string(source)
-            self.variables = frozenset(meta.find_undeclared_variables(environment.parse(source)))
+            with bounded():
+                # What is constant is computed already here.
+                self._template = environment.from_string(source)
+                self.variables = frozenset(meta.find_undeclared_variables(environment.parse(source)))
+        except OutOfTime as error:
+            raise TemplateExcess("the chat template does not come to an end", ADVICE) from error
         except TemplateSyntaxError as error:
             raise FormatError(f"the chat template is broken in line {error.lineno}: {error.message}", ADVICE) from error
-        except (TemplateError, RecursionError, MemoryError, ValueError, OverflowError, SyntaxError) as error:
+        except MemoryError as error:
+            raise TemplateExcess("the chat template wants too much memory", ADVICE) from error
+        except (TemplateError, RecursionError, ValueError, OverflowError, SyntaxError) as error:
             raise FormatError(f"the chat template is broken: {error}", ADVICE) from error
 
     @property
@@ -71,21 +82,25 @@ class ChatTemplate:
 
         ``tokens`` are special tokens by their names (``bos_token``), ``variables`` anything else that the template may
         ask for, ``tools`` and ``documents`` among it. Raises TemplateRefusal when the template does not accept the
-        messages, FormatError when it fails.
+        messages, TemplateExcess when it does not come to an end, FormatError when it fails.
         """
         from jinja2 import TemplateError
 
         pieces: list[str] = []
         length = 0
         given = {"tools": None, "documents": None, **tokens, **variables}
+        values = {**given, "messages": [_message(message) for message in messages], "add_generation_prompt": prompt}
         try:
-            for piece in self._template.generate(
-                {**given, "messages": [_message(message) for message in messages], "add_generation_prompt": prompt}
-            ):
-                length += len(piece)
-                if length > MAX_RENDERED:
-                    raise FormatError("the chat template writes without end", ADVICE)
-                pieces.append(piece)
+            with bounded():
+                for piece in self._template.generate(values):
+                    length += len(piece)
+                    if length > MAX_RENDERED:
+                        raise TemplateExcess("the chat template writes without end", ADVICE)
+                    pieces.append(piece)
+        except OutOfTime as error:
+            raise TemplateExcess(f"the chat template does not come to an end{_line(error)}", ADVICE) from error
+        except MemoryError as error:
+            raise TemplateExcess(f"the chat template wants too much memory{_line(error)}", ADVICE) from error
         except (FormatError, UsageError):
             raise
         except TemplateError as error:

@@ -1,0 +1,65 @@
+"""Bounds for code from a stranger: how long it may run, and how much memory it may ask for meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+SECONDS = 5.0
+"""Of processor time. A template takes milliseconds."""
+
+BYTES = 1 << 30
+"""Beyond what the process has already."""
+
+
+class OutOfTime(Exception):
+    """It took longer than `SECONDS`."""
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """While this lasts, `OutOfTime` ends what takes too long, and MemoryError what wants too much.
+
+    The former in the main thread and not on Windows, the latter on Linux only.
+    """
+    with ExitStack() as stack:
+        if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
+            stack.enter_context(_timed())
+        if sys.platform == "linux":
+            stack.enter_context(_limited())
+        yield
+
+
+@contextmanager
+def _timed() -> Iterator[None]:
+    def late(number: int, frame: object) -> None:
+        raise OutOfTime
+
+    previous = signal.signal(signal.SIGVTALRM, late)
+    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, previous)
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    with open("/proc/self/statm") as file:
+        now = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    wanted = min(limit for limit in (now + BYTES, soft, hard) if limit != resource.RLIM_INFINITY)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
+    try:
+        yield
+    finally:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
