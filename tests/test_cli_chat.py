@@ -7,6 +7,7 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -284,6 +285,29 @@ def test_one_line_that_says_what(run: Run, model: str, flags: list[str], words: 
     result = run(model, *flags)
     assert (result.status, result.out) == (1, "")
     assert words in result.err and result.err.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no such names")
+def test_names_that_are_no_utf8(run: Run, model: str, tmp_path: Path) -> None:
+    """Disks that are older than UTF-8 have them."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    there, session = str(folder / os.fsdecode(b"\xe9.gguf")), str(folder / os.fsdecode(b"\xe9.json"))
+    shutil.copy(model, there)
+    assert run(there, "背一下静夜思", "-md", there, "--session", session).out == POEM
+    assert "1 question, " in run(there, "作者是谁？", "--session", session).err
+    assert "no such file" in run(there + "x", "hi").err
+
+
+def test_half_a_character(run: Run, model: str, tmp_path: Path) -> None:
+    """JSON can hold it, and UTF-8 cannot."""
+    schema = run(model, "hi", "-j", '{"const": "\\ud800"}')
+    assert schema.status == 2 and "half a character" in schema.err
+    session = tmp_path / "s.json"
+    assert run(model, "hi", "-n", "1", "--session", str(session)).status == 0
+    session.write_bytes(session.read_bytes().replace(b'"user":"hi"', b'"user":"\\ud800"'))
+    damaged = run(model, "hi", "--session", str(session))
+    assert damaged.status == 1 and "is no session, or damaged" in damaged.err and damaged.err.count("\n") == 1
 
 
 def damage(kind: str, data: bytes) -> bytes:

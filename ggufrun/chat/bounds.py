@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 SECONDS = 5.0
 """Of processor time. A template takes milliseconds."""
@@ -53,7 +54,7 @@ def _limited() -> Iterator[None]:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    with open("/proc/self/statm") as file:
+    with Path("/proc/self/statm").open() as file:
         now = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     wanted = min(limit for limit in (now + BYTES, soft, hard) if limit != resource.RLIM_INFINITY)
     with suppress(OSError, ValueError):

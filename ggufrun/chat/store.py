@@ -248,6 +248,8 @@ def _shorter(part: Sequence[int], ids: list[int]) -> int | list[int]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
+        # half a character, which JSON can hold and UTF-8 cannot, is an error too
+        json.dumps(value, ensure_ascii=False).encode()
     except FileNotFoundError as error:
         raise NotFoundError(f"{path}: no such session", "check the path") from error
     except OSError as error:

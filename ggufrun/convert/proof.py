@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -160,7 +161,7 @@ def _load(api: Any, metadata: Mapping[str, Value]) -> Any:
         path.write_bytes(gguffile.serialize(Header(whole, ())))
         params = api.llama_model_default_params()
         params.vocab_only = True
-        return api.llama_model_load_from_file(str(path).encode(), params)
+        return api.llama_model_load_from_file(os.fsencode(path), params)
 
 
 def _tokenizer(api: Any, vocab: Any) -> Tokenize:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ def attach(context: Any, model: Model, adapters: Sequence[Adapter]) -> None:
         if not adapter.path.is_file():
             raise NotFoundError(f"{adapter.path}: no such file", "give a GGUF adapter (ggufrun convert --lora-out)")
         forget_log()
-        pointer = api.llama_adapter_lora_init(model.pointer, str(adapter.path).encode())
+        pointer = api.llama_adapter_lora_init(model.pointer, os.fsencode(adapter.path))
         if not pointer:
             why = reason("llama.cpp gave no reason").removeprefix("failed to apply lora adapter: ")
             raise EngineError(

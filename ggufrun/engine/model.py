@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -89,7 +90,7 @@ class Model:
         callback = api.llama_progress_callback(progress)
         native.progress_callback = callback
         forget_log()
-        self._model = api.llama_model_load_from_file(str(params.path).encode(), native)
+        self._model = api.llama_model_load_from_file(os.fsencode(params.path), native)
         if interrupted:
             self.close()
             raise KeyboardInterrupt

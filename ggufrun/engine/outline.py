@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def tensor_sizes(path: Path) -> Iterator[tuple[str, int]]:
     lib.gguf_get_tensor_name.restype, lib.gguf_get_tensor_name.argtypes = ctypes.c_char_p, [pointer, number]
     lib.gguf_get_tensor_size.restype, lib.gguf_get_tensor_size.argtypes = ctypes.c_size_t, [pointer, number]
     lib.gguf_free.restype, lib.gguf_free.argtypes = None, [pointer]
-    header = lib.gguf_init_from_file(str(path).encode(), _Params(True, None))
+    header = lib.gguf_init_from_file(os.fsencode(path), _Params(True, None))
     if not header:
         raise EngineError(f"{path.name}: the header cannot be read", "the file may be damaged; `ggufrun verify` tells")
     try:

@@ -112,6 +112,11 @@ class SamplingParams:
     grammar: str = ""
 
     def __post_init__(self) -> None:
+        for text in (self.grammar, *self.dry_breakers):
+            try:
+                text.encode("utf-8", "surrogateescape")
+            except UnicodeEncodeError:
+                raise UsageError("a grammar or a text holds half a character", "write it as whole ones") from None
         whole = (lambda v: -(2**31) <= v < 2**31, "a 32-bit integer")
         share = (lambda v: 0 <= v <= 1, "a number from 0 to 1")
         finite = (lambda v: abs(v) < 1e30, "a finite number")

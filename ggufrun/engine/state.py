@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import importlib.metadata
 import json
+import os
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -66,7 +67,7 @@ def save_state(context: Context, path: Path) -> None:
         # Readable by its owner only, as the words are.
         temporary.touch(mode=0o600)
         done = llama().llama_state_seq_save_file(
-            context.pointer, str(temporary).encode(), SEQUENCE, ids, len(context.held)
+            context.pointer, os.fsencode(temporary), SEQUENCE, ids, len(context.held)
         )
         if not done:
             raise EngineError(f"{path.name} cannot be written: {reason('llama.cpp gave no reason')}", "free some space")
@@ -105,7 +106,7 @@ def load_state(context: Context, path: Path) -> int:
     context.clear()
     forget_log()
     if not llama().llama_state_seq_load_file(
-        context.pointer, str(path).encode(), SEQUENCE, ids, context.n_ctx, ctypes.byref(count)
+        context.pointer, os.fsencode(path), SEQUENCE, ids, context.n_ctx, ctypes.byref(count)
     ):
         context.clear()
         raise FormatError(f"{path.name} does not fit: {reason('llama.cpp gave no reason')}")
