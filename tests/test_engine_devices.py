@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from ggufrun.engine import native, offload
+from ggufrun.engine import lastwords, native, offload
 from ggufrun.engine.devices import devices, has_gpu
 
 
@@ -53,9 +53,9 @@ def test_a_library_that_is_missing(why: str, said: str) -> None:
 
 ABORT = """
 import ctypes
-from ggufrun.engine import native
+from ggufrun.engine import lastwords, native
 library = ctypes.CDLL(native.llama()._lib._name)
-with native.last_words(lambda text: print(repr(text), flush=True)):
+with lastwords.last_words(lambda text: print(repr(text), flush=True)):
     native._remember(native.ERROR, b"CUDA error: out of memory\\n", None)
     native._remember(native.ERROR, b"  current device: 0, in function alloc\\n", None)
     library.ggml_abort(b"ggml-cuda.cu", 109, b"CUDA error")
@@ -89,3 +89,30 @@ def test_a_worker_tells_what_the_system_can_give_and_no_more_than_it_lends() -> 
     assert limited[0] == 5 << 20 and whole[1] <= total
     # other programs come and go meanwhile
     assert abs(whole[0] - available) < total // 4
+
+
+THROW = """
+import ctypes, os, sys
+from ggufrun.cli import ending
+library = ctypes.CDLL("libstdc++.so.6")
+with ending.guarded(lambda: "the conversation is kept"):
+    getattr(library, sys.argv[1])(*sys.argv[2:] and [sys.argv[2].encode()])
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        # std::__throw_runtime_error(char const *), and no exception at all
+        (["_ZSt21__throw_runtime_errorPKc", "vk::Queue::submit: ErrorDeviceLost"], "the card failed in the middle"),
+        (["_ZSt21__throw_runtime_errorPKc", "something else"], "the engine gave up: something else; the conv"),
+        (["_ZSt9terminatev"], "the engine gave up: terminate called without an active exception; the conversation"),
+        (["abort"], "the engine gave up: it ended the process (SIGABRT); the conversation is kept"),
+    ],
+)
+def test_an_exception_that_nobody_catches(call: list[str], said: str) -> None:
+    if lastwords._runtime() is None or sys.platform == "darwin":
+        pytest.skip("another C++ library")
+    done = subprocess.run([sys.executable, "-c", THROW, *call], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(f"ggufrun: {said}") and done.stderr.endswith("; the conversation is kept\n")

@@ -17,7 +17,7 @@ def guarded(save: Callable[[], str] = lambda: "") -> Iterator[None]:
 
     ``save`` keeps what can be kept and returns a word about it.
     """
-    from ggufrun.engine.native import last_words
+    from ggufrun.engine.lastwords import last_words
 
     def leave(message: str) -> None:
         kept = ""

@@ -9,12 +9,11 @@ import ctypes
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 from ggufrun.bindings import bindings
+from ggufrun.engine.lastwords import install
 from ggufrun.errors import EngineError
 
 WARN, ERROR, CONTINUED = 3, 4, 5
@@ -73,41 +72,12 @@ def _unloadable(why: str) -> EngineError:
     return EngineError(f"the engine cannot be loaded: {why}", "reinstall llama-cpp-python")
 
 
-# --- the engine's end -------------------------------------------------------------------------------------------------
-
 LAST = 3
 """Lines of the log that may belong to the end: what failed, where, in which call."""
 
-_last_words: list[Callable[[str], None]] = []
 
-
-@contextmanager
-def last_words(say: Callable[[str], None]) -> Iterator[None]:
-    """While this lasts, ``say`` is called with the reason when the engine is about to end the process: a broken
-    invariant, or a worker that died. The process cannot be saved, but its work can; ``say`` leaves by ``os._exit``.
-
-    It may run on a thread of the engine's, while Python waits for the engine: it must not call the engine.
-    """
-    _last_words.append(say)
-    try:
-        yield
-    finally:
-        _last_words.remove(say)
-
-
-def _aborting(message: bytes | None) -> None:
-    text = (message or b"").decode("utf-8", "replace").strip()
-    # a card's error is named in the log only: the message is "ggml-cuda.cu:109: CUDA error"
-    text = "\n".join([text, *(line.strip() for level, line in [*_log.lines][-LAST:] if level == ERROR)])
-    try:
-        for say in reversed(_last_words):
-            say(text)
-    finally:
-        # nobody left: what llama.cpp would have said
-        os.write(2, f"{text}\n".encode())
-
-
-_abort = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(_aborting)
+def _last_errors() -> list[str]:
+    return [text.strip() for level, text in [*_log.lines][-LAST:] if level == ERROR]
 
 
 @cache
@@ -129,7 +99,7 @@ def llama() -> Any:
         raise _unloadable(str(error)) from error
     api.llama_log_set(_callback, None)
     library = ctypes.CDLL(api._lib._name)
-    library.ggml_set_abort_callback(_abort)
+    install(library, _last_errors)
     api.llama_backend_init()
     # the backends look for their devices when they are first asked for
     library.ggml_backend_reg_count()

@@ -4,7 +4,7 @@ Everything that has to be shown on a machine with a card, in one command; `make 
 built for the card (`make cuda`, `make vulkan`). llama-bench comes from ``ORACLE_BIN`` and is given the engine's own
 libraries; without it those rows are left out, and that is said. On a machine without a card the script can be tried
 with a worker's devices (``--rpc``), or with Mesa's software device (``GGML_VK_VISIBLE_DEVICES=0``, and
-``--shape llama-142m``). The figures are appended to docs/benchmarks.md.
+``--shape tang-poet``). The figures are appended to docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -303,8 +303,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "bench", help="needs 25 GB for the 7B shape")
     parser.add_argument("--only", action="append", choices=[step.__name__ for step in STEPS], help="again for more")
     parser.add_argument("--rpc", help="a worker's devices instead of a card's")
-    shapes = [*SHAPES, "llama-7b"]
-    parser.add_argument("--shape", action="append", choices=shapes, help="random models [llama-1.3b, llama-7b]")
+    shapes = [*SHAPES, "llama-7b", "tang-poet"]
+    parser.add_argument("--shape", action="append", choices=shapes, help="models to measure [llama-1.3b, llama-7b]")
     parser.add_argument("--dry", action="store_true", help="print the rows instead of writing them")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
