@@ -308,3 +308,17 @@ def test_settings_that_are_none(demo_model: Model, tmp_path: Path, name: str, wr
     path.write_text(json.dumps({**value, name: wrong}))
     with pytest.raises(FormatError, match="damaged"):
         store.load(fresh(demo_model), path)
+
+
+def test_a_state_that_cannot_be_written(demo_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words are there all the same, and the message says so."""
+
+    def full(*given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "save_state", full)
+    session = fresh(demo_model)
+    ask(session, "背一下静夜思")
+    with pytest.raises(TargetError, match=r"the words are saved in .*talk.json.*: No space left on device"):
+        store.save(session, tmp_path / "talk.json")
+    assert store.load(fresh(demo_model), tmp_path / "talk.json").turns == 1

@@ -287,6 +287,19 @@ def test_one_line_that_says_what(run: Run, model: str, flags: list[str], words: 
     assert words in result.err and result.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(model: str, tmp_path: Path, closed: str) -> None:
+    """As services start programs; what would be open under their numbers would be written into."""
+    script = f'exec "$0" -m ggufrun chat "$1" 背一下静夜思 --temp 0 --session "$2" {closed}'
+    session = tmp_path / "s.json"
+    command = ["sh", "-c", script, sys.executable, model, str(session)]
+    result = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    assert result.returncode == 0 and result.stderr == b""
+    assert result.stdout.decode() == ("" if ">&-" in closed.split() else POEM)
+    assert json.loads(session.read_bytes())["turns"][0]["answer"] == POEM.rstrip("\n")
+    assert Path(model).read_bytes()[:4] == b"GGUF"
+
+
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no such names")
 def test_names_that_are_no_utf8(run: Run, model: str, tmp_path: Path) -> None:
     """Disks that are older than UTF-8 have them."""

@@ -65,13 +65,16 @@ def save(session: Session, path: Path, *, always: bool = True, words_only: bool 
     }
     try:
         write_whole(path, json.dumps(value, ensure_ascii=False, separators=(",", ":"), indent=None))
+    except OSError as error:
+        raise TargetError(f"the session cannot be saved in {path}: {error.strerror}", "save it elsewhere") from error
+    try:
         if words_only:
             state_path(path).unlink(missing_ok=True)
         elif session.context.held and (always or state_size(session.context) <= CHEAP):
             save_state(session.context, state_path(path))
     except (OSError, EngineError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise TargetError(f"the session cannot be saved in {path}: {why}", "save it elsewhere") from error
+        why = error.strerror if isinstance(error, OSError) else error.what
+        raise TargetError(f"the words are saved in {path}, the computed state is not: {why}", "free some space") from error
 
 
 def load(session: Session, path: Path, system: str | None = None, *, adopt: bool = True) -> Loaded:

@@ -82,6 +82,7 @@ def _options(
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     signal.signal(signal.SIGTERM, _interrupt)
+    _open_streams()
     try:
         app()
     except SystemExit as stop:
@@ -101,6 +102,17 @@ def main() -> NoReturn:
     except OSError as error:
         fail(explain(error), 1)
     sys.exit(0)
+
+
+def _open_streams() -> None:
+    """A service may start a program with its streams closed: they lead nowhere then, and no file gets their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

@@ -141,8 +141,11 @@ class Answers:
     @staticmethod
     def _write_whole(path: Path, data: bytes) -> None:
         temporary = path.with_name(path.name + ".tmp")
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _line(record: Record) -> bytes:

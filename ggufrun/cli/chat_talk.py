@@ -51,6 +51,7 @@ class Talk:
         self.slash = slash
         self.waits = waits
         self.saves = saves
+        self._trouble = ""
 
     def single(self, message: str | None, raw: str | None) -> None:
         """One answer and nothing else. Ctrl+C shows what there is and leaves with KeyboardInterrupt."""
@@ -165,11 +166,15 @@ class Talk:
     def _keep(self, *, always: bool) -> None:
         if self.file is None:
             return
+        trouble = ""
         try:
             store.save(self.session, self.file, always=always)
         except GgufrunError as error:
-            # Not the conversation's fault, nor its end.
-            self.screen.note(str(error))
+            # Not the conversation's fault, nor its end. It is said once.
+            trouble = str(error)
+            if trouble != self._trouble:
+                self.screen.note(trouble)
+        self._trouble = trouble
 
     def _handed_back(self, line: str) -> bool:
         """Is it the user's turn again after this line, as llama.cpp has it?"""
