@@ -74,7 +74,7 @@ def save(session: Session, path: Path, *, always: bool = True, words_only: bool 
             save_state(session.context, state_path(path))
     except (OSError, EngineError) as error:
         why = error.strerror if isinstance(error, OSError) else error.what
-        raise TargetError(f"the words are saved in {path}, the computed state is not: {why}", "free some space") from error
+        raise TargetError(f"the words are saved in {path}, but no state: {why}", "free some space") from error
 
 
 def load(session: Session, path: Path, system: str | None = None, *, adopt: bool = True) -> Loaded:
