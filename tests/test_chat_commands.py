@@ -155,6 +155,29 @@ def test_a_file_becomes_a_message(session: Session, tmp_path: Path) -> None:
     assert commands.run(session, "read", str(tmp_path)).message is None
 
 
+def test_reading_all_files_that_fit(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(1, 8):
+        (tmp_path / f"{number}.py").write_text(f"line {number}\n")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "8.py").write_text("八")
+    (tmp_path / "a[1].txt").write_text("name")
+    outcome = commands.run(session, "read", "[12].py What is this?")
+    assert outcome.message == "What is this?\n\n1.py:\n\nline 1\n\n2.py:\n\nline 2"
+    assert outcome.lines == ("read 2 files: 12 characters", "1.py", "2.py")
+    outcome = commands.run(session, "read", f"{tmp_path}/**/*.py")
+    assert outcome.message is not None and outcome.message.endswith("in/8.py:\n\n八")
+    assert outcome.lines[0] == "read 8 files: 43 characters" and outcome.lines[-1] == "and 3 more"
+    # a file that is called so is meant itself
+    assert commands.run(session, "read", "a[1].txt").message == "name"
+    assert commands.run(session, "read", "*.md").lines == ("no file fits *.md",)
+    (tmp_path / "9.py").write_bytes(b"\xff")
+    assert commands.run(session, "read", "*.py").lines == ("9.py is no UTF-8 text",)
+    (tmp_path / "9.py").unlink()
+    monkeypatch.setattr(commands, "MAX_READ", 20)
+    assert "larger than" in commands.run(session, "read", "*.py").lines[0]
+
+
 def test_sessions_and_exports(session: Session, tmp_path: Path) -> None:
     list(session.ask("背一下静夜思"))
     assert "saved" in say(session, f"/save {tmp_path / 'talk'}")

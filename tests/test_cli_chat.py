@@ -150,6 +150,13 @@ def test_a_draft_model_by_its_name(run: Run, model: str, monkeypatch: pytest.Mon
     assert result.status == 1 and "ggufrun pull org/name:q4_0" in result.err and result.err.count("\n") == 1
 
 
+def test_figures(run: Run, model: str) -> None:
+    result = run(model, "-i", "--stats", stdin="背一下静夜思\n作者是谁？\n")
+    assert result.out.startswith(POEM)
+    assert result.err.count("context  ") == 2 and result.err.count("tokens decoded in") == 2
+    assert re.search(r"^answer   27 tokens in .* tokens/s \(end of text\)$", result.err, re.MULTILINE)
+
+
 def test_verbose_prompt(run: Run, model: str) -> None:
     result = run(model, "你好", "--verbose-prompt")
     assert re.search(r"^ {5}1 -> '<s>'$", result.err, re.MULTILINE)

@@ -16,10 +16,15 @@ from ggufrun.chat.escapes import expand
 from ggufrun.chat.prompt import AffixPrompt, TemplatePrompt
 from ggufrun.chat.session import Event, Session
 from ggufrun.engine.sampling import RANDOM_SEED, SamplingParams, logit_bias, sampler_names
-from ggufrun.errors import GgufrunError
+from ggufrun.errors import FormatError, GgufrunError
 
 MAX_READ = 16 << 20
 """Bytes of a file that is sent as a message; no context holds more."""
+
+SHOWN = 5
+"""Names of files that are told when many are read."""
+
+PATTERN = re.compile(r"[*?\[]")
 
 NAME = re.compile(r"""(?:["']([^"']+)["']|(\S+))(.*)""", re.DOTALL)
 """A file's name and what follows it."""
@@ -132,12 +137,18 @@ def _clear(session: Session, argument: str) -> Outcome:
 
 
 def _stats(session: Session, argument: str) -> Outcome:
+    return Outcome(figures(session))
+
+
+def figures(session: Session) -> tuple[str, ...]:
+    """How full the context is, and what the last answer took."""
     lines = [f"context  {len(session.ids)} of {session.context.n_ctx} tokens, {counted(len(session.past))}"]
     if session.last is not None:
         stats = session.last.stats
         decoded, speed = stats.decoded_prompt_tokens, stats.tokens_per_second
+        reading = f", {decoded / stats.prompt_time:.1f} tokens/s" if stats.prompt_time > 0 else ""
         lines += [
-            f"prompt   {decoded} of {stats.prompt_tokens} tokens decoded in {stats.prompt_time:.2f} s",
+            f"prompt   {decoded} of {stats.prompt_tokens} tokens decoded in {stats.prompt_time:.2f} s{reading}",
             f"answer   {stats.tokens} tokens in {stats.time:.2f} s, {speed:.1f} tokens/s ({stats.reason.value})",
         ]
         if session.speculation is not None:
@@ -148,7 +159,7 @@ def _stats(session: Session, argument: str) -> Outcome:
             )
         if session.negative is not None:
             lines.append(f"guidance away from the negative prompt, scale {session.negative.guidance.scale:g}")
-    return Outcome(tuple(lines))
+    return tuple(lines)
 
 
 def _style(session: Session, argument: str) -> Outcome:
@@ -268,7 +279,9 @@ def _copy(session: Session, argument: str) -> Outcome:
 
 
 def _read(session: Session, argument: str) -> Outcome:
-    """``/read FILE`` or ``/read FILE QUESTION``; quotation marks hold a name with spaces together."""
+    """``/read FILE`` or ``/read FILE QUESTION``; quotation marks hold a name with spaces together, and a pattern, such
+    as ``src/*.py``, stands for all files that fit, each under its name.
+    """
     if not argument:
         return Outcome(("name a file: /read FILE, or /read FILE QUESTION",))
     path, question = Path(argument).expanduser(), ""
@@ -276,19 +289,43 @@ def _read(session: Session, argument: str) -> Outcome:
         match = NAME.match(argument)
         name, question = (match[1] or match[2], match[3].strip()) if match else (argument, "")
         path = Path(name).expanduser()
+    paths = [path]
+    if not path.exists() and PATTERN.search(str(path)):
+        start = Path(path.anchor)
+        try:
+            paths = sorted(found for found in start.glob(str(path.relative_to(start))) if found.is_file())
+        except ValueError as error:
+            return Outcome((f"{path} is no pattern: {str(error).lower()}",))
+        if not paths:
+            return Outcome((f"no file fits {path}",))
+    try:
+        texts = [_text_of(path) for path in paths]
+    except FormatError as error:
+        return Outcome((str(error),))
+    count = sum(map(len, texts))
+    if count > MAX_READ:
+        return Outcome((f"these {len(paths)} files are larger than {MAX_READ >> 20} MiB; give some of them",))
+    lines, text = [f"read {paths[0]}: {count} characters"], texts[0]
+    if len(paths) > 1:
+        more = [f"and {len(paths) - SHOWN} more"] if len(paths) > SHOWN else []
+        lines = [f"read {len(paths)} files: {count} characters", *map(str, paths[:SHOWN]), *more]
+        text = "\n\n".join(f"{path}:\n\n{text}" for path, text in zip(paths, texts, strict=True))
+    return Outcome(tuple(lines), message=f"{question}\n\n{text}" if question else text)
+
+
+def _text_of(path: Path) -> str:
+    """A file's text without the last newlines; raises FormatError."""
     try:
         if path.stat().st_size > MAX_READ:
-            return Outcome((f"{path} is larger than {MAX_READ >> 20} MiB; give a part of it",))
-        data = path.read_bytes()
-        text = data.decode("utf-8-sig")
+            raise FormatError(f"{path} is larger than {MAX_READ >> 20} MiB", "give a part of it")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
-        return Outcome((f"{path} is no UTF-8 text",))
+        raise FormatError(f"{path} is no UTF-8 text") from None
     except OSError as error:
-        return Outcome((f"{path} cannot be read: {(error.strerror or str(error)).lower()}",))
+        raise FormatError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
     if "\0" in text or not text.strip():
-        return Outcome((f"{path} holds no text",))
-    text = text.rstrip("\r\n")
-    return Outcome((f"read {path}: {len(text)} characters",), message=f"{question}\n\n{text}" if question else text)
+        raise FormatError(f"{path} holds no text")
+    return text.rstrip("\r\n")
 
 
 def _save(session: Session, argument: str) -> Outcome:
@@ -351,7 +388,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(("style",), "[NAME]", "show the prompt format, and why, or change it", _style),
     Command(("set",), "[NAME VALUE]", "show or change a setting, such as temp 0.5", _set),
     Command(("think",), "on|off|show|hide", "let it think first, or not; show that, or not", _think),
-    Command(("read",), "FILE [QUESTION]", "send the text of a file, after a question about it", _read),
+    Command(("read",), "FILE [QUESTION]", "send the text of a file, or of *.py, after a question", _read),
     Command(("copy",), "", "copy the last answer to the clipboard", _copy),
     Command(("save",), "FILE", "keep the conversation, and what is computed of it", _save),
     Command(("load",), "FILE", "go on with a conversation that was saved", _load),

@@ -117,6 +117,7 @@ def _talk(
         verbose_prompt=flags.verbose_prompt,
         markdown=flags.markdown,
         thinking=not flags.hide_thinking,
+        figures=flags.stats,
     )
     typed = expand if flags.escape else str
     talk = Talk(

@@ -134,6 +134,9 @@ class ChatFlags:
     color: Annotated[str | None, _option("-co", "--color", help="Colours.", metavar="[on|off|auto]")] = None
     plain: Annotated[bool, _option("--plain", "--simple-io", help="No line editing, colour or status line.")] = False
     show_tokens: Annotated[bool, _option("--show-tokens", help="Print the token ids of every turn on stderr.")] = False
+    stats: Annotated[
+        bool, _option("--stats", "--show-timings", help="Print what /stats shows after every answer, on stderr.")
+    ] = False
     verbose_prompt: Annotated[bool, _option("--verbose-prompt", help="Print each token fed, with its text.")] = False
 
     n_predict: Annotated[

@@ -8,6 +8,7 @@ Where the terminal may count cells in another way than we do, or has changed its
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
 import unicodedata
@@ -44,6 +45,12 @@ SEPARATOR = re.compile(r"\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$")
 
 CODE_CONTEXT = 60
 """Lines of a code block that the colours of the next one are worked out from."""
+
+
+def code_theme() -> str:
+    """Colours for code: bright ones, unless the terminal says that its background is light."""
+    background = os.environ.get("COLORFGBG", "").rpartition(";")[2]
+    return "ansi_light" if background in ("7", "15") else "ansi_dark"
 
 
 class MarkdownWriter:
@@ -166,7 +173,7 @@ class MarkdownWriter:
         if not self._language:
             return None
         known = self._code[-CODE_CONTEXT:]
-        whole = Syntax("", self._language, theme="ansi_dark", background_color="default").highlight("\n".join(known))
+        whole = Syntax("", self._language, theme=code_theme(), background_color="default").highlight("\n".join(known))
         return whole.split("\n", allow_blank=True)[len(known) - 1]
 
     @staticmethod

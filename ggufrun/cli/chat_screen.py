@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
+from ggufrun.chat.commands import figures
 from ggufrun.chat.session import Done, Session
 from ggufrun.cli.console import err
 from ggufrun.engine.generate import StopReason
@@ -37,7 +38,7 @@ REASONS: dict[StopReason, str] = {
 
 class Screen:
     """Draws. ``color`` is on, off or auto; ``plain`` leaves out colours, header and status; ``markdown`` draws answers
-    at a terminal as such; ``thinking`` shows what a model thinks before it answers.
+    at a terminal as such; ``thinking`` shows what a model thinks before it answers, ``figures`` what answers took.
     """
 
     def __init__(
@@ -49,11 +50,13 @@ class Screen:
         verbose_prompt: bool,
         markdown: bool = False,
         thinking: bool = True,
+        figures: bool = False,
     ) -> None:
         self.plain = plain
         self.show_tokens = show_tokens
         self.verbose_prompt = verbose_prompt
         self.thinking = thinking
+        self.figures = figures
         capable = err().is_terminal and not err().is_dumb_terminal
         self.colored = not plain and (color == "on" or (color == "auto" and capable))
         self._obeys = sys.stdout.isatty()
@@ -219,6 +222,8 @@ class Screen:
         """After an answer: its tokens if wanted, why it ended if unusual, and its speed."""
         if self.show_tokens:
             self.note("answered: " + " ".join(map(str, done.generated)))
+        if self.figures:
+            self.note(*figures(session))
         reason = REASONS.get(done.reason)
         if not status or self.plain:
             if reason and done.reason is StopReason.FULL:

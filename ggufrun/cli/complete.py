@@ -116,7 +116,13 @@ def _continue(flags: CompleteFlags, session: Session, text: str) -> None:
     from ggufrun.cli.chat_screen import Screen
     from ggufrun.cli.chat_talk import Talk
 
-    screen = Screen(color="off", plain=True, show_tokens=flags.show_tokens, verbose_prompt=flags.verbose_prompt)
+    screen = Screen(
+        color="off",
+        plain=True,
+        show_tokens=flags.show_tokens,
+        verbose_prompt=flags.verbose_prompt,
+        figures=flags.stats,
+    )
     if flags.echo:
         screen.answer(text)
     Talk(session, screen, str, saves=False).single(None, text)
