@@ -1,13 +1,22 @@
-"""Every command that takes a model, given files that are none: one line with the next step, and no native crash."""
+"""Every command that takes a model, given files that are none: one line with the next step, and no native crash.
+
+Then streams that are closed, and folders that cannot be written to.
+"""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ggufrun.checkpoint.gguffile import Header, Kind, encode, read_header, serialize
+from ggufrun.convert.writer import check_targets
+from ggufrun.errors import TargetError
+from tests.checkpoints import DEMO
 from tests.test_cli_convert import fails, ggufrun
 
 COMMANDS = (
@@ -62,3 +71,39 @@ def test_one_line(
     meant = {"MODEL": damaged[name], "GOOD": demo_gguf("f16")}
     fails(ggufrun(*(meant.get(word, word) for word in command), cwd=tmp_path), words)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("convert", DEMO, "-t", "q8_0", "-o", "x.gguf"),
+        ("inspect", "MODEL", "--json"),
+        ("perplexity", "MODEL", "--chunks", "1"),
+        ("chat", "MODEL", "-p", "你是谁", "-n", "2"),
+        ("list",),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_closed_stream(
+    tmp_path: Path, demo_gguf: Callable[[str], Path], command: tuple[str | Path, ...], closed: str
+) -> None:
+    """Nothing is read from it, what is written to it goes nowhere, and no file takes its number."""
+    words = [str(demo_gguf("f16")) if word == "MODEL" else str(word) for word in command]
+    script = f'exec "$0" -m ggufrun "$@" {closed}'
+    result = subprocess.run(
+        ["sh", "-c", script, sys.executable, *words], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    assert bool(result.stdout) == (closed in ("<&-", "2>&-") and (command[0] != "list"))
+    if command[0] == "convert":
+        assert (tmp_path / "x.gguf").read_bytes() == demo_gguf("q8_0").read_bytes()
+
+
+def test_a_folder_that_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known before anything is measured, not after."""
+    # root, who may be running this, can write everywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(TargetError, match=r"cannot write to .*permissions"):
+        check_targets([(tmp_path / "x", 1)], force=True)

@@ -131,8 +131,8 @@ def explain(error: OSError) -> str:
     """What the system says is wrong, where, and what to do about it."""
     where = f" ({error.filename})" if error.filename else ""
     hints = {
-        errno.ENOSPC: "free some space or write elsewhere with -o",
-        errno.EDQUOT: "your quota is used up; free some space or write elsewhere with -o",
+        errno.ENOSPC: "free some space, or write elsewhere (-o, TMPDIR)",
+        errno.EDQUOT: "your quota is used up; free some space, or write elsewhere (-o, TMPDIR)",
         errno.EACCES: "check the permissions",
         errno.EROFS: "write elsewhere with -o",
     }

@@ -138,7 +138,8 @@ def partial_path(path: Path) -> Path:
 
 
 def check_targets(sizes: Iterable[tuple[Path, int]], force: bool, sources: Sequence[Path] = ()) -> None:
-    """Raise TargetError before any work: a missing folder, a target that stands, too little room.
+    """Raise TargetError before any work: a folder that is missing or not ours to write to, a target that stands, too
+    little room.
 
     ``sources`` are the files that the targets are made from: those are not replaced even with ``force``.
     """
@@ -147,6 +148,8 @@ def check_targets(sizes: Iterable[tuple[Path, int]], force: bool, sources: Seque
     for path, size in sizes:
         if not path.parent.is_dir():
             raise TargetError(f"no such folder: {path.parent}", "make it first")
+        if not os.access(path.parent, os.W_OK):
+            raise TargetError(f"cannot write to {path.parent}", "check its permissions, or write elsewhere with -o")
         if path.resolve() in seen:
             raise TargetError(f"two outputs would be {path}", "name a folder with -o")
         seen.add(path.resolve())
