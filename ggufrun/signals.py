@@ -10,41 +10,40 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
 def noting(stop: Callable[[], None]) -> Iterator[None]:
-    """Call ``stop`` instead of raising when a signal asks the program to end. Whoever uses this looks afterwards.
+    """A signal that asks the program to end calls ``stop`` at once, and has its usual effect at the end of the block:
+    KeyboardInterrupt, or whatever the program has it do.
 
     In other threads than the main one, where no signal arrives, it does nothing; nor to signals that are ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    noted: set[int] = set()
+
+    def note(number: int, _: object) -> None:
+        noted.add(number)
+        stop()
+
     before = {number: signal.getsignal(number) for number in SIGNALS}
     changed = {number: handler for number, handler in before.items() if callable(handler)}
     for number in changed:
-        signal.signal(number, lambda *_: stop())
+        signal.signal(number, note)
     try:
         yield
     finally:
         for number, handler in changed.items():
             signal.signal(number, handler)
+        for signalled in noted:
+            signal.raise_signal(signalled)
 
 
-@contextmanager
-def held() -> Iterator[None]:
-    """Put KeyboardInterrupt off to the end of the block: for a few steps that belong together."""
-    asked = False
-
-    def note() -> None:
-        nonlocal asked
-        asked = True
-
-    with noting(note):
-        yield
-    if asked:
-        raise KeyboardInterrupt
+def held() -> AbstractContextManager[None]:
+    """Put signals that ask the program to end off to the end of the block: for a few steps that belong together."""
+    return noting(lambda: None)

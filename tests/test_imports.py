@@ -24,12 +24,12 @@ ROOMS: dict[str, set[str]] = {
     "signals": set(),
     "hub": {"errors"},
     "checkpoint": {"errors"},
-    "quantize": {"bindings", "errors"},
+    "quantize": {"bindings", "signals", "errors"},
     "engine": {"bindings", "processors", "signals", "errors"},
     "convert": {"bindings", "checkpoint", "quantize", "processors", "signals", "errors"},
     "chat": {"engine", "errors"},
     # its importance matrix is the record that quantize reads
-    "evaluate": {"engine", "quantize", "signals", "errors"},
+    "evaluate": {"engine", "quantize", "errors"},
     "cli": {"hub", "checkpoint", "convert", "quantize", "engine", "chat", "evaluate", "errors"},
 }
 """Room -> the rooms it may import (itself aside)."""

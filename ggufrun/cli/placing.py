@@ -108,8 +108,8 @@ def of(record: object) -> PlaceFlags:
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:
     """``command`` with the flags in the place of its parameter ``place``, which gets them as one record."""
-    own = inspect.signature(command)
-    hints = get_type_hints(command, include_extras=True)
+    # not get_type_hints, which until Python 3.11 hides the flag of a parameter whose default is None in an Optional
+    own = inspect.signature(command, eval_str=True)
     ours = get_type_hints(PlaceFlags, include_extras=True)
     names = [item.name for item in fields(PlaceFlags)]
 
@@ -126,7 +126,7 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
                 for item in fields(PlaceFlags)
             ]
         else:
-            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name]))
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     wrapped.__doc__, wrapped.__name__ = command.__doc__, command.__name__

@@ -22,6 +22,7 @@ from ggufrun.checkpoint.gguffile import Header, Value
 from ggufrun.convert.probe import probe
 from ggufrun.convert.vocabulary import Original
 from ggufrun.errors import EngineError, UnsupportedError
+from ggufrun.signals import held
 
 WHY = "error loading model"
 SHOWN = 60
@@ -161,7 +162,8 @@ def _load(api: Any, metadata: Mapping[str, Value]) -> Any:
         path.write_bytes(gguffile.serialize(Header(whole, ())))
         params = api.llama_model_default_params()
         params.vocab_only = True
-        return api.llama_model_load_from_file(os.fsencode(path), params)
+        with held():
+            return api.llama_model_load_from_file(os.fsencode(path), params)
 
 
 def _tokenizer(api: Any, vocab: Any) -> Tokenize:

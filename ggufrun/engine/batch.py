@@ -20,6 +20,7 @@ from ggufrun.engine.native import forget_log, llama, reason
 from ggufrun.engine.sampler import Sampler, SamplingParams
 from ggufrun.engine.sequence import ABORTED, OK, common_prefix
 from ggufrun.errors import EngineError
+from ggufrun.signals import noting
 
 WORTH_WAITING = 16
 """Tokens that a text must have in common with one that is being read to wait for them: a pass over the weights."""
@@ -262,14 +263,15 @@ class Batch:
     def _decode(self, prompts: bool) -> int:
         api, context = llama(), self._context.pointer
         # Called some hundred times a batch: nothing beside a prompt's work, too much beside a few tokens'.
-        if prompts:
-            api.llama_set_abort_callback(context, self._abort, None)
-        try:
-            forget_log()
+        forget_log()
+        if not prompts:
             return int(api.llama_decode(context, self._batch.native))
+        api.llama_set_abort_callback(context, self._abort, None)
+        try:
+            with noting(self._interrupt):
+                return int(api.llama_decode(context, self._batch.native))
         finally:
-            if prompts:
-                api.llama_set_abort_callback(context, self._no_abort, None)
+            api.llama_set_abort_callback(context, self._no_abort, None)
 
     def _advance(self, slot: _Slot) -> bool:
         """Choose the next token; returns whether the task is finished."""
@@ -299,10 +301,8 @@ class Batch:
             if other.source is slot:
                 other.source, other.shared = None, 0
 
+    def _interrupt(self) -> None:
+        self._stop = True
+
     def _asked_to_stop(self, _: object) -> bool:
-        # Python delivers signals here, between two operations of the graph.
-        try:
-            return self._stop
-        except KeyboardInterrupt:
-            self._stop = True
-            return True
+        return self._stop

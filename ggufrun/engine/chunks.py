@@ -23,7 +23,7 @@ from ggufrun.engine.observe import Observer
 from ggufrun.engine.sequence import ABORTED, OK
 from ggufrun.engine.threads import MAX_THREADS, default_threads
 from ggufrun.errors import EngineError, UsageError
-from ggufrun.signals import noting
+from ggufrun.signals import held, noting
 
 MAX_SEQUENCES = 256
 """``LLAMA_MAX_SEQ``."""
@@ -105,7 +105,8 @@ class ChunkContext:
         if observer is not None:
             native.cb_eval = observer.callback
         forget_log()
-        self._context = api.llama_init_from_model(model.pointer, native)
+        with held():
+            self._context = api.llama_init_from_model(model.pointer, native)
         if not self._context:
             why = reason("llama.cpp gave no reason")
             raise EngineError(f"no context of {total} tokens: {why}", "try a smaller batch (-b)")

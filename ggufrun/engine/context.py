@@ -17,6 +17,7 @@ from ggufrun.engine.sequence import TokenSequence
 from ggufrun.engine.threads import MAX_THREADS, default_threads
 from ggufrun.engine.tokenbatch import TokenBatch
 from ggufrun.errors import EngineError, UsageError
+from ggufrun.signals import held, noting
 
 CACHE_TYPES: dict[str, tuple[int, float]] = {
     "f32": (0, 32.0),
@@ -121,7 +122,8 @@ class Context(TokenSequence):
         params.rope.apply(native, model, wanted)
         self.threads = threads
         forget_log()
-        self._context = api.llama_init_from_model(model.pointer, native)
+        with held():
+            self._context = api.llama_init_from_model(model.pointer, native)
         if not self._context:
             why = reason("llama.cpp gave no reason")
             raise EngineError(
@@ -180,12 +182,7 @@ class Context(TokenSequence):
         return self._stop
 
     def _asked_to_stop(self, _: Any) -> bool:
-        # Runs on the calling thread between two operations of the graph, which is also when Python delivers signals.
-        try:
-            return self._stop
-        except KeyboardInterrupt:
-            self._stop = True
-            return True
+        return self._stop
 
     def sequence(self, number: int) -> TokenSequence:
         """The text number ``number`` (from 1 on) of ``params.sequences``; the context itself is number 0."""
@@ -206,12 +203,13 @@ class Context(TokenSequence):
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """While this lasts, `interrupt` stops even a computation that is under way."""
+        """While this lasts, `interrupt`, or a signal, stops even a computation that is under way."""
         api = llama()
         # Called some hundred times a batch: nothing beside a prompt's work, too much beside a single token's.
         api.llama_set_abort_callback(self.pointer, self._abort, None)
         try:
-            yield
+            with noting(self.interrupt):
+                yield
         finally:
             api.llama_set_abort_callback(self.pointer, self._no_abort, None)
 

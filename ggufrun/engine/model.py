@@ -14,6 +14,7 @@ from ggufrun.engine.native import forget_log, llama, reason
 from ggufrun.engine.offload import Placement, gpu_layers
 from ggufrun.engine.vocab import Vocab
 from ggufrun.errors import EngineError, NotFoundError, UnsupportedError
+from ggufrun.signals import noting
 
 LOAD_READ, LOAD_MMAP, LOAD_MLOCK, LOAD_MMAP_MLOCK = 0, 1, 2, 3
 """``enum llama_load_mode``."""
@@ -76,24 +77,29 @@ class Model:
         if params.no_alloc:
             # mapping a file and planning without memory exclude each other
             native.no_alloc, native.load_mode = True, LOAD_READ
-        interrupted = False
+        given_up = False
+
+        def give_up() -> None:
+            nonlocal given_up
+            given_up = True
 
         def progress(fraction: float, _: Any) -> bool:
-            # An exception cannot pass through C; remember it as a wish to stop.
-            nonlocal interrupted
-            try:
-                interrupted = interrupted or (on_progress is not None and not on_progress(fraction))
-            except KeyboardInterrupt:
-                interrupted = True
-            return not interrupted
+            if on_progress is not None and not on_progress(fraction):
+                give_up()
+            return not given_up
 
         callback = api.llama_progress_callback(progress)
         native.progress_callback = callback
         forget_log()
-        self._model = api.llama_model_load_from_file(os.fsencode(params.path), native)
-        if interrupted:
+        self._model: Any = None
+        try:
+            with noting(give_up):
+                self._model = api.llama_model_load_from_file(os.fsencode(params.path), native)
+            if given_up:
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
             self.close()
-            raise KeyboardInterrupt
+            raise
         if not self._model:
             why = reason("llama.cpp gave no reason")
             raise EngineError(f"{params.path.name} cannot be loaded: {why}", _advice(why))

@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.model import Model
 from ggufrun.engine.native import llama
-from ggufrun.engine.sequence import Interrupted
-from ggufrun.signals import noting
 
 
 @dataclass(frozen=True)
@@ -96,11 +94,7 @@ def _once(context: Context, test: Test) -> None:
     context.clear()
     if test.prompt:
         prompt = [start, *(random.randrange(vocab.size) for _ in range(test.prompt - 1))]
-        try:
-            with noting(context.interrupt):
-                context.feed(prompt)
-        except Interrupted:
-            raise KeyboardInterrupt from None
+        context.feed(prompt)
     wait = llama().llama_synchronize
     pointer = context.pointer
     wait(pointer)

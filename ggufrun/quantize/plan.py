@@ -18,6 +18,7 @@ from ggufrun.bindings import bindings
 from ggufrun.errors import EngineError, GgufrunError, UnsupportedError, UsageError
 from ggufrun.quantize.ggml import BF16, F16, F32, BlockType, block_types
 from ggufrun.quantize.types import FileType
+from ggufrun.signals import held
 
 NEED_IMATRIX = ("iq3_xxs", "iq2_xxs", "iq2_xs", "iq2_s", "iq1_m", "iq1_s")
 
@@ -84,7 +85,8 @@ def plan_types(header_file: Path, file_type: FileType, options: QuantizeOptions)
     api.llama_log_set(keep, ctypes.c_void_p(0))
     try:
         path = str(header_file).encode()
-        status = api.llama_model_quantize(path, b"", ctypes.byref(params))
+        with held():
+            status = api.llama_model_quantize(path, b"", ctypes.byref(params))
     finally:
         # the library must not be left with a callback that Python is about to collect
         api.llama_log_set(previous, data)
