@@ -14,6 +14,9 @@ import pytest
 if sys.platform == "win32":
     pytest.skip("no pseudo-terminals", allow_module_level=True)
 
+from ggufrun.convert import pipeline
+from ggufrun.convert.plan import plan_vocabulary
+from tests.checkpoints import DEMO
 from tests.hubserver import Repo, running
 from tests.poems import POEMS
 from tests.terminal import Screen
@@ -283,3 +286,37 @@ def test_a_model_comes_from_the_hub_if_one_likes(folder: Path, demo_gguf: Callab
             screen = start(folder, name, **hub)
             screen.until("ggufrun: ")
             assert screen.leave() == 1 and words.replace(" ", "") in "".join(screen.text.split())
+
+
+def test_another_model_goes_on(open_chat: Open, demo_gguf: Callable[[str], Path], tmp_path: Path) -> None:
+    """With what was said and set; one that cannot be run, or is not there, ends nothing."""
+    weightless, file, exported = tmp_path / "v.gguf", tmp_path / "talk.json", tmp_path / "talk.json.md"
+    plan = plan_vocabulary(DEMO, weightless)
+    pipeline.run(plan)
+    plan.close()
+    screen = open_chat("--session", str(file), columns=100)
+    screen.say("背一下静夜思")
+    screen.until(POEM[1])
+    screen.say("/set top_k 7")
+    screen.until("top_k is 7")
+    screen.say("/model no-such-model")
+    screen.until("no such file, and no model in")
+    screen.say(f"/model {weightless}")
+    screen.until("cannot be loaded")
+    screen.until("/help lists", times=2)
+    screen.say(f"/model {demo_gguf('q4_k_m')}")
+    screen.until("Q4_K - Medium")
+    screen.say("/set top_k")
+    screen.until("top_k is 7", times=2)
+    screen.say("作者是谁？")
+    screen.until("李白")
+    screen.say("/model")
+    screen.until("q4_k_m.gguf")
+    screen.say(f"/export {exported}")
+    screen.until("wrote")
+    screen.prompt()
+    screen.type("\x04")
+    assert screen.leave() == 0
+    value = json.loads(file.read_bytes())
+    assert [turn["user"] for turn in value["turns"]] == ["背一下静夜思", "作者是谁？"]
+    assert value["turns"][0]["answer"].splitlines() == POEM and value["sampling"]["top_k"] == 7

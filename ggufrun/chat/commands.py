@@ -38,7 +38,7 @@ KEYS: tuple[tuple[str, str], ...] = (
 )
 """What else there is to know, for /help."""
 
-TAKES_FILE = ("read", "save", "load", "export")
+TAKES_FILE = ("read", "save", "load", "export", "model")
 """Commands whose argument is a file."""
 
 
@@ -48,7 +48,7 @@ class Outcome:
 
     Lines to show, ``rows`` of two columns, an answer to stream, or the wish to leave. ``message`` is to be asked as if
     it had been typed, ``edit`` is a question to be changed and asked anew, ``copy`` a text for the clipboard,
-    ``thinking`` says whether reasoning is to be shown from now on.
+    ``thinking`` says whether reasoning is to be shown from now on, ``model`` names the one that is to go on.
     """
 
     lines: tuple[str, ...] = ()
@@ -59,6 +59,7 @@ class Outcome:
     edit: str | None = None
     copy: str | None = None
     thinking: bool | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,13 @@ def figures(session: Session) -> tuple[str, ...]:
         if session.negative is not None:
             lines.append(f"guidance away from the negative prompt, scale {session.negative.guidance.scale:g}")
     return tuple(lines)
+
+
+def _model(session: Session, argument: str) -> Outcome:
+    if argument:
+        return Outcome(model=str(_path(argument)))
+    model = session.context.model
+    return Outcome((f"{model.name}: {model.path}", "/model NAME goes on with another, and with what was said"))
 
 
 def _style(session: Session, argument: str) -> Outcome:
@@ -385,6 +393,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(("undo",), "", "take back the last question and its answer", _undo),
     Command(("clear", "new"), "", "forget the conversation", _clear),
     Command(("system",), "[TEXT]", "show the system prompt, or set it (- for none)", _system),
+    Command(("model",), "[NAME]", "show the model, or go on with another one", _model),
     Command(("style",), "[NAME]", "show the prompt format, and why, or change it", _style),
     Command(("set",), "[NAME VALUE]", "show or change a setting, such as temp 0.5", _set),
     Command(("think",), "on|off|show|hide", "let it think first, or not; show that, or not", _think),

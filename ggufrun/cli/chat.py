@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -12,9 +14,10 @@ from ggufrun.cli.chat_flags import SWITCH_VALUES, ChatFlags, FlagCommand, comman
 from ggufrun.cli.console import note, warn
 from ggufrun.cli.guessing import draft_params, guessing, widened
 from ggufrun.cli.guiding import doubled, guidance_params, negative
-from ggufrun.errors import TargetError, UsageError
+from ggufrun.errors import GgufrunError, TargetError, UsageError
 
 if TYPE_CHECKING:
+    from ggufrun.chat.carry import Carried
     from ggufrun.chat.choose import Choice
     from ggufrun.chat.negative import Negative
     from ggufrun.chat.session import Session
@@ -48,6 +51,7 @@ def run(flags: ChatFlags) -> None:
     opening = settings.opening_text(flags)
     if opening is not None and (flags.second is not None or (flags.model is not None and flags.first is not None)):
         raise UsageError("-p and INSTRUCTION are both the first message", "give one of them")
+    from ggufrun.chat.carry import carry
     from ggufrun.engine.context import Context
 
     draft = draft_params(flags)
@@ -60,41 +64,48 @@ def run(flags: ChatFlags) -> None:
     small = None if flags.draft_model is None else chat_model.named(flags.draft_model)
     if small is not None:
         settings.check_file(small)
-    with settings.open_model(path, flags, context_params) as model:
-        choice = settings.choose_format(model, flags)
-        sampling = settings.sampling_params(flags, choice.sampling)
-        with Context(model, context_params) as context, guessing(flags, context, draft, small) as speculation:
-            away = negative(context, guidance)
-            _talk(flags, context, choice, sampling, n_predict, instruction, opening, speculation, away)
+    carried: Carried | None = None
+    before = path
+    while True:
+        with ExitStack() as stack:
+            try:
+                model = stack.enter_context(settings.open_model(path, flags, context_params))
+                choice = settings.choose_format(model, flags)
+                sampling = settings.sampling_params(flags, choice.sampling)
+                context = stack.enter_context(Context(model, context_params))
+                speculation = stack.enter_context(guessing(flags, context, draft, small))
+                away = negative(context, guidance)
+                session = _session(flags, context, choice, sampling, n_predict, speculation, away, carried)
+            except (GgufrunError, KeyboardInterrupt) as error:
+                if carried is None or path == before:
+                    raise
+                # The conversation is not lost: the model that was left goes on with it.
+                warn(str(error) or "interrupted")
+                path = before
+                continue
+            goes_on = _talk(flags, session, choice, instruction, opening, again=carried is not None)
+            if goes_on is None:
+                return
+            carried = carry(session, sampling, choice.system)
+            before, path = path, goes_on
 
 
-def _talk(
+def _session(
     flags: ChatFlags,
     context: Context,
     choice: Choice,
     sampling: SamplingParams,
     n_predict: int | None,
-    instruction: str | None,
-    opening: str | None,
-    speculation: Speculation | None = None,
-    away: Negative | None = None,
-) -> None:
+    speculation: Speculation | None,
+    away: Negative | None,
+    carried: Carried | None,
+) -> Session:
+    """A conversation, new or carried over from another model."""
     from ggufrun.chat.budget import Budget
-    from ggufrun.chat.escapes import expand
-    from ggufrun.chat.prompt import AffixPrompt
+    from ggufrun.chat.carry import take_up
     from ggufrun.chat.session import Session
-    from ggufrun.cli.chat_screen import Screen
-    from ggufrun.cli.chat_talk import Talk
 
     system = settings.system_prompt(flags)
-    affixes = isinstance(choice.format, AffixPrompt)
-    for warning in choice.warnings:
-        warn(warning)
-    if system and isinstance(choice.format, AffixPrompt):
-        placed = choice.format.with_system(opening, system) if opening is not None else None
-        opening = placed or opening
-        if placed is None and (opening is not None or not choice.format.takes_system):
-            warn("the system prompt is not used: nothing says where it belongs beside these affixes; write it into -p")
     session = Session(
         context,
         choice.format,
@@ -110,6 +121,29 @@ def _talk(
         negative=away,
         budget=Budget() if flags.compat else None,
     )
+    if carried is not None:
+        take_up(session, carried)
+    return session
+
+
+def _talk(
+    flags: ChatFlags, session: Session, choice: Choice, instruction: str | None, opening: str | None, *, again: bool
+) -> Path | None:
+    """Talk, ``again`` with what was said before; returns the model that is to go on with it, if there is one."""
+    from ggufrun.chat.escapes import expand
+    from ggufrun.chat.prompt import AffixPrompt
+    from ggufrun.cli.chat_screen import Screen
+    from ggufrun.cli.chat_talk import Talk
+
+    system = settings.system_prompt(flags)
+    affixes = isinstance(choice.format, AffixPrompt)
+    for warning in choice.warnings:
+        warn(warning)
+    if system and isinstance(choice.format, AffixPrompt):
+        placed = choice.format.with_system(opening, system) if opening is not None else None
+        opening = placed or opening
+        if placed is None and (opening is not None or not choice.format.takes_system):
+            warn("the system prompt is not used: nothing says where it belongs beside these affixes; write it into -p")
     screen = Screen(
         color=SWITCH_VALUES.get((flags.color or "auto").lower(), "auto"),
         plain=flags.plain,
@@ -129,12 +163,15 @@ def _talk(
         slash=flags.slash_sends,
         waits=flags.interactive_first,
     )
+    if again:
+        talk.conversation(None, None)
+        return talk.next_model
     if flags.session is not None and _resumed(session, flags, system):
         opening = None if affixes else opening
     if affixes:
         # Beside affixes -p is no message but the beginning of the text itself.
         first, raw = (typed(instruction) if instruction is not None else None), opening
-        if flags.compat and raw is None and not session.ids and context.model.vocab.add_bos:
+        if flags.compat and raw is None and not session.ids and session.context.model.vocab.add_bos:
             # llama.cpp begins with a BOS and goes on from there.
             raw = ""
     else:
@@ -148,6 +185,7 @@ def _talk(
     else:
         piped = "" if terminal else read_piped()
         talk.single(*joined(first, raw, typed(piped)))
+    return talk.next_model
 
 
 def _resumed(session: Session, flags: ChatFlags, system: str | None) -> bool:

@@ -12,6 +12,7 @@ from ggufrun.chat import commands, store
 from ggufrun.chat.prompt import AffixPrompt
 from ggufrun.chat.reply import Text, Thought
 from ggufrun.chat.session import Done, Event, Session, Start
+from ggufrun.cli import chat_model, settings
 from ggufrun.cli.chat_input import Reader, history_file
 from ggufrun.cli.chat_keys import Hangup, no_echo, on_ctrl_c
 from ggufrun.cli.chat_screen import Screen
@@ -51,6 +52,7 @@ class Talk:
         self.slash = slash
         self.waits = waits
         self.saves = saves
+        self.next_model: Path | None = None
         self._trouble = ""
 
     def single(self, message: str | None, raw: str | None) -> None:
@@ -77,9 +79,12 @@ class Talk:
             raise KeyboardInterrupt
 
     def conversation(self, message: str | None, raw: str | None) -> None:
-        """A person at a terminal. Errors that concern one message do not end the conversation."""
+        """A person at a terminal. Errors that concern one message do not end the conversation.
+
+        Afterwards `next_model` is the one that is to go on with it, if the user wants another.
+        """
         self.screen.header(self.session, first_time=not history_file().exists())
-        if self.file is None and (rescued := recently_rescued()):
+        if self.file is None and not self.session.past and (rescued := recently_rescued()):
             self.screen.note(f"a conversation that was cut off is kept: /load {rescued}", "")
         reader = Reader(
             colored=self.screen.colored,
@@ -130,6 +135,8 @@ class Talk:
             self.screen.thinking = outcome.thinking
         if outcome.copy is not None:
             self.screen.copy(outcome.copy)
+        if outcome.model is not None:
+            return not self._leaves_for(outcome.model)
         if outcome.answer is not None:
             self._forgiving(outcome.answer)
         elif outcome.message is not None:
@@ -145,6 +152,17 @@ class Talk:
         else:
             self._keep(always=False)
         return not outcome.leave
+
+    def _leaves_for(self, name: str) -> bool:
+        """Find the model that is to go on; False, and a line, where there is none."""
+        try:
+            path = chat_model.named(name)
+            settings.check_file(path)
+        except GgufrunError as error:
+            self.screen.note(str(error), "")
+            return False
+        self.next_model = path
+        return True
 
     @contextlib.contextmanager
     def _kept(self) -> Iterator[None]:
