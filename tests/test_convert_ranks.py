@@ -10,7 +10,7 @@ from typing import Any
 import gguf
 import pytest
 
-from ggufrun.convert import vocab
+from ggufrun.convert import glmvocab, vocab
 from ggufrun.convert.vocabulary import Original
 from ggufrun.errors import FormatError, UnsupportedError
 from tests.rank_samples import N_SPECIAL, TEXTS, tekken
@@ -45,7 +45,7 @@ MADE: dict[str, Callable[[Path], tuple[Any, Original]]] = {
     "qwen": lambda path: read(
         write_folder(path, {}, {"qwen.tiktoken": rank_table()}), vocab.qwen_vocabulary, vocab_size=SIZE + 220
     ),
-    "llama3": lambda path: read(glm_folder(path), vocab.chatglm_vocabulary, padded_vocab_size=N_TABLE + 20),
+    "llama3": lambda path: read(glm_folder(path), glmvocab.chatglm_vocabulary, padded_vocab_size=N_TABLE + 20),
     "tekken": lambda path: read(tekken_folder(path)),
 }
 
@@ -62,14 +62,14 @@ def test_the_ids_of_the_original_packages(tmp_path: Path, name: str) -> None:
 
 def test_glm4_as_its_own_code_reads_it(tmp_path: Path) -> None:
     folder = glm_folder(tmp_path / "m")
-    metadata, _ = read(folder, vocab.chatglm_vocabulary, padded_vocab_size=N_TABLE + 20)
+    metadata, _ = read(folder, glmvocab.chatglm_vocabulary, padded_vocab_size=N_TABLE + 20)
     tokens = text_of(metadata, "tokenizer.ggml.tokens")
     assert tokens[N_TABLE : N_TABLE + len(GLM)] == list(GLM)
     assert tokens[-1] == f"[PAD{N_TABLE + 19}]"
     assert text_of(metadata, "tokenizer.ggml.pre") == "chatglm-bpe"
     ids = {kind: text_of(metadata, f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot", "unknown")}
     assert ids == {"eos": N_TABLE, "eot": N_TABLE + 7, "unknown": N_TABLE}
-    proof = proof_of(folder, vocab.chatglm_vocabulary, padded_vocab_size=N_TABLE + 20)
+    proof = proof_of(folder, glmvocab.chatglm_vocabulary, padded_vocab_size=N_TABLE + 20)
     assert proof.name == "tokenizer.model" and not proof.loss and not proof.differing
 
 
@@ -132,6 +132,6 @@ def test_special_tokens_that_leave_a_gap(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=f"do not follow the {N_TABLE}"):
         read(
             glm_folder(tmp_path / "m", {"added_tokens_decoder": decoder}),
-            vocab.chatglm_vocabulary,
+            glmvocab.chatglm_vocabulary,
             vocab_size=SIZE + 99,
         )

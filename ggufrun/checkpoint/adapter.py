@@ -127,11 +127,6 @@ class Settings:
         self._root = self._flag("use_rslora")
         self._ranks, self._alphas = self._pattern("rank_pattern"), self._pattern("alpha_pattern")
 
-    @property
-    def uniform(self) -> bool:
-        """Whether every module's scale is ``lora_alpha`` over its rank."""
-        return not self._root and not self._alphas
-
     def scale(self, module: str, rank: int) -> float:
         """The factor on a module's change; FormatError if ``rank``, that of its tensors, is not what the file says."""
         said = self._matching(self._ranks, module, self.rank)

@@ -131,11 +131,6 @@ RULES = (
     Rule("laguna", (r"Split [^\n]+|[\n]+", QWEN2, BYTES)),
 )
 
-IGNORES_MERGES = frozenset(
-    ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano")
-) | {"glm4", "glm5", "tekken", "youtu", "minicpm5", "granite-embed-multi-97m"}
-"""Names under which llama.cpp lets words that are whole tokens skip the merges."""
-
 APPROXIMATE = dict.fromkeys(
     ("gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2", "tekken"),
     "combining marks, and letters beyond ASCII that have case",

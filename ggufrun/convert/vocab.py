@@ -22,7 +22,7 @@ from ggufrun.convert.splitting import Splitting, pretokenizer_name
 from ggufrun.convert.tekken import ROLES, read_tekken
 from ggufrun.convert.tokenizerfiles import MAX_VOCABULARY, TokenizerFiles
 from ggufrun.convert.vocabulary import Kind, Original, Vocabulary, check_vocabulary
-from ggufrun.errors import FormatError, NotFoundError
+from ggufrun.errors import NotFoundError
 
 VocabFunction = Callable[[Path, Config, gguf.GGUFWriter, str | None], Original]
 """(folder of the tokenizer files, config, where to write, ``--pretokenizer`` or None) -> the original tokenizer."""
@@ -110,9 +110,9 @@ def phi3_vocabulary(folder: Path, config: Config, writer: gguf.GGUFWriter, preto
     if files.settings.get("tokenizer_class") == "GPT2Tokenizer" or not model:
         return bpe_vocabulary(folder, config, writer, pretokenizer)
     source = spm.read_model(model)
-    vocabulary = spm.read_pieces(source, _size(config, source.size))
+    vocabulary = spm.read_pieces(source, vocabulary_size(config, source.size))
     spm.add_tokens(files, vocabulary, looks=False)
-    return _write_sentencepiece(files, writer, source, vocabulary)
+    return write_sentencepiece(files, writer, source, vocabulary)
 
 
 def internlm2_vocabulary(
@@ -124,7 +124,7 @@ def internlm2_vocabulary(
     if not model:
         return bpe_vocabulary(folder, config, writer, pretokenizer)
     source = spm.read_model(model)
-    vocabulary = spm.read_pieces(source, _size(config, source.size))
+    vocabulary = spm.read_pieces(source, vocabulary_size(config, source.size))
     for number, text in enumerate(vocabulary.tokens):
         if text == b"\0":
             # to C++ it would be an empty string
@@ -132,7 +132,7 @@ def internlm2_vocabulary(
         if text.startswith(b"[UNUSED"):
             vocabulary.types[number] = int(Kind.UNUSED)
     spm.add_tokens(files, vocabulary, looks=False)
-    original = _write_sentencepiece(files, writer, source, vocabulary, write=False)
+    original = write_sentencepiece(files, writer, source, vocabulary, write=False)
     writer.add_add_space_prefix(source.prefix)
     special = read_special(files, len(vocabulary.tokens))
     if "<|im_end|>" in files.ids:
@@ -150,101 +150,19 @@ def qwen_vocabulary(folder: Path, config: Config, writer: gguf.GGUFWriter, preto
     table = ranks.Table(
         path, ranks.read_ranks(path), ranks.QWEN_SPECIAL, pretokenizers.QWEN2, whole=False, composes=True
     )
-    vocabulary = ranks.read_vocabulary(table, _size(config, 0))
+    vocabulary = ranks.read_vocabulary(table, vocabulary_size(config, 0))
     special = read_special(files)
     end = table.ids["<|endoftext|>"]
     if not special.ids:
         special.ids |= {"bos": end, "eos": end}
     special.default("unk", end)
-    _write_bpe(writer, vocabulary, pretokenizer or "qwen2")
+    write_bpe(writer, vocabulary, pretokenizer or "qwen2")
     write_special(writer, special, ranks.last_merges(table.ranks))
     return ranks.original(table)
 
 
-def chatglm_vocabulary(
-    folder: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None = None
-) -> Original:
-    """ChatGLM 3: SentencePiece with five markers and four roles after it. GLM-4 of the same class: tokenizer.json, or
-    a table of ranks, whose special tokens stand in tokenizer_config.json."""
-    files = TokenizerFiles.of(folder, config)
-    model = files.path("tokenizer.model")
-    if files.path("tokenizer.json"):
-        return _glm(files, config, writer, pretokenizer, GLM4_OLD)
-    if not model:
-        raise NotFoundError(f"no tokenizer.model in {folder}", "copy the model's tokenizer files there")
-    if ranks.is_ranks(model):
-        return _glm4_ranks(files, model, config, writer, pretokenizer)
-    source = spm.read_model(model)
-    size = _glm_size(config, source.size)
-    vocabulary = spm.read_pieces(source, size)
-    for number, text in enumerate(("<unk>", "<bos>", "<eos>")):
-        vocabulary.tokens[number] = text.encode()
-    for number in range(source.size, size):
-        vocabulary.scores[number] = 0.0
-    for number, text in enumerate(CHATGLM3_SPECIAL, source.size):
-        vocabulary.put(number, text, 0.0, Kind.CONTROL)
-    return _write_sentencepiece(files, writer, source, vocabulary, name="chatglm-spm")
-
-
-def glm4_vocabulary(folder: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None = None) -> Original:
-    """GLM-4 in transformers' own format."""
-    return _glm(TokenizerFiles.of(folder, config), config, writer, pretokenizer, GLM4)
-
-
-CHATGLM3_SPECIAL = (
-    "[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>",
-)  # fmt: skip
-GLM4_OLD = (("eos", "<|endoftext|>"), ("eot", "<|user|>"), ("unk", "<|endoftext|>"))
-GLM4 = (*GLM4_OLD, ("bos", "<|endoftext|>"))
-"""Kinds of special tokens that only the models' code tells, and the tokens."""
-
-
-def _glm(
-    files: TokenizerFiles,
-    config: Config,
-    writer: gguf.GGUFWriter,
-    pretokenizer: str | None,
-    wanted: tuple[tuple[str, str], ...],
-) -> Original:
-    if not files.path("tokenizer.json"):
-        raise NotFoundError(f"no tokenizer.json in {files.folder}", "copy the model's tokenizer files there")
-
-    return _byte_level(
-        files, config, writer, pretokenizer, lambda special: _complete_glm(files, special, "tokenizer.json", wanted)
-    )
-
-
-def _glm4_ranks(
-    files: TokenizerFiles, path: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None
-) -> Original:
-    found = ranks.read_ranks(path)
-    names = [token.text for token in sorted(files.added, key=lambda token: token.id)]
-    table = ranks.Table(path, found, names, pretokenizers.LLAMA3)
-    if table.ids != files.ids:
-        raise FormatError(
-            f"the special tokens in {files.folder} do not follow the {len(found)} of {path.name}",
-            "use the model's own tokenizer_config.json",
-        )
-    vocabulary = ranks.read_vocabulary(table, _glm_size(config, table.size))
-    special = read_special(files, len(vocabulary.tokens))
-    _complete_glm(files, special, "tokenizer_config.json", GLM4_OLD)
-    _write_bpe(writer, vocabulary, pretokenizer or "chatglm-bpe")
-    write_special(writer, special, ranks.all_merges(found))
-    return ranks.original(table)
-
-
-def _glm_size(config: Config, least: int) -> int:
-    return _size(config, least, "padded_vocab_size" if config.has("padded_vocab_size") else "vocab_size")
-
-
-def _complete_glm(files: TokenizerFiles, special: Special, name: str, wanted: tuple[tuple[str, str], ...]) -> None:
-    for kind, text in wanted:
-        if text not in files.ids:
-            raise FormatError(f"{name} has no token {text}", "use the model's own tokenizer files")
-        special.default(kind, files.ids[text])
-
-
-def _size(config: Config, least: int, key: str = "vocab_size") -> int:
+def vocabulary_size(config: Config, least: int, key: str = "vocab_size") -> int:
+    """Tokens that the model has: what its configuration says, else those of the tokenizer, ``least``."""
     return config.integer(key, high=MAX_VOCABULARY) if config.has(key) or not least else least
 
 
@@ -269,12 +187,12 @@ def _sentencepiece(
     files: TokenizerFiles, path: Path, config: Config, writer: gguf.GGUFWriter, prefix: bool | None
 ) -> Original:
     source = spm.read_model(path)
-    vocabulary = spm.read_pieces(source, _size(config, source.size))
+    vocabulary = spm.read_pieces(source, vocabulary_size(config, source.size))
     spm.add_tokens(files, vocabulary)
-    return _write_sentencepiece(files, writer, source, vocabulary, prefix=prefix)
+    return write_sentencepiece(files, writer, source, vocabulary, prefix=prefix)
 
 
-def _write_sentencepiece(
+def write_sentencepiece(
     files: TokenizerFiles,
     writer: gguf.GGUFWriter,
     source: spm.Model,
@@ -283,6 +201,10 @@ def _write_sentencepiece(
     write: bool = True,
     prefix: bool | None = None,
 ) -> Original:
+    """Write a vocabulary with scores, and the special tokens unless ``write`` is off.
+
+    ``prefix`` says whether a space is put in front of texts, where that is not for the tokenizer to say.
+    """
     check_vocabulary(vocabulary.tokens, byte_fallback=True)
     _write_scored(writer, vocabulary, name)
     if write:
@@ -303,7 +225,8 @@ def _write_scored(writer: gguf.GGUFWriter, vocabulary: Vocabulary, name: str) ->
     writer.add_token_types(vocabulary.types)
 
 
-def _write_bpe(writer: gguf.GGUFWriter, vocabulary: Vocabulary, name: str) -> None:
+def write_bpe(writer: gguf.GGUFWriter, vocabulary: Vocabulary, name: str) -> None:
+    """Write the tokens of a byte-level vocabulary, whose texts are split as ``name`` says."""
     check_vocabulary(vocabulary.tokens, byte_fallback=False)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(name)
@@ -315,12 +238,12 @@ def _tokenizer_json(
     files: TokenizerFiles, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None, said: bool | None = None
 ) -> Original:
     if not bpe.is_sentencepiece(files) or pretokenizer is not None:
-        return _byte_level(files, config, writer, pretokenizer)
+        return write_byte_level(files, config, writer, pretokenizer)
     model = bpe.read_model(files)
     prefix, repeated = bpe.space_in_front(model.splitting)
     tokenizer = bpe.load(files)
     highest = max({**model.ids, **files.ids}.values())
-    vocabulary = bpe.sentencepiece_like(files, model, _size(config, highest + 1))
+    vocabulary = bpe.sentencepiece_like(files, model, vocabulary_size(config, highest + 1))
     check_vocabulary(vocabulary.tokens, byte_fallback=True)
     _write_scored(writer, vocabulary, "default")
     special = read_special(files, len(vocabulary.tokens))
@@ -331,13 +254,14 @@ def _tokenizer_json(
     return bpe.original(files, model, tokenizer, repeated)
 
 
-def _byte_level(
+def write_byte_level(
     files: TokenizerFiles,
     config: Config,
     writer: gguf.GGUFWriter,
     pretokenizer: str | None,
     complete: Callable[[Special], None] | None = None,
 ) -> Original:
+    """Write the vocabulary of a byte-level tokenizer.json; ``complete`` adds special tokens that it does not tell."""
     model = bpe.read_model(files)
     known = {**model.ids, **files.ids}
     architectures = config.values.get("architectures")
@@ -345,8 +269,8 @@ def _byte_level(
         model.splitting, architectures if isinstance(architectures, list | tuple) else (), known, pretokenizer
     )
     tokenizer = bpe.load(files)
-    vocabulary = bpe.byte_level(files, model, _size(config, max(known.values()) + 1), tokenizer)
-    _write_bpe(writer, vocabulary, name)
+    vocabulary = bpe.byte_level(files, model, vocabulary_size(config, max(known.values()) + 1), tokenizer)
+    write_bpe(writer, vocabulary, name)
     special = read_special(files)
     if complete:
         complete(special)
@@ -366,13 +290,13 @@ def _llama3_ranks(
     scaling = config.values.get("rope_scaling")
     names = ranks.LLAMA3_SPECIAL if scaling else ranks.LLAMA3_0_SPECIAL
     table = ranks.Table(path, ranks.read_ranks(path), names, pretokenizers.LLAMA3)
-    vocabulary = ranks.read_vocabulary(table, _size(config, table.size))
+    vocabulary = ranks.read_vocabulary(table, vocabulary_size(config, table.size))
     numbers = table.ids
     special = read_special(files, len(vocabulary.tokens))
     special.ids = {"bos": numbers["<|begin_of_text|>"]} | special.ids
     special.default("eos", numbers["<|end_of_text|>"])
     special.add.setdefault("bos", True)
-    _write_bpe(writer, vocabulary, pretokenizer or "llama-bpe")
+    write_bpe(writer, vocabulary, pretokenizer or "llama-bpe")
     write_special(writer, special, ranks.all_merges(table.ranks))
     return ranks.original(table)
 
@@ -382,11 +306,11 @@ def _tekken(files: TokenizerFiles, config: Config, writer: gguf.GGUFWriter, pret
     table = read_tekken(files.folder / "tekken.json", files.large_object("tekken.json"))
     rule = Splitting((), (table.rule, pretokenizers.BYTES), ignore_merges=True)
     name = pretokenizer_name(rule, (), {}, pretokenizer)
-    vocabulary = ranks.read_vocabulary(table, _size(config, table.size))
+    vocabulary = ranks.read_vocabulary(table, vocabulary_size(config, table.size))
     special = read_special(files, len(vocabulary.tokens))
     for kind, text in ROLES.items():
         special.default(kind, table.ids.get(text))
     special.add.setdefault("bos", True)
-    _write_bpe(writer, vocabulary, name)
+    write_bpe(writer, vocabulary, name)
     write_special(writer, special, ranks.all_merges(table.ranks))
     return replace(ranks.original(table), approximate=pretokenizers.APPROXIMATE.get(name, ""))

@@ -16,8 +16,8 @@ from ggufrun.convert.arch.hyper import base_metadata, file_type
 from ggufrun.convert.arch.layout import ATTENTION, NORMS, Sizes, decoder_sizes, n_layers
 from ggufrun.convert.arch.rope import PLAIN, partial_factor, rope, standard
 from ggufrun.convert.config import Config
+from ggufrun.convert.glmvocab import chatglm_vocabulary, glm4_vocabulary
 from ggufrun.convert.transforms import renamed
-from ggufrun.convert.vocab import chatglm_vocabulary, glm4_vocabulary
 from ggufrun.errors import UnsupportedError
 
 GLM = {
