@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
+from ggufrun.engine import devices as devices_module
 from ggufrun.engine import lastwords, native, offload
-from ggufrun.engine.devices import devices, has_gpu
+from ggufrun.engine.devices import Device, devices, has_gpu
 
 
 def test_there_is_a_cpu() -> None:
@@ -116,3 +117,12 @@ def test_an_exception_that_nobody_catches(call: list[str], said: str) -> None:
     done = subprocess.run([sys.executable, "-c", THROW, *call], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith(f"ggufrun: {said}") and done.stderr.endswith("; the conversation is kept\n")
+
+
+def test_which_memory_is_a_cards_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def one(name: str, kind: str) -> Device:
+        return Device(name, "", kind, 7, 5)
+
+    found = (one("CUDA0", "gpu"), one("Vulkan1", "igpu"), one("MTL0", "gpu"), one("CPU", "cpu"), one("RPC0", "gpu"))
+    monkeypatch.setattr(devices_module, "devices", lambda: found)
+    assert devices_module.card_memory() == 14

@@ -47,7 +47,10 @@ ENDS = (
         r"mem_buffer != NULL|failed to allocate",
         "the computer ran out of memory; take a shorter context (-c) or a smaller type, or close something",
     ),
-    (r"no kernel image", "this engine is built for other cards than this one; `make cuda` builds it for the one here"),
+    (
+        r"no kernel image",
+        "this engine is built for other cards than this one; `make cuda` builds it for those here, -dev leaves one out",
+    ),
     (
         r"busy or unavailable",
         "another program has the card for itself; wait for it, or choose another card with CUDA_VISIBLE_DEVICES",

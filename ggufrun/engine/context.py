@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from ggufrun.engine.adapters import Adapter, attach
-from ggufrun.engine.devices import has_gpu
+from ggufrun.engine.devices import card_memory
 from ggufrun.engine.model import Model
 from ggufrun.engine.native import forget_log, llama, reason
 from ggufrun.engine.rope import RopeParams
@@ -150,9 +150,11 @@ class Context(TokenSequence):
 
     def _check_memory(self, tokens: int, bits_k: float, bits_v: float) -> None:
         # Linux hands out memory that it does not have and then kills the process that touches it.
-        if not hasattr(os, "sysconf") or has_gpu():
+        if not hasattr(os, "sysconf"):
             return
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if self.model.params.gpu_layers != 0:
+            physical += card_memory()
         mask = tokens * min(self.params.n_ubatch, tokens) * 4
         needed = self.model.cache_bytes(tokens, bits_k, bits_v) + mask
         if needed > physical:

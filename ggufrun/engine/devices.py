@@ -74,6 +74,11 @@ def has_gpu() -> bool:
     return bool(llama().llama_supports_gpu_offload()) and any(device.kind in ("gpu", "igpu") for device in devices())
 
 
+def card_memory() -> int:
+    """Bytes of all GPUs with a memory of their own: one that is part of the processor has none, nor have Apple's."""
+    return sum(one.total for one in devices() if one.kind == "gpu" and not one.name.startswith("MTL"))
+
+
 def backends() -> str:
     """What computes beside the processor, such as ``CUDA``; ``CPU`` when nothing does. Named as llama-bench does."""
     found = []

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from ggufrun.engine.context import ContextParams
-from ggufrun.engine.devices import devices, has_gpu
+from ggufrun.engine.devices import card_memory
 from ggufrun.engine.memory import Footprint, host_device, measure
 from ggufrun.engine.model import ModelParams
 from ggufrun.errors import EngineError
@@ -38,9 +38,7 @@ def check(model: ModelParams, context: ContextParams) -> None:
     total = host_device().total
     if not total or size_on_disk(model.path) < SUSPICIOUS * total:
         return
-    if has_gpu():
-        # one that is part of the processor has no memory of its own
-        total += sum(device.total for device in devices() if device.kind == "gpu")
+    total += card_memory()
     found = measure(model, context)
     if found.total.total > total:
         raise too_large(model.path, found, total)
