@@ -26,9 +26,9 @@ def model(demo_gguf: Callable[[str], Path]) -> str:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], model: str) -> Run:
-    def call(*args: object, path: str = model) -> tuple[int, str, str]:
+    def call(*args: object, path: str = model, together: int = 3) -> tuple[int, str, str]:
         console.err.cache_clear()
-        flags = ["--temp", "0", "-t", "1", "-np", "3"]
+        flags = ["--temp", "0", "-t", "1", "-np", str(together)]
         monkeypatch.setattr(sys, "argv", ["ggufrun", "chat", path, *map(str, args), *flags])
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
         with pytest.raises(SystemExit) as exit:
@@ -115,6 +115,33 @@ def test_a_bad_item_does_not_end_the_work(run: Run, questions: Path, tmp_path: P
     found = records(out)
     assert [record.get("output") for record in found] == [POEMS[TITLES[0]], None, None, POEMS[TITLES[1]]]
     assert "messages" in found[1]["error"] and "256" in found[2]["error"]
+
+
+@pytest.mark.parametrize("flags", [["--lookup"], ["-md", "q4_k_m"], ["--cfg-scale", "3", "--cfg-negative-prompt", "x"]])
+def test_one_after_another(
+    run: Run, tmp_path: Path, demo_gguf: Callable[[str], Path], model: str, flags: list[str]
+) -> None:
+    """What guesses ahead, or leads away from something, holds one conversation: each answer is what it gives alone."""
+    flags = [str(demo_gguf(flag)) if flag == "q4_k_m" else flag for flag in flags]
+    turns = [("user", "背一下静夜思"), ("assistant", POEMS["静夜思"]), ("user", "这首诗是谁写的？")]
+    items = [
+        {"instruction": "背一下登鹳雀楼"},
+        {"messages": [{"role": role, "content": text} for role, text in turns]},
+        {"nothing": 1},
+        {"instruction": "作者是谁？", "system": "你是诗人"},
+    ]
+    path, out = tmp_path / "list.jsonl", tmp_path / "out.jsonl"
+    path.write_text("".join(json.dumps(item) + "\n" for item in items))
+    assert run("--file", path, "--output", out, *flags)[0] == 2
+    status, _, stderr = run("--file", path, "--output", out, *flags, together=1)
+    assert status == 1 and "1 of 4 items have no answer" in stderr
+    found = [record.get("output") for record in records(out)]
+    assert found[2] is None
+    assert found[0] == run("背一下登鹳雀楼", *flags)[1].rstrip("\n")
+    assert found[3] == run("作者是谁？", "-sys", "你是诗人", *flags)[1].rstrip("\n")
+    assert found[1] if "--cfg-scale" in flags else "李白" in found[1]
+    if "--cfg-scale" not in flags:
+        assert found[0] == POEMS["登鹳雀楼"]
 
 
 def test_refusals(run: Run, questions: Path, tmp_path: Path, demo_gguf: Callable[[str], Path]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from ggufrun.chat.prompt import Format, Prompt
 from ggufrun.chat.replay import replay
 from ggufrun.chat.reply import Reply
+from ggufrun.chat.session import Session
 from ggufrun.engine.batch import Batch, Task
 from ggufrun.engine.context import Context
 from ggufrun.engine.sampler import SamplingParams
@@ -183,6 +184,26 @@ def answer_all(
         work = works.pop(task.key)
         yield work.result(len(task.generated), task.reason.value)
     yield from failed
+
+
+def answer_each(session: Session, items: Sequence[Item]) -> Generator[Result, None, None]:
+    """The same, one after another in ``session``, which may guess ahead or be led away from something."""
+    system = session.system
+    for item in items:
+        session.clear()
+        session.system = system if item.system is None else item.system
+        try:
+            if item.error:
+                raise FormatError(item.error)
+            vocab = session.context.model.vocab
+            session.past, session.ids = replay(session.format, vocab, session.system, item.turns)
+            deque(session.ask(item.user), maxlen=0)
+        except GgufrunError as error:
+            yield Result(item, error=str(error))
+            continue
+        assert session.last is not None
+        stats, said = session.last.stats, session.past[-1]
+        yield Result(item, said.answer, stats.tokens, stats.reason.value, reasoning=said.reasoning)
 
 
 def sizes(items: Sequence[Item], format: Format, vocab: Vocab, system: str) -> tuple[int, int | None]:

@@ -13,6 +13,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ggufrun.cli.console import err, note, warn
+from ggufrun.cli.guessing import draft_params, guessing, widened
+from ggufrun.cli.guiding import doubled, guidance_params, negative
 from ggufrun.errors import EngineError, FormatError, GgufrunError, NotFoundError, TargetError, UsageError
 
 if TYPE_CHECKING:
@@ -230,8 +232,10 @@ def work(answers: Answers, items: Sequence[Item], results: Generator[Result, Non
 
 def run(flags: ChatFlags) -> None:
     """Answer the list, as ``flags`` say."""
-    from ggufrun.chat.batch import answer_all, sizes
-    from ggufrun.cli import settings
+    from ggufrun.chat.batch import answer_all, answer_each, sizes
+    from ggufrun.chat.session import Session
+    from ggufrun.cli import chat_model, settings
+    from ggufrun.engine.context import Context
 
     list_file, output = paths(flags.batch_file, flags.batch_output)
     model_path, instruction = settings.model_and_instruction(flags)
@@ -246,23 +250,38 @@ def run(flags: ChatFlags) -> None:
     if not left:
         note(f"{output}: all {len(items)} items are answered already")
         return
-    with settings.open_model(model_path, flags, together(params, min(sequences, len(left)))) as model:
+    draft, guidance = draft_params(flags), guidance_params(flags)
+    alone = draft is not None or guidance is not None
+    if alone and flags.parallel not in (None, 1):
+        raise UsageError("-np, beside guessing ahead or guidance", "leave it out: questions are answered one by one")
+    small = None if flags.draft_model is None else chat_model.named(flags.draft_model)
+    if alone:
+        params = doubled(widened(params, draft), guidance)
+    count = min(sequences, len(left))
+    with settings.open_model(model_path, flags, params if alone else together(params, count)) as model:
         choice = settings.choose_format(model, flags)
         for warning in choice.warnings:
             warn(warning)
         sampling = settings.sampling_params(flags, choice.sampling)
         told = settings.system_prompt(flags)
         system = choice.system if told is None else told
+        limit = -1 if limit is None or limit < 0 else limit
+        if alone:
+            with Context(model, params) as context, guessing(flags, context, draft, small) as speculation:
+                away = negative(context, guidance)
+                session = Session(
+                    context,
+                    choice.format,
+                    sampling,
+                    system=system,
+                    limit=limit,
+                    speculation=speculation,
+                    negative=away,
+                )
+                work(answers, items, answer_each(session, left))
+            return
         common, question = sizes(left, choice.format, model.vocab, system)
-        needed = None if question is None or limit is None or limit < 0 else question + limit + 1
-        with pool(model, params, min(sequences, len(left)), common, needed) as (context, longest):
-            results = answer_all(
-                context,
-                choice.format,
-                sampling,
-                left,
-                system=system,
-                limit=-1 if limit is None or limit < 0 else limit,
-                longest=longest,
-            )
+        needed = None if question is None or limit < 0 else question + limit + 1
+        with pool(model, params, count, common, needed) as (context, longest):
+            results = answer_all(context, choice.format, sampling, left, system=system, limit=limit, longest=longest)
             work(answers, items, results)

@@ -42,10 +42,6 @@ def run(flags: ChatFlags) -> None:
     """Open the model and talk, as ``flags`` say."""
     flags = settings.compatible(flags)
     if flags.batch_file is not None or flags.batch_output is not None:
-        if flags.lookup or flags.draft_model is not None:
-            raise UsageError("--lookup and -md guess for a conversation, not for a batch", "leave them out")
-        if guidance_params(flags) is not None:
-            raise UsageError("--cfg-scale leads a conversation, not a batch", "leave it out")
         batch.run(flags)
         return
     opening = settings.opening_text(flags)
