@@ -6,12 +6,15 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ggufrun.engine import devices as devices_module
 from ggufrun.engine import lastwords, native, offload
 from ggufrun.engine.devices import Device, devices, has_gpu
+from ggufrun.engine.model import ModelParams
 
 
 def test_there_is_a_cpu() -> None:
@@ -126,3 +129,27 @@ def test_which_memory_is_a_cards_own(monkeypatch: pytest.MonkeyPatch) -> None:
     found = (one("CUDA0", "gpu"), one("Vulkan1", "igpu"), one("MTL0", "gpu"), one("CPU", "cpu"), one("RPC0", "gpu"))
     monkeypatch.setattr(devices_module, "devices", lambda: found)
     assert devices_module.card_memory() == 14
+
+
+@pytest.mark.parametrize(
+    ("cards", "layers", "placement", "one"),
+    [
+        (1, None, {}, True),
+        (1, 5, {"main": 0}, True),
+        (1, 0, {}, False),
+        (0, None, {}, False),
+        (2, None, {}, False),
+        (2, None, {"split": "none"}, True),
+        (2, None, {"devices": ("D1",)}, True),
+        (2, None, {"devices": ("D1", "D0")}, False),
+        (2, None, {"devices": ("none",)}, False),
+    ],
+)
+def test_whether_one_device_computes(
+    monkeypatch: pytest.MonkeyPatch, cards: int, layers: int | None, placement: dict[str, Any], one: bool
+) -> None:
+    found = tuple(Device(f"D{index}", "", "gpu", 7, 5) for index in range(cards))
+    monkeypatch.setattr(offload, "devices", lambda: found)
+    monkeypatch.setattr(offload, "has_gpu", lambda: bool(found))
+    params = ModelParams(Path("m"), layers, placement=offload.Placement(**placement))
+    assert offload.on_one_device(params) is one

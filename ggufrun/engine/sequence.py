@@ -172,10 +172,10 @@ class TokenSequence:
     def _prefill(self, ids: Sequence[int], start: int) -> None:
         context = self._context_of
         with context.interruptible():
-            for first in range(start, len(ids), context.batch.capacity):
+            for first in range(start, len(ids), context.stride):
                 if context.interrupted:
                     raise Interrupted
-                piece = list(ids[first : first + context.batch.capacity])
+                piece = list(ids[first : first + context.stride])
                 stop = context.batch.put(0, piece, len(self._held), self.number)
                 context.batch.outputs[stop - 1] = 1
                 status = context.decode(stop)
