@@ -357,8 +357,9 @@ def test_no_file(run: Run, tmp_path: Path) -> None:
         assert result.status == 1 and result.err.count("\n") == 1
 
 
-def test_ctrl_c_in_a_pipe(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer stops, what came is shown, and the status is that of an interrupted program."""
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_ctrl_c_in_a_pipe(run: Run, model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    """The answer stops, what came is shown and kept, and the status is that of an interrupted program."""
     from ggufrun.cli.chat_screen import Screen
 
     answer = Screen.answer
@@ -366,11 +367,14 @@ def test_ctrl_c_in_a_pipe(run: Run, model: str, monkeypatch: pytest.MonkeyPatch)
     def press(self: Screen, text: str) -> None:
         answer(self, text)
         if "，" in text:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(getattr(signal, name))
 
     monkeypatch.setattr(Screen, "answer", press)
-    result = run(model, "背一下静夜思")
+    session = str(tmp_path / "talk.json")
+    result = run(model, "背一下静夜思", "--session", session)
+    monkeypatch.undo()
     assert result.status == 130
+    assert json.loads(Path(session).read_bytes())["turns"][0]["answer"] == result.out.rstrip("\n")
     assert result.out.endswith("\n") and POEM.startswith(result.out.rstrip("\n")) and result.out != POEM
 
 

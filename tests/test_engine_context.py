@@ -67,6 +67,21 @@ def test_a_changed_middle_is_decoded_again(demo_model: Model, demo_context: Cont
     assert greedy(demo_context, other) == greedy(fresh, other)
 
 
+def test_what_is_written_down_is_what_counts(demo_model: Model, demo_context: Context, fresh: Context) -> None:
+    """Ctrl+C may come when a token is in the memory and not yet written down, and a state be saved like that."""
+    ids = demo_model.vocab.tokenize(POEM, special=True, bos=True)
+    wanted = greedy(fresh, ids)
+    demo_context.feed(ids)
+    demo_context._held.pop()
+    assert demo_context.feed(ids) == 1 and greedy(demo_context, ids) == wanted
+    demo_context.feed(ids[:5])
+    demo_context._held.extend(ids[5:9])
+    assert demo_context.feed(ids) == len(ids) and greedy(demo_context, ids) == wanted
+    demo_context.feed(ids[:5])
+    demo_context.adopt([])
+    assert demo_context.feed(ids) == len(ids) and greedy(demo_context, ids) == wanted
+
+
 def test_small_batches_give_the_same(demo_model: Model, fresh: Context) -> None:
     ids = demo_model.vocab.tokenize(POEM, special=True, bos=True)
     with Context(demo_model, ContextParams(n_ctx=512, n_batch=5, n_ubatch=2, threads=1)) as small:

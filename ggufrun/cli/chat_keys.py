@@ -17,17 +17,24 @@ TOLD_TO_END = 130
 """As after Ctrl+C: what every command ends with when it is told to."""
 
 
+ENDS = ("SIGTERM", "SIGHUP")
+"""How a program is told to end, as a service or when its terminal goes away."""
+
+
 @contextmanager
-def on_ctrl_c(action: Callable[[], None]) -> Iterator[None]:
-    """While this lasts, Ctrl+C does ``action`` instead of ending the program."""
+def on_ctrl_c(action: Callable[[], None], *, ends: bool = False) -> Iterator[None]:
+    """While this lasts, Ctrl+C does ``action`` instead of ending the program, and with ``ends`` being told to end."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGINT, lambda number, frame: action())
+    numbers = [signal.SIGINT, *(getattr(signal, name) for name in ENDS if ends and hasattr(signal, name))]
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, lambda number, frame: action()) for number in heard}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def give_up() -> None:
@@ -82,7 +89,7 @@ class Hangup:
 
     def __enter__(self) -> Hangup:
         if threading.current_thread() is threading.main_thread():
-            for name in ("SIGHUP", "SIGTERM"):
+            for name in ENDS:
                 number = getattr(signal, name, None)
                 if number is not None:
                     self._previous[number] = signal.signal(number, self._hear)

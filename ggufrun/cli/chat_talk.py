@@ -223,7 +223,8 @@ class Talk:
     def _show(self, events: Iterator[Event], *, status: bool) -> Done | None:
         """Draw the events; returns the last one."""
         done = None
-        with _closing(events), no_echo(), on_ctrl_c(self.session.context.interrupt):
+        # In a conversation somebody else listens for the end.
+        with _closing(events), no_echo(), on_ctrl_c(self.session.context.interrupt, ends=not status):
             for event in events:
                 if isinstance(event, Text):
                     self.screen.answer(event.text)

@@ -71,6 +71,7 @@ class TokenSequence:
                 f"{len(ids)} tokens do not fit into a context of {self.n_ctx}", "give a longer one with -c"
             )
         size = self._context_of.model.vocab.size
+        self._settle()
         keep = common_prefix(self._held, ids)
         wrong = next((token for token in ids[keep:] if not 0 <= token < size), None)
         if wrong is not None:
@@ -147,6 +148,18 @@ class TokenSequence:
         else:
             llama().llama_memory_seq_rm(context.memory, self.number, -1, -1)
             self.adopt([])
+
+    def _settle(self) -> None:
+        """Make the memory hold what is written down here. Ctrl+C may come between its work and our note of it, and a
+        state be saved like that.
+        """
+        api, memory, count = llama(), self._context_of.memory, len(self._held)
+        last = api.llama_memory_seq_pos_max(memory, self.number)
+        if last + 1 == count:
+            return
+        self.ready = False
+        if last < count or not api.llama_memory_seq_rm(memory, self.number, count, -1):
+            self.forget()
 
     def _complete(self, keep: int = 0) -> bool:
         """Is all there that a token after the first ``keep`` looks at? A sliding window forgets what lies before, and
