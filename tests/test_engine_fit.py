@@ -158,6 +158,30 @@ def test_several_devices_never_overflow_and_are_used(seed: int) -> None:
     assert found.layers >= most - 1
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_two_devices_whose_buffers_are_large(seed: int) -> None:
+    """All layers want four times the buffers: where these have no room, most of the layers still may."""
+    dice = random.Random(seed)
+    count = dice.randint(2, 12)
+    sizes = Outline((dice.randint(3, 6) * MB,) * count, (0,) * count, dice.randint(1, 9) * MB)
+    machine = Machine([dice.randint(5, 60) * MB, dice.randint(5, 60) * MB], sizes, MB, dice.randint(2, 9) * MB)
+    found = machine.choose()
+    assert roomy(found.footprint)
+    most = max(
+        layers
+        for layers in range(count + 2)
+        for there in range(layers + 1)
+        if not layers
+        or roomy(
+            machine.measure(
+                ModelParams(MODEL.path, layers, placement=Placement(shares=(float(there), float(layers - there)))),
+                CONTEXT,
+            )
+        )
+    )
+    assert most - 1 <= found.layers <= most
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_a_mixture_keeps_its_layers_and_sends_experts_away(seed: int) -> None:
     dice = random.Random(seed)

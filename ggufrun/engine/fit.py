@@ -195,10 +195,18 @@ def _arithmetic(
     )
     room = [place.device.free - margin for place in first.devices]
     best: tuple[Proposal, Footprint] | None = None
-    ceiling = len(sizes.dense) + 1
+    ceiling = of = len(sizes.dense) + 1
     tried: dict[Proposal, Footprint] = {}
+    whole, part = demand, demand
+    if count > 1 and of > count:
+        # Several devices with all of a model work on several batches at once, and keep their inputs so many times.
+        fewer = Proposal(_shared(of - 1, count))
+        part = replace(demand, overhead=_overhead(demand, fewer, measured(_with(model, fewer), context)))
+        if any(sizes.experts):
+            behind = Proposal(_shared(of, count), len(sizes.dense))
+            whole = replace(demand, overhead=_overhead(demand, behind, measured(_with(model, behind), context)))
     for _ in range(ATTEMPTS):
-        proposal = _capped(propose(demand, room), ceiling)
+        proposal = _next(whole, part, room, ceiling)
         if proposal in tried or not proposal.layers:
             break
         found = tried[proposal] = measured(_with(model, proposal), context)
@@ -206,16 +214,34 @@ def _arithmetic(
         if fits and (best is None or proposal.rank > best[0].rank):
             best = proposal, found
         # what was measured beyond the layers' own sizes is what this shape costs a device
-        demand = replace(demand, overhead=_overhead(demand, proposal, found))
-        if not fits and propose(demand, room) in tried:
+        overhead = _overhead(demand, proposal, found)
+        if proposal.layers == of or count == 1:
+            whole = replace(demand, overhead=overhead)
+        if proposal.layers < of or count == 1:
+            part = replace(demand, overhead=overhead)
+        if not fits and _next(whole, part, room, ceiling) in tried:
             ceiling = proposal.layers - 1
     # a graph with fewer layers has other buffers: one more may still fit, or one fewer be needed
-    best = _creep(model, context, margin, measured, demand, room, best, tried)
+    best = _creep(model, context, margin, measured, part, room, best, tried)
     if best is None:
         return _nothing(replace(model, gpu_layers=0), context, margin, measured, first.layers + 1)
     chosen = _with(model, best[0])
     assert chosen.gpu_layers is not None and len(best[0].counts) == count
     return Fit(chosen.gpu_layers, first.layers + 1, chosen.placement, best[1], margin)
+
+
+def _next(whole: Demand, part: Demand, room: Sequence[int], ceiling: int) -> Proposal:
+    """All layers where that has the room, else as many as have; the two differ in what a device takes beside them."""
+    of = len(whole.dense) + 1
+    proposal = propose(whole, room)
+    if proposal.layers == of <= ceiling:
+        return proposal
+    return _capped(propose(part, room), min(ceiling, of - 1 if len(room) > 1 else of))
+
+
+def _shared(layers: int, devices: int) -> tuple[int, ...]:
+    """So many layers, as evenly as can be."""
+    return tuple(layers // devices + (index < layers % devices) for index in range(devices))
 
 
 def _nothing(model: ModelParams, context: ContextParams, margin: int, measured: Measure, of: int) -> Fit:
