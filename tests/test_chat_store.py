@@ -158,6 +158,16 @@ BAD: list[Callable[[dict[str, Any]], object]] = [
     lambda v: v["turns"][0].update(before=["a"]),
     lambda v: v.update(placed=3),
     lambda v: v.update({"ggufrun session": 2}),
+    lambda v: v["sampling"].update(samplers={}),
+    lambda v: v["sampling"].update(samplers=[1]),
+    lambda v: v["sampling"].update(seed=1.5),
+    lambda v: v["sampling"].update(temp=True),
+    lambda v: v["sampling"].update(ignore_eos=1),
+    lambda v: v["sampling"].update(logit_bias=[[1.5, 1.0]]),
+    lambda v: v["sampling"].update(logit_bias=[1]),
+    lambda v: v["sampling"].update(logit_bias="x"),
+    lambda v: v["sampling"].update(grammar=None),
+    lambda v: v["sampling"].update(dry_breakers="x"),
 ]
 
 

@@ -159,12 +159,24 @@ def _settings(value: dict[str, Any], path: Path) -> tuple[SamplingParams | None,
     found, limit = value.get("sampling"), value.get("limit")
     if found is None:
         return None, None
-    names = {item.name for item in fields(SamplingParams)}
+    kinds = {item.name: item.type for item in fields(SamplingParams)}
     try:
-        given = {name: _tuples(item) for name, item in found.items() if name in names}
+        given = {name: _tuples(item) for name, item in found.items() if name in kinds}
+        if not all(_is(str(kinds[name]), item) for name, item in given.items()):
+            raise _damaged(path)
         return SamplingParams(**given), limit if type(limit) is int else None
     except (GgufrunError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path) from error
+
+
+def _is(kind: str, value: Any) -> bool:
+    """Is ``value`` of a setting's type?"""
+    if not kind.startswith("tuple"):
+        return type(value).__name__ in {"float": ("float", "int")}.get(kind, (kind,))
+    if kind == "tuple[str, ...]":
+        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    pairs = value if isinstance(value, tuple) else (None,)
+    return all(isinstance(pair, tuple) and list(map(type, pair)) in ([int, float], [int, int]) for pair in pairs)
 
 
 def _tuples(value: Any) -> Any:
