@@ -226,6 +226,14 @@ def test_the_engines_own_reason_is_told(why: str, todo: str) -> None:
     assert last.state == "bad" and last.value.endswith(f"not used, {why}") and todo in last.hint
 
 
+def test_a_gpu_of_amds() -> None:
+    (line,) = doctor.judge_amd({"devices": [CPU], "gpu_backends": []}, True)
+    assert line.state == "hint" and "make vulkan" in line.hint
+    assert doctor.judge_amd({"devices": [CPU], "gpu_backends": ["Vulkan"]}, True) == []
+    assert doctor.judge_amd({"devices": [CPU], "gpu_backends": []}, False) == []
+    assert doctor.judge_amd({"error": "it does not load"}, True) == []
+
+
 def test_cards_that_are_hidden_are_no_trouble() -> None:
     engine = {"devices": [CPU], "gpu_backends": ["CUDA"], "features": [], "hidden_by": "CUDA_VISIBLE_DEVICES"}
     last = doctor.judge_devices(engine, [CARD])[-1]

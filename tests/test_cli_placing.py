@@ -106,6 +106,14 @@ def test_a_card_is_found_on_the_bus(tmp_path: Path) -> None:
     assert machine.nvidia_present(tmp_path)
 
 
+def test_a_gpu_of_amds_wants_its_device_file(tmp_path: Path) -> None:
+    a_card_on_the_bus(tmp_path, "0x1002", "0x030000")
+    assert not machine.amd_present(tmp_path) and not machine.nvidia_present(tmp_path)
+    (tmp_path / "dev" / "dri").mkdir(parents=True)
+    (tmp_path / "dev" / "dri" / "renderD128").touch()
+    assert machine.amd_present(tmp_path)
+
+
 def test_wsl_has_a_file_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev" / "dxg").touch()

@@ -109,6 +109,7 @@ def collect(rpc: str = "") -> dict[str, Any]:
         "kernels": engine.get("kernels", {}),
         "offload": doctor_offload.prove_all(engine.get("engine", {}).get("devices", []), rpc),
         "nvidia": [asdict(card) for card in machine.nvidia_cards()],
+        "amd": machine.amd_present(),
         "models": {
             "folder": str(models.absolute()),
             "files": len(list(models.rglob("*.gguf"))) if models.is_dir() else None,
@@ -183,6 +184,7 @@ def judge(facts: dict[str, Any]) -> list[Finding]:
         judge_processor(facts["processor"]),
         *judge_memory(facts["memory"]),
         *judge_devices(facts["engine"], facts["nvidia"]),
+        *judge_amd(facts["engine"], facts["amd"]),
         *(Finding("offload", text, state, hint) for state, text, hint in map(doctor_offload.verdict, facts["offload"])),
         *judge_disk(facts["disk_free"]),
         judge_models(facts["models"]),
@@ -275,6 +277,14 @@ def judge_devices(engine: dict[str, Any], cards: list[dict[str, Any]]) -> list[F
     for card in cards:
         found += judge_card(card, engine, gpu)
     return found
+
+
+def judge_amd(engine: dict[str, Any], present: bool) -> list[Finding]:
+    """A GPU of AMD's that an engine without any GPU backend leaves idle."""
+    if not present or not engine.get("devices") or engine.get("gpu_backends"):
+        return []
+    todo = "`make vulkan` in a clone of the repository builds one that uses it"
+    return [Finding("graphics", "a GPU of AMD's: not used, the engine is built without Vulkan", "hint", todo)]
 
 
 def judge_card(card: dict[str, Any], engine: dict[str, Any], used: bool) -> list[Finding]:

@@ -184,12 +184,17 @@ def in_container(root: Path = Path("/")) -> bool:
     return any((root / mark).exists() for mark in marks)
 
 
-def on_bus(root: Path = Path("/")) -> bool:
-    """PCI vendor 10de, class 03: a display controller of NVIDIA's, with or without a driver."""
+def on_bus(root: Path = Path("/"), vendor: str = "0x10de") -> bool:
+    """A display controller (PCI class 03) of this vendor, NVIDIA if not another, with or without a driver."""
     return any(
-        read(f"{device}/vendor").strip() == "0x10de" and read(f"{device}/class").startswith("0x03")
+        read(f"{device}/vendor").strip() == vendor and read(f"{device}/class").startswith("0x03")
         for device in (root / "sys/bus/pci/devices").glob("*")
     )
+
+
+def amd_present(root: Path = Path("/")) -> bool:
+    """Is a GPU of AMD's here that a process can reach? It may be part of the processor."""
+    return on_bus(root, "0x1002") and any((root / "dev" / "dri").glob("renderD*"))
 
 
 def nvidia_present(root: Path = Path("/")) -> bool:

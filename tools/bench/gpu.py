@@ -97,7 +97,7 @@ def proof(bench: Bench) -> Iterator[str]:
             f"{one['same']} of {one['places']} choices, difference {one['difference']:.1e}",
             "the processor",
             "",
-            f"pp128 {mine['prompt'] / other['prompt']:.1f}, tg32 {mine['generation'] / other['generation']:.1f}",
+            f"pp128 {mine['prompt'] / other['prompt']:.2g}, tg32 {mine['generation'] / other['generation']:.2g}",
             "works" if one["works"] else "DOES NOT WORK",
         )
 
