@@ -5,6 +5,7 @@ Then streams that are closed, and folders that cannot be written to.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -107,3 +108,41 @@ def test_a_folder_that_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(TargetError, match=r"cannot write to .*permissions"):
         check_targets([(tmp_path / "x", 1)], force=True)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no such names")
+def test_names_that_are_no_text(tmp_path: Path, demo_gguf: Callable[[str], Path]) -> None:
+    model = tmp_path / os.fsdecode(b"bad\xff.gguf")
+    model.write_bytes(demo_gguf("f16").read_bytes())
+    text = tmp_path / os.fsdecode(b"text\xff.txt")
+    text.write_text("床前明月光，疑是地上霜。" * 200, encoding="utf-8")
+    svg = tmp_path / os.fsdecode(b"sizes\xff.svg")
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    for command in (
+        ("quantize", model, "q8_0"),
+        ("quantize", model, "q4_0", "--json"),
+        ("inspect", model),
+        ("imatrix", model, "-f", text, "--chunks", "1"),
+        ("compare", model, demo_gguf("q8_0"), "--chunks", "1", "--svg", svg),
+    ):
+        result = subprocess.run(
+            [sys.executable, "-m", "ggufrun", *command], capture_output=True, check=False, cwd=tmp_path, env=strict
+        )
+        assert result.returncode == 0, result.stderr
+        if "--json" in command:
+            made = json.loads(result.stdout)
+            assert (tmp_path / made["path"]).is_file()
+        else:
+            assert b"bad\xff" in result.stdout
+    assert (tmp_path / os.fsdecode(b"bad\xff-Q8_0.gguf")).read_bytes() == demo_gguf("q8_0").read_bytes()
+    assert svg.read_text("utf-8").startswith("<svg")
+
+
+def test_a_terminal_that_knows_ascii_only(demo_gguf: Callable[[str], Path]) -> None:
+    plain = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    files = [str(demo_gguf("f16")), str(demo_gguf("q8_0"))]
+    command = [sys.executable, "-m", "ggufrun", "compare", *files, "--chunks", "1"]
+    for arguments, words in (((), "tokens +--"), (("--json",), '"kld"')):
+        result = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, env=plain)
+        assert result.returncode == 0, result.stderr
+        assert " ".join(words.split()) in " ".join(result.stdout.split())

@@ -17,6 +17,7 @@ from ggufrun.cli import (
     chat,
     compare,
     complete,
+    console,
     convert,
     doctor,
     imatrix,
@@ -87,6 +88,7 @@ def main() -> NoReturn:
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
     _open_streams()
+    console.write_anything()
     try:
         app()
     except SystemExit as stop:

@@ -121,7 +121,7 @@ def _write_svg(path: Path, ranked: Sequence[Ranked], title: str) -> None:
     from ggufrun.evaluate.plot import svg_plot
 
     try:
-        path.write_text(svg_plot(_points(ranked), title), encoding="utf-8")
+        path.write_bytes(svg_plot(_points(ranked), title).encode("utf-8", "replace"))
     except OSError as error:
         raise TargetError(f"cannot write {path}: {(error.strerror or '').lower()}", "draw elsewhere") from error
 

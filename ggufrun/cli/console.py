@@ -5,6 +5,8 @@ Rich is imported when the first console is made, so that ``--help`` stays quick.
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import sys
 from functools import cache
@@ -54,11 +56,39 @@ def warn(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout, Chinese text as it is."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    """One JSON document on stdout, Chinese text as it is where that can be written."""
+    sys.stdout.write(_json(value, indent=2) + "\n")
 
 
 def print_json_line(value: Any) -> None:
     """One JSON value on a line of its own, at once."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.write(_json(value) + "\n")
     sys.stdout.flush()
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        # a terminal without Unicode, or a file name that is no text
+        return json.dumps(value, indent=indent)
+    return text
+
+
+def write_anything() -> None:
+    """Let whatever cannot be written in the encoding of stdout and stderr be written all the same: the bytes of a file
+    name that is no text as they are, any other character as a question mark.
+    """
+    codecs.register_error("ggufrun", _as_bytes)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="ggufrun")
+
+
+def _as_bytes(error: UnicodeError) -> tuple[bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    codes = map(ord, error.object[error.start : error.end])
+    # Python keeps the undecodable byte 0x80 as U+DC80, and so on
+    return bytes(code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else ord("?") for code in codes), error.end

@@ -63,7 +63,10 @@ def read_text(path: Path | None, builtin: str) -> str:
 
 def text_name(path: Path | None, builtin: str) -> str:
     """What a result says that it was measured on."""
-    return str(path) if path is not None else f"ggufrun {builtin}"
+    if path is None:
+        return f"ggufrun {builtin}"
+    # of a name that is no text, what a GGUF can hold
+    return str(path).encode("utf-8", "replace").decode()
 
 
 def open_model(

@@ -28,9 +28,9 @@ def identity(plan: Plan, chunk: int) -> str:
     digest = hashlib.sha256(f"{chunk} {importlib.metadata.version('llama-cpp-python')}\n".encode())
     for path in plan.source.files:
         status = path.stat()
-        digest.update(f"{path.resolve()} {status.st_size} {status.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(f"{path.resolve()} {status.st_size} {status.st_mtime_ns}\n"))
     for target in plan.targets:
-        digest.update(f"{target.path.name} {target.size} {len(target.head)}\n".encode())
+        digest.update(os.fsencode(f"{target.path.name} {target.size} {len(target.head)}\n"))
         digest.update(target.head)
         for placed in target.tensors:
             if placed.importance is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import difflib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ def plan_types(header_file: Path, file_type: FileType, options: QuantizeOptions)
     api.llama_log_get(ctypes.byref(previous), ctypes.byref(data))
     api.llama_log_set(keep, ctypes.c_void_p(0))
     try:
-        path = str(header_file).encode()
+        path = os.fsencode(header_file)
         with held():
             status = api.llama_model_quantize(path, b"", ctypes.byref(params))
     finally:
