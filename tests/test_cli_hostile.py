@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -108,6 +110,14 @@ def test_a_folder_that_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(TargetError, match=r"cannot write to .*permissions"):
         check_targets([(tmp_path / "x", 1)], force=True)
+
+
+def test_a_disk_with_too_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is needed is more than what is free, to the reader too: some megabytes are left alone."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=120_000_000))
+    check_targets([(tmp_path / "x", 100_000_000)], force=False)
+    with pytest.raises(TargetError, match=r"0\.13 GB needed, 0\.12 GB free; free some or write elsewhere"):
+        check_targets([(tmp_path / "x", 110_000_000)], force=False)
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no such names")

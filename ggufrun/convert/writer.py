@@ -163,10 +163,10 @@ def check_targets(sizes: Iterable[tuple[Path, int]], force: bool, sources: Seque
         there = partial.stat().st_blocks * 512 if partial.exists() else 0
         needed[path.parent] = needed.get(path.parent, 0) + max(0, size - there)
     for folder, size in needed.items():
-        free = shutil.disk_usage(folder).free
-        if size + RESERVE > free:
+        free, wanted = shutil.disk_usage(folder).free, size + RESERVE
+        if wanted > free:
             raise TargetError(
-                f"no space left in {folder}: {size / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free",
+                f"no space left in {folder}: {wanted / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free",
                 "free some or write elsewhere with -o",
             )
 
