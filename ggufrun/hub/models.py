@@ -132,7 +132,8 @@ def resolve_model(name: str, gguf_only: bool = False) -> Path:
     except (OSError, ValueError) as error:
         raise NotFoundError(f"no such file: {name[:100]!r}", "check the path") from error
     folder = models_folder()
-    models = [model for model in scan(folder) if model.is_gguf or not gguf_only] if folder.is_dir() else []
+    found = scan(folder) if folder.is_dir() else []
+    models = [model for model in found if model.is_gguf or not gguf_only]
     # the most exact reading that finds something
     for test in (_is_called, _is_pulled_from):
         matching = [model for model in models if test(model, name)]
@@ -141,6 +142,9 @@ def resolve_model(name: str, gguf_only: bool = False) -> Path:
         if matching:
             names = ", ".join(model.name for model in matching[:8])
             raise UsageError(f"{name} may be {len(matching)} models: {names}", "write more of the name")
+    unconverted = next((model.path for model in found if gguf_only and _is_called(model, name)), None)
+    if unconverted is not None:
+        raise NotFoundError(f"{unconverted} is a checkpoint, no GGUF", f"convert it: ggufrun convert {unconverted}")
     near = difflib.get_close_matches(name.lower(), [model.name.lower() for model in models], n=2, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else "check the path; `ggufrun list` shows what is here"
     raise NotFoundError(f"no such file, and no model in {folder}: {name}", hint)
