@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ggufrun.engine.ambiguity import MOST, widest
 from ggufrun.engine.native import forget_log, llama, reason
 from ggufrun.engine.vocab import Vocab
 from ggufrun.errors import EngineError, FormatError
@@ -118,6 +119,9 @@ def check(text: str) -> None:
         if part.startswith("{"):
             _check_count(part, line)
         line += part.count("\n")
+    rule, ways = widest(text)
+    if ways > MOST:
+        raise FormatError(f"the grammar can go on in over {MOST} ways where {rule} begins", "let them differ sooner")
 
 
 def _check_count(part: str, line: int) -> None:
