@@ -308,15 +308,21 @@ def test_closed_streams(model: str, tmp_path: Path, closed: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no such names")
-def test_names_that_are_no_utf8(run: Run, model: str, tmp_path: Path) -> None:
-    """Disks that are older than UTF-8 have them."""
+def test_names_that_are_no_utf8(model: str, tmp_path: Path) -> None:
+    """Disks that are older than UTF-8 have them. What is told of them has their bytes."""
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     folder.mkdir()
     there, session = str(folder / os.fsdecode(b"\xe9.gguf")), str(folder / os.fsdecode(b"\xe9.json"))
     shutil.copy(model, there)
-    assert run(there, "背一下静夜思", "-md", there, "--session", session).out == POEM
-    assert "1 question, " in run(there, "作者是谁？", "--session", session).err
-    assert "no such file" in run(there + "x", "hi").err
+
+    def chat(*args: str) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "ggufrun", "chat", *args, "-t", "1", "--temp", "0"]
+        return subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+
+    assert chat(there, "背一下静夜思", "-md", there, "--session", session).stdout.decode() == POEM
+    assert b"/\xe9.json: 1 question, " in chat(there, "作者是谁？", "--session", session).stderr
+    missing = chat(there + "x", "hi")
+    assert missing.returncode == 1 and b"no such file" in missing.stderr and b"/\xe9.ggufx" in missing.stderr
 
 
 def test_half_a_character(run: Run, model: str, tmp_path: Path) -> None:
