@@ -6,10 +6,10 @@ import ctypes
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
 import numpy as np
 import pytest
 
+from ggufrun.bindings import bindings
 from ggufrun.checkpoint.gguffile import read_header
 from ggufrun.convert import pipeline
 from ggufrun.convert.plan import plan_convert, plan_quantize
@@ -17,6 +17,9 @@ from ggufrun.errors import UsageError
 from ggufrun.quantize.plan import QuantizeOptions
 from ggufrun.quantize.types import FILE_TYPES
 from tests.checkpoints import write_llama
+
+# not the package itself, which would take llama.cpp's log from the engine
+llama_cpp = bindings()
 
 NEED_IMATRIX = ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "Q2_K_S"]
 # Q1_0 has no fallback for rows that do not fit: tests/test_quantize_library.py has it refused as the library does

@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import llama_cpp
 import pytest
 
+from ggufrun.bindings import bindings
 from ggufrun.checkpoint.gguffile import read_header
 from ggufrun.checkpoint.ggufsource import GGUFSource
 from ggufrun.cli.writing import parse_size
@@ -19,6 +19,9 @@ from ggufrun.errors import FormatError, NotFoundError, UsageError
 from ggufrun.quantize.types import FILE_TYPES
 from tests.checkpoints import DEMO, write_llama
 from tests.conftest import Oracle
+
+# not the package itself, which would take llama.cpp's log from the engine
+llama_cpp = bindings()
 
 GOLDEN = Path(__file__).parent / "golden" / "split.json"
 LIMIT = 2_000_000

@@ -7,11 +7,14 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-import llama_cpp
 import pytest
 from sentencepiece import SentencePieceProcessor
 
+from ggufrun.bindings import bindings
 from tests.checkpoints import DEMO
+
+# not the package itself, which would take llama.cpp's log from the engine
+llama_cpp = bindings()
 
 TEXTS = [
     "背一下静夜思",

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
 import numpy as np
 import pytest
 
+from ggufrun.bindings import bindings
 from ggufrun.checkpoint.gguffile import read_header
 from ggufrun.checkpoint.tensortypes import BLOCKS, TensorType
 from ggufrun.convert import pipeline
@@ -27,6 +27,9 @@ from ggufrun.quantize.plan import QuantizeOptions, library_params
 from ggufrun.quantize.types import FILE_TYPES
 from tests.architectures import ARCHITECTURES, write, write_imatrix
 from tests.conftest import Oracle
+
+# not the package itself, which would take llama.cpp's log from the engine
+llama_cpp = bindings()
 
 
 def library_quantize(source: Path, target: Path, name: str, options: QuantizeOptions, matrix: Path | None) -> bool:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import llama_cpp
 import numpy as np
 import pytest
 
+from ggufrun.bindings import bindings
 from ggufrun.checkpoint.gguffile import Header, Kind, encode, layout, read_header, serialize
 from ggufrun.convert import pipeline
 from ggufrun.convert.imatrix import load_imatrix
@@ -21,6 +21,9 @@ from ggufrun.errors import EngineError, FormatError, UsageError
 from ggufrun.quantize.plan import QuantizeOptions, library_params, parse_override, parse_tensor_type, requires_imatrix
 from ggufrun.quantize.types import FILE_TYPES
 from tests.conftest import Oracle
+
+# not the package itself, which would take llama.cpp's log from the engine
+llama_cpp = bindings()
 
 TYPES = gguf.GGMLQuantizationType
 EXPERTS, WIDTH, INNER = 4, 256, 512
