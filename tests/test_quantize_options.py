@@ -17,7 +17,7 @@ from ggufrun.checkpoint.gguffile import Header, Kind, encode, layout, read_heade
 from ggufrun.convert import pipeline
 from ggufrun.convert.imatrix import load_imatrix
 from ggufrun.convert.plan import plan_quantize
-from ggufrun.errors import EngineError, FormatError, UsageError
+from ggufrun.errors import FormatError, UsageError
 from ggufrun.quantize.plan import QuantizeOptions, library_params, parse_override, parse_tensor_type, requires_imatrix
 from ggufrun.quantize.types import FILE_TYPES
 from tests.conftest import Oracle
@@ -265,7 +265,7 @@ def test_flags() -> None:
 
 
 def test_a_broken_expression_is_an_error(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(EngineError):
+    with pytest.raises(UsageError, match="--tensor-type: .*regular expression"):
         ours(model, tmp_path / "x", "Q4_K_M", QuantizeOptions(tensor_types=(("(", "q8_0"),)))
 
 
