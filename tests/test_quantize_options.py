@@ -265,7 +265,7 @@ def test_flags() -> None:
 
 
 def test_a_broken_expression_is_an_error(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--tensor-type: .*regular expression"):
+    with pytest.raises(UsageError, match=r"--tensor-type: .*regular expression"):
         ours(model, tmp_path / "x", "Q4_K_M", QuantizeOptions(tensor_types=(("(", "q8_0"),)))
 
 
