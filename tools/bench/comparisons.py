@@ -143,11 +143,11 @@ def _together(files: Files) -> Comparison:
 
 def _guessed(files: Files) -> Comparison:
     """The random model falls into a loop at once: what guessing gains at most, where text is quoted or repeated."""
-    greedy = ["--temp", "0", "--ignore-eos", "-n", "256", "-t", str(THREADS)]
-    plain = ggufrun("complete", files["q4_k_m.gguf"], "-p", "A", *greedy)
+    greedy = ["--temp", "0", "--ignore-eos", "-n", "512", "-t", str(THREADS)]
+    plain = ggufrun("complete", files["142m-q4_k_m.gguf"], "-p", "A", *greedy)
     return Comparison(
         "lookup",
-        "256 tokens that repeat themselves, with `--lookup`, 1.3B Q4_K_M",
+        "512 tokens that repeat themselves, with `--lookup`, 142M Q4_K_M; loading counts",
         [[*plain, "--lookup"]],
         [plain],
         "without",
