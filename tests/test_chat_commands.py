@@ -62,44 +62,9 @@ def test_unknown(session: Session) -> None:
 
 
 def test_set(session: Session) -> None:
-    say(session, "/set temp 0.25")
-    say(session, "/set top-k=7")
-    say(session, "/set n 3")
-    assert (session.sampling.temp, session.sampling.top_k, session.limit) == (0.25, 7, 3)
-    assert "temp 0.25" in say(session, "/set") and "n 3" in say(session, "/set")
-    for line in ("/set temp hot", "/set top_p 7", "/set nothing 1", "/set top_k 1.5", "/set temp"):
-        before = session.sampling
-        assert say(session, line)
-        assert session.sampling == before
-
-
-@pytest.mark.parametrize(
-    ("typed", "name", "value", "shown"),
-    [
-        ("ignore_eos on", "ignore_eos", True, "ignore_eos is on"),
-        ("ignore_eos off", "ignore_eos", False, "ignore_eos is off"),
-        ("samplers top_k;temp", "samplers", ("top_k", "temperature"), "samplers is top_k;temperature"),
-        ("logit_bias 5+1.5 7-inf", "logit_bias", ((5, 1.5), (7, float("-inf"))), "logit_bias is 5+1.5 7-inf"),
-        ("logit_bias -", "logit_bias", (), "logit_bias is -"),
-        ("dry_breakers \\n 。", "dry_breakers", ("\n", "。"), "dry_breakers is \\n 。"),
-        ("grammar root ::= [a-z]+", "grammar", "root ::= [a-z]+", "grammar is root ::= [a-z]+"),
-        ("seed -1", "seed", -1, "seed is -1 (a new one every time)"),
-    ],
-)
-def test_settings_that_are_no_numbers(session: Session, typed: str, name: str, value: object, shown: str) -> None:
-    assert say(session, f"/set {typed}") == shown
-    assert getattr(session.sampling, name) == value
-    assert say(session, f"/set {name}") == shown
-
-
-def test_settings_that_are_nothing(session: Session) -> None:
-    before = session.sampling
-    for typed, words in (
-        ("ignore_eos maybe", "wants on or off"),
-        ("samplers top_q", "no sampler 'top_q'"),
-        ("logit_bias 5", "--logit-bias 5"),
-    ):
-        assert words in say(session, f"/set {typed}") and session.sampling == before
+    assert say(session, "/set temp 0.25") == "temp is 0.25" and session.sampling.temp == 0.25
+    assert "temp 0.25" in say(session, "/set")
+    assert say(session, "/set nothing 1").startswith("there is no setting nothing; choose from temp, ")
 
 
 def test_the_conversation(session: Session) -> None:
@@ -135,47 +100,12 @@ def test_style(session: Session) -> None:
 
 
 def test_a_file_becomes_a_message(session: Session, tmp_path: Path) -> None:
-    path, spaced = tmp_path / "poem.txt", tmp_path / "a poem.txt"
-    path.write_text("\ufeff床前明月光\n", encoding="utf-8")
-    spaced.write_text("two\nlines\n")
-
-    def read(argument: str) -> str | None:
-        return commands.run(session, "read", argument).message
-
-    assert read(str(path)) == "床前明月光"
-    assert read(f"{path} What is this?") == "What is this?\n\n床前明月光"
-    assert read(str(spaced)) == "two\nlines"
-    assert read(f'"{spaced}" Why?') == "Why?\n\ntwo\nlines"
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    (tmp_path / "zero").write_bytes(b"a\0b")
-    (tmp_path / "empty").write_bytes(b" \n")
-    for name, words in (("binary", "no UTF-8"), ("zero", "no text"), ("empty", "no text"), ("none", "cannot be read")):
-        outcome = commands.run(session, "read", str(tmp_path / name))
-        assert outcome.message is None and words in outcome.lines[0]
-    assert commands.run(session, "read", str(tmp_path)).message is None
-
-
-def test_reading_all_files_that_fit(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for number in range(1, 8):
-        (tmp_path / f"{number}.py").write_text(f"line {number}\n")
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "8.py").write_text("八")
-    (tmp_path / "a[1].txt").write_text("name")
-    outcome = commands.run(session, "read", "[12].py What is this?")
-    assert outcome.message == "What is this?\n\n1.py:\n\nline 1\n\n2.py:\n\nline 2"
-    assert outcome.lines == ("read 2 files: 12 characters", "1.py", "2.py")
-    outcome = commands.run(session, "read", f"{tmp_path}/**/*.py")
-    assert outcome.message is not None and outcome.message.endswith("in/8.py:\n\n八")
-    assert outcome.lines[0] == "read 8 files: 43 characters" and outcome.lines[-1] == "and 3 more"
-    # a file that is called so is meant itself
-    assert commands.run(session, "read", "a[1].txt").message == "name"
-    assert commands.run(session, "read", "*.md").lines == ("no file fits *.md",)
-    (tmp_path / "9.py").write_bytes(b"\xff")
-    assert commands.run(session, "read", "*.py").lines == ("9.py is no UTF-8 text",)
-    (tmp_path / "9.py").unlink()
-    monkeypatch.setattr(commands, "MAX_READ", 20)
-    assert "larger than" in commands.run(session, "read", "*.py").lines[0]
+    path = tmp_path / "poem.txt"
+    path.write_text("床前明月光\n", encoding="utf-8")
+    outcome = commands.run(session, "read", f"{path} What is this?")
+    assert outcome.message == "What is this?\n\n床前明月光" and outcome.lines == (f"read {path}: 5 characters",)
+    outcome = commands.run(session, "read", f"{path}.none")
+    assert outcome.message is None and "cannot be read" in outcome.lines[0]
 
 
 def test_sessions_and_exports(session: Session, tmp_path: Path) -> None:

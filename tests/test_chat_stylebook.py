@@ -12,7 +12,7 @@ from ggufrun.chat.prompt import StylePrompt
 from ggufrun.engine.model import Model
 from ggufrun.errors import FormatError, UsageError
 
-SOUND = '''
+SOUND = """
 [poet]
 first = "{bos}系统：{s}\\n问：{u}\\n答："
 stops = ["问："]
@@ -26,7 +26,7 @@ system = "Be {kind}."
 [poet-2]
 like = "poet"
 stops = []
-'''
+"""
 
 
 @pytest.fixture

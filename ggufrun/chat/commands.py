@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import json
-import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ggufrun.chat import store, stylebook
+from ggufrun.chat import reading, settings, store, stylebook
 from ggufrun.chat.choose import FormatOptions, choose
-from ggufrun.chat.escapes import expand
+from ggufrun.chat.figures import describe, figures, told
 from ggufrun.chat.prompt import AffixPrompt, TemplatePrompt
 from ggufrun.chat.session import Event, Session
-from ggufrun.engine.sampling import RANDOM_SEED, SamplingParams, logit_bias, sampler_names
-from ggufrun.errors import FormatError, GgufrunError
-
-MAX_READ = 16 << 20
-"""Bytes of a file that is sent as a message; no context holds more."""
-
-SHOWN = 5
-"""Names of files that are told when many are read."""
-
-PATTERN = re.compile(r"[*?\[]")
-
-NAME = re.compile(r"""(?:["']([^"']+)["']|(\S+))(.*)""", re.DOTALL)
-"""A file's name and what follows it."""
+from ggufrun.errors import GgufrunError
 
 KEYS: tuple[tuple[str, str], ...] = (
     ("Enter", "send; after a backslash, or with Alt, a new line"),
@@ -141,28 +126,6 @@ def _stats(session: Session, argument: str) -> Outcome:
     return Outcome(figures(session))
 
 
-def figures(session: Session) -> tuple[str, ...]:
-    """How full the context is, and what the last answer took."""
-    lines = [f"context  {len(session.ids)} of {session.context.n_ctx} tokens, {counted(len(session.past))}"]
-    if session.last is not None:
-        stats = session.last.stats
-        decoded, speed = stats.decoded_prompt_tokens, stats.tokens_per_second
-        reading = f", {decoded / stats.prompt_time:.1f} tokens/s" if stats.prompt_time > 0 else ""
-        lines += [
-            f"prompt   {decoded} of {stats.prompt_tokens} tokens decoded in {stats.prompt_time:.2f} s{reading}",
-            f"answer   {stats.tokens} tokens in {stats.time:.2f} s, {speed:.1f} tokens/s ({stats.reason.value})",
-        ]
-        if session.speculation is not None:
-            gain = f", {stats.speed_up:.2f} times as fast as without" if stats.speed_up else ""
-            lines.append(
-                f"guesses  {stats.accepted} of {stats.drafted} came true ({stats.acceptance:.0%}), "
-                f"{stats.tokens_per_step:.2f} tokens a pass{gain}"
-            )
-        if session.negative is not None:
-            lines.append(f"guidance away from the negative prompt, scale {session.negative.guidance.scale:g}")
-    return tuple(lines)
-
-
 def _model(session: Session, argument: str) -> Outcome:
     if argument:
         return Outcome(model=str(_path(argument)))
@@ -193,6 +156,15 @@ def _think(session: Session, argument: str) -> Outcome:
     return Outcome((f"thinking is {word}, from the next answer on",))
 
 
+def _set(session: Session, argument: str) -> Outcome:
+    return Outcome((settings.change(session, argument),)) if argument else Outcome(rows=settings.listed(session))
+
+
+def _read(session: Session, argument: str) -> Outcome:
+    found = reading.read(argument)
+    return Outcome(found.lines, message=found.message)
+
+
 def _tokens(session: Session, argument: str) -> Outcome:
     if session.last is None:
         return Outcome(("nothing has been fed yet",))
@@ -200,69 +172,6 @@ def _tokens(session: Session, argument: str) -> Outcome:
     return Outcome(
         (f"fed {len(fed)}:", describe(session, fed), f"answered {len(answered)}:", describe(session, answered))
     )
-
-
-def describe(session: Session, ids: tuple[int, ...]) -> str:
-    """Token ids with the text of each."""
-    vocab = session.context.model.vocab
-    return " ".join(f"{token}:{vocab.text(token)!r}" for token in ids)
-
-
-KINDS = {item.name: item.type for item in fields(SamplingParams)}
-"""The settings, and the type of each."""
-
-
-def _set(session: Session, argument: str) -> Outcome:
-    now = {name: getattr(session.sampling, name) for name in KINDS}
-    if not argument:
-        rows = ((name, _shown(name, value)) for name, value in [*now.items(), ("n", session.limit)])
-        return Outcome(rows=tuple(rows))
-    name, text = re.fullmatch(r"([^\s=]*)\s*=?\s*(.*)", argument, re.DOTALL).groups()  # type: ignore[union-attr]
-    name = name.replace("-", "_").lower()
-    if name not in now and name != "n":
-        return Outcome((f"there is no setting {name}; choose from {', '.join([*now, 'n'])}",))
-    if not text:
-        return Outcome((f"{name} is {_shown(name, now.get(name, session.limit))}",))
-    try:
-        if name == "n":
-            session.limit = int(text)
-        else:
-            session.sampling = replace(session.sampling, **{name: _value(name, now[name], text)})
-    except (ValueError, KeyError):
-        kind = "on or off" if isinstance(now.get(name), bool) else "a number"
-        return Outcome((f"{name} wants {kind}, not {text!r}",))
-    return Outcome((f"{name} is {_shown(name, getattr(session.sampling, name, session.limit))}",))
-
-
-def _value(name: str, now: Any, text: str) -> Any:
-    """What was typed after a setting's name; ``-`` for none of those that are lists or texts."""
-    if isinstance(now, bool):
-        return {"on": True, "off": False, "true": True, "false": False}[text.lower()]
-    if isinstance(now, int | float):
-        # a float may have been given as a whole number
-        return (float if KINDS[name] == "float" else int)(text)
-    if name == "samplers":
-        return sampler_names(text.replace(" ", ";"))
-    if text == "-":
-        return "" if isinstance(now, str) else ()
-    if name == "logit_bias":
-        return tuple(logit_bias(part) for part in text.split())
-    return text if isinstance(now, str) else tuple(expand(part) for part in text.split())
-
-
-def _shown(name: str, value: Any) -> str:
-    """A setting as it would be typed."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if name == "seed" and value in (-1, RANDOM_SEED):
-        return "-1 (a new one every time)"
-    if name == "logit_bias":
-        return " ".join(f"{token}{bias:+g}" for token, bias in value) or "-"
-    if name == "samplers":
-        return ";".join(value)
-    if isinstance(value, tuple):
-        return " ".join(json.dumps(text, ensure_ascii=False)[1:-1] for text in value) or "-"
-    return str(value) or "-"
 
 
 def _edit(session: Session, argument: str) -> Outcome:
@@ -286,56 +195,6 @@ def _copy(session: Session, argument: str) -> Outcome:
     )
 
 
-def _read(session: Session, argument: str) -> Outcome:
-    """``/read FILE`` or ``/read FILE QUESTION``; quotation marks hold a name with spaces together, and a pattern, such
-    as ``src/*.py``, stands for all files that fit, each under its name.
-    """
-    if not argument:
-        return Outcome(("name a file: /read FILE, or /read FILE QUESTION",))
-    path, question = Path(argument).expanduser(), ""
-    if not path.is_file():
-        match = NAME.match(argument)
-        name, question = (match[1] or match[2], match[3].strip()) if match else (argument, "")
-        path = Path(name).expanduser()
-    paths = [path]
-    if not path.exists() and PATTERN.search(str(path)):
-        start = Path(path.anchor)
-        try:
-            paths = sorted(found for found in start.glob(str(path.relative_to(start))) if found.is_file())
-        except ValueError as error:
-            return Outcome((f"{path} is no pattern: {str(error).lower()}",))
-        if not paths:
-            return Outcome((f"no file fits {path}",))
-    try:
-        texts = [_text_of(path) for path in paths]
-    except FormatError as error:
-        return Outcome((str(error),))
-    count = sum(map(len, texts))
-    if count > MAX_READ:
-        return Outcome((f"these {len(paths)} files are larger than {MAX_READ >> 20} MiB; give some of them",))
-    lines, text = [f"read {paths[0]}: {count} characters"], texts[0]
-    if len(paths) > 1:
-        more = [f"and {len(paths) - SHOWN} more"] if len(paths) > SHOWN else []
-        lines = [f"read {len(paths)} files: {count} characters", *map(str, paths[:SHOWN]), *more]
-        text = "\n\n".join(f"{path}:\n\n{text}" for path, text in zip(paths, texts, strict=True))
-    return Outcome(tuple(lines), message=f"{question}\n\n{text}" if question else text)
-
-
-def _text_of(path: Path) -> str:
-    """A file's text without the last newlines; raises FormatError."""
-    try:
-        if path.stat().st_size > MAX_READ:
-            raise FormatError(f"{path} is larger than {MAX_READ >> 20} MiB", "give a part of it")
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise FormatError(f"{path} is no UTF-8 text") from None
-    except OSError as error:
-        raise FormatError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
-    if "\0" in text or not text.strip():
-        raise FormatError(f"{path} holds no text")
-    return text.rstrip("\r\n")
-
-
 def _save(session: Session, argument: str) -> Outcome:
     if not argument:
         return Outcome(("name a file: /save FILE",))
@@ -352,18 +211,6 @@ def _load(session: Session, argument: str) -> Outcome:
         session.sampling = loaded.sampling
         session.limit = session.limit if loaded.limit is None else loaded.limit
     return Outcome(told(_path(argument), loaded))
-
-
-def told(path: Path, loaded: store.Loaded) -> tuple[str, ...]:
-    """What to say of a session that was loaded."""
-    ready = f", {loaded.tokens} tokens ready" if loaded.tokens else ""
-    line = f"{path}: {counted(loaded.turns)}{ready}"
-    return (f"{line} ({loaded.note})" if loaded.note else line,)
-
-
-def counted(questions: int) -> str:
-    """``1 question``, ``2 questions``."""
-    return f"{questions} question" + ("s" if questions != 1 else "")
 
 
 def _export(session: Session, argument: str) -> Outcome:

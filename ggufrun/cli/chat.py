@@ -192,7 +192,7 @@ def _resumed(session: Session, flags: ChatFlags, system: str | None) -> bool:
     from dataclasses import asdict
 
     from ggufrun.chat import store
-    from ggufrun.chat.commands import told
+    from ggufrun.chat.figures import told
 
     path = flags.session
     assert path is not None

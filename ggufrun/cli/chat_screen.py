@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from ggufrun.chat.commands import figures
+from ggufrun.chat.figures import figures
 from ggufrun.chat.session import Done, Session
 from ggufrun.cli.console import err
 from ggufrun.engine.generate import StopReason
