@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ggufrun.cli import budget, doctor, doctor_offload, placing
+from ggufrun.cli import budget, doctor_findings, doctor_offload, placing
+from ggufrun.cli.units import size_text
 from ggufrun.engine import fit
 from ggufrun.engine.context import ContextParams
 from ggufrun.engine.devices import Device
@@ -105,17 +106,17 @@ def test_what_would_fit() -> None:
     assert line.startswith("a context of ") and 4500 <= int(line.split()[3].replace(",", "")) <= 5000
     assert advised(4 * GIB + (40000 << 20), whole=True) == ["a context of 32,768 tokens would fit as well"]
     assert advised(4 * GIB + (600 << 20), whole=False) == [
-        "everything on the devices would want 424 MiB more",
+        "everything on the devices would want 424.0 MiB more",
         "with -ctk q8_0 -ctv q8_0 -fa on all of it fits",
     ]
     long = ContextParams(n_ctx=2048)
     assert advised(4 * GIB + (600 << 20), whole=False, params=long)[-1] == "with -c 512 all of it fits"
     assert advised(3 * GIB, whole=False)[-1] == "a smaller type of the model would fit better: `ggufrun quantize`"
-    assert "it does not fit: 512 MiB are missing on CPU" in advised(64 * GIB, whole=True, host=GIB // 2)
+    assert "it does not fit: 512.0 MiB are missing on CPU" in advised(64 * GIB, whole=True, host=GIB // 2)
 
 
 def test_sizes_and_the_summary() -> None:
-    assert (budget.size(3 << 20), budget.size(-GIB * 3 // 2)) == ("3.0 MiB", "-1.50 GiB")
+    assert (size_text(3 << 20), size_text(-GIB * 3 // 2)) == ("3.0 MiB", "-1.50 GiB")
     found = fit.Fit(33, 33, Placement(shares=(20.0, 13.0), cpu_experts=600), footprint(1024, 9 * GIB), 512 << 20)
     assert budget.summary(found) == (
         "33 of 33 layers on the devices, context 1,024 of 32,768 tokens, shares 20,13, experts of 32 layers with the "
@@ -206,7 +207,7 @@ def test_a_build_and_a_machine_that_do_not_go_together(
     backends: list[str], features: list[str], cards: list[dict[str, Any]], state: str, words: str
 ) -> None:
     engine = {"devices": [CPU], "gpu_backends": backends, "features": features}
-    last = doctor.judge_devices(engine, cards)[-1]
+    last = doctor_findings.judge_devices(engine, cards)[-1]
     assert last.state == state and words in last.value and last.hint
 
 
@@ -222,43 +223,47 @@ def test_a_build_and_a_machine_that_do_not_go_together(
 )
 def test_the_engines_own_reason_is_told(why: str, todo: str) -> None:
     engine = {"devices": [CPU], "gpu_backends": ["CUDA"], "features": ["ARCHS=900"], "refusal": why}
-    last = doctor.judge_devices(engine, [CARD])[-1]
+    last = doctor_findings.judge_devices(engine, [CARD])[-1]
     assert last.state == "bad" and last.value.endswith(f"not used, {why}") and todo in last.hint
 
 
 def test_a_gpu_of_amds() -> None:
-    (line,) = doctor.judge_amd({"devices": [CPU], "gpu_backends": []}, True)
+    (line,) = doctor_findings.judge_amd({"devices": [CPU], "gpu_backends": []}, True)
     assert line.state == "hint" and "make vulkan" in line.hint
-    assert doctor.judge_amd({"devices": [CPU], "gpu_backends": ["Vulkan"]}, True) == []
-    assert doctor.judge_amd({"devices": [CPU], "gpu_backends": []}, False) == []
-    assert doctor.judge_amd({"error": "it does not load"}, True) == []
+    assert doctor_findings.judge_amd({"devices": [CPU], "gpu_backends": ["Vulkan"]}, True) == []
+    assert doctor_findings.judge_amd({"devices": [CPU], "gpu_backends": []}, False) == []
+    assert doctor_findings.judge_amd({"error": "it does not load"}, True) == []
 
 
 def test_cards_that_are_hidden_are_no_trouble() -> None:
     engine = {"devices": [CPU], "gpu_backends": ["CUDA"], "features": [], "hidden_by": "CUDA_VISIBLE_DEVICES"}
-    last = doctor.judge_devices(engine, [CARD])[-1]
+    last = doctor_findings.judge_devices(engine, [CARD])[-1]
     assert last.state == "ok" and last.value.startswith("CUDA_VISIBLE_DEVICES hides all GPUs")
 
 
 def test_a_card_with_a_problem_of_its_own() -> None:
     card = {"name": "NVIDIA card", "memory": None, "driver": "580.65", "problem": "the parts differ", "todo": "restart"}
     engine = {"devices": [CPU], "gpu_backends": ["CUDA"], "features": []}
-    last = doctor.judge_devices(engine, [card])[-1]
+    last = doctor_findings.judge_devices(engine, [card])[-1]
     assert (last.state, last.hint) == ("bad", "restart") and last.value.endswith("driver 580.65: the parts differ")
 
 
 def test_a_card_that_does_not_tell_its_memory() -> None:
     gpu = {**CPU, "name": "CUDA0", "kind": "gpu", "total": 0, "free": 0}
     engine = {"devices": [CPU, gpu], "gpu_backends": ["CUDA"], "features": []}
-    last = doctor.judge_devices(engine, [CARD])[-1]
+    last = doctor_findings.judge_devices(engine, [CARD])[-1]
     assert last.state == "bad" and last.value == "CUDA0 does not tell its memory" and "COMPUTE" in last.hint
 
 
 def test_a_card_in_use_needs_no_word() -> None:
     gpu = {**CPU, "name": "CUDA0", "kind": "gpu"}
     engine = {"devices": [CPU, gpu], "gpu_backends": ["CUDA"], "features": ["ARCHS=750,800,900"]}
-    assert all(finding.name == "device" for finding in doctor.judge_devices(engine, [CARD]))
-    assert doctor.architecture_problem(["ARCHS=890"], None) == "" == doctor.architecture_problem(["AVX2"], "9.0")
+    assert all(finding.name == "device" for finding in doctor_findings.judge_devices(engine, [CARD]))
+    assert (
+        doctor_findings.architecture_problem(["ARCHS=890"], None)
+        == ""
+        == doctor_findings.architecture_problem(["AVX2"], "9.0")
+    )
 
 
 def test_budget_flags_are_the_models() -> None:

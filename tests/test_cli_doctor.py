@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ggufrun.cli import doctor
+from ggufrun.cli import doctor, doctor_findings
 from ggufrun.engine import host
 from ggufrun.evaluate import build, machine
 from ggufrun.quantize import ggml, kernels
@@ -93,18 +93,18 @@ def test_system_info_keeps_what_is_on() -> None:
     assert build.parse_system_info(text) == ("ARCHS=900", "USE_GRAPHS", "SSE3", "REPACK")
 
 
-def one(findings: list[doctor.Finding]) -> doctor.Finding:
+def one(findings: list[doctor_findings.Finding]) -> doctor_findings.Finding:
     assert len(findings) == 1
     return findings[0]
 
 
 def test_stock_kernels_get_a_hint() -> None:
-    stock = one(doctor.judge_kernels({"q4_k": 20.0, "iq4_xs": 5.9, "tuned": False}))
+    stock = one(doctor_findings.judge_kernels({"q4_k": 20.0, "iq4_xs": 5.9, "tuned": False}))
     assert stock.state == "hint"
     assert stock.value == "stock: Q4_K 20, IQ4_XS 6 million values/s a core"
     assert "make setup" in stock.hint
     speeds = {"q4_k": 200.0, "iq4_xs": 228.0, "stock_q4_k": 20.0, "stock_iq4_xs": 6.0, "tuned": True}
-    tuned = one(doctor.judge_kernels(speeds))
+    tuned = one(doctor_findings.judge_kernels(speeds))
     assert tuned.state == "ok"
     assert "Q4_K 200 million values/s a core (10 times stock)" in tuned.value
     assert "IQ4_XS 228 million values/s a core (38 times stock)" in tuned.value
@@ -112,21 +112,21 @@ def test_stock_kernels_get_a_hint() -> None:
 
 def test_a_card_that_lies_idle_gets_a_hint() -> None:
     card = {"name": "Example H1", "memory": 80 << 30, "driver": "580.65"}
-    hint = doctor.judge_devices(ENGINE, [card])[-1]
+    hint = doctor_findings.judge_devices(ENGINE, [card])[-1]
     assert hint.state == "hint"
     assert "make cuda" in hint.hint
     gpu = {**ENGINE["devices"][0], "kind": "gpu"}
     with_gpu = {**ENGINE, "devices": [*ENGINE["devices"], gpu]}
-    assert all(finding.state == "ok" for finding in doctor.judge_devices(with_gpu, [card]))
-    assert "driver" in doctor.judge_devices(ENGINE, [{**card, "driver": None}])[-1].hint
+    assert all(finding.state == "ok" for finding in doctor_findings.judge_devices(with_gpu, [card]))
+    assert "driver" in doctor_findings.judge_devices(ENGINE, [{**card, "driver": None}])[-1].hint
 
 
 def test_little_room_gets_a_hint() -> None:
-    assert one(doctor.judge_disk(1 << 30)).state == "hint"
-    assert one(doctor.judge_disk(100 << 30)).state == "ok"
+    assert one(doctor_findings.judge_disk(1 << 30)).state == "hint"
+    assert one(doctor_findings.judge_disk(100 << 30)).state == "ok"
     plenty = {"total": 64 << 30, "available": 32 << 30, "limit": None}
-    assert one(doctor.judge_memory(plenty)).state == "ok"
-    assert one(doctor.judge_memory({**plenty, "limit": 1 << 30})).state == "hint"
+    assert one(doctor_findings.judge_memory(plenty)).state == "ok"
+    assert one(doctor_findings.judge_memory({**plenty, "limit": 1 << 30})).state == "hint"
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_little_room_gets_a_hint() -> None:
 )
 def test_a_broken_engine_is_one_line(code: str, said: str) -> None:
     engine = doctor.ask_engine([sys.executable, "-c", code])["engine"]
-    finding = one(doctor.judge_engine(engine))
+    finding = one(doctor_findings.judge_engine(engine))
     assert finding.state == "bad"
     assert said in finding.value
     assert "make engine" in finding.hint

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from ggufrun.cli import ending, placing
+from ggufrun.cli import ending, opening, placing
 from ggufrun.engine import fit
 from ggufrun.engine.context import ContextParams
 from ggufrun.engine.devices import Device, hidden_by
@@ -59,10 +59,10 @@ def test_flags_that_make_no_sense(values: dict[str, Any], said: str) -> None:
 
 
 def test_an_idle_card_and_a_build_without_one() -> None:
-    assert placing.idle((), False) == ""
-    assert "built without CUDA: `make cuda`" in placing.idle((), True)
-    assert placing.idle(("CUDA",), False).startswith("the engine is built with CUDA but finds no GPU")
-    assert "`make cpu`" in placing.idle(("CUDA",), False) and "doctor" in placing.idle(("CUDA",), True)
+    assert opening.idle((), False) == ""
+    assert "built without CUDA: `make cuda`" in opening.idle((), True)
+    assert opening.idle(("CUDA",), False).startswith("the engine is built with CUDA but finds no GPU")
+    assert "`make cpu`" in opening.idle(("CUDA",), False) and "doctor" in opening.idle(("CUDA",), True)
 
 
 @pytest.mark.parametrize(
@@ -177,14 +177,14 @@ def chosen(layers: int, experts: int = 0, shares: tuple[float, ...] = (), left: 
 
 
 def test_what_is_said_of_a_choice(capsys: pytest.CaptureFixture[str]) -> None:
-    placing.say(chosen(33))
+    opening.say(chosen(33))
     assert capsys.readouterr().err == ""
-    placing.say(chosen(20))
+    opening.say(chosen(20))
     said = capsys.readouterr().err
-    assert said == "20 of 33 layers fit on D0 (7.0 GiB of 8.0 GiB free); the processor does the rest\n"
-    placing.say(chosen(33, experts=7, shares=(20.0, 13.0)))
+    assert said == "20 of 33 layers fit on D0 (7.00 GiB of 8.00 GiB free); the processor does the rest\n"
+    opening.say(chosen(33, experts=7, shares=(20.0, 13.0)))
     said = capsys.readouterr().err
-    assert said.startswith("all layers, without the experts of 7 fit on D0 (7.0 GiB of 8.0 GiB free), D1 (")
+    assert said.startswith("all layers, without the experts of 7 fit on D0 (7.00 GiB of 8.00 GiB free), D1 (")
 
 
 @dataclass
@@ -198,8 +198,8 @@ class Opened:
 def test_a_refusal_of_the_driver_is_stepped_back_from(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(placing, "fitted", lambda *_: chosen(33, shares=(20.0, 13.0), left=4 * GIB))
-    monkeypatch.setattr(placing, "short", lambda *_: False)
+    monkeypatch.setattr(opening, "fitted", lambda *_: chosen(33, shares=(20.0, 13.0), left=4 * GIB))
+    monkeypatch.setattr(opening, "short", lambda *_: False)
     tried = []
 
     def load(params: ModelParams) -> Any:
@@ -208,7 +208,7 @@ def test_a_refusal_of_the_driver_is_stepped_back_from(
             raise EngineError("model.gguf cannot be loaded: unable to allocate CUDA0 buffer")
         return Opened(params)
 
-    found = placing.open_model(ModelParams(Path("model.gguf")), ContextParams(), placing.PLAIN, load)
+    found = opening.open_model(ModelParams(Path("model.gguf")), ContextParams(), placing.PLAIN, load)
     assert tried == [33, 30, 24]
     params = cast(Opened, found).params
     assert params.gpu_layers == 24 and params.placement.shares == (11.0, 13.0)
@@ -223,26 +223,26 @@ def test_whether_the_memory_may_be_short() -> None:
     found = replace(found, margin=512 << 20)
 
     def short(free: float) -> bool:
-        return placing.short(found, [Device("D0", "", "gpu", 9 * GIB, int(free * GIB))])
+        return opening.short(found, [Device("D0", "", "gpu", 9 * GIB, int(free * GIB))])
 
     assert not short(1) and not short(0.5)
     # others have taken some; the device does not count; it is gone
-    assert short(0.2) and short(8) and placing.short(found, [])
+    assert short(0.2) and short(8) and opening.short(found, [])
 
 
 @pytest.mark.parametrize("why", ["unknown architecture", "mmap failed: Cannot allocate memory"])
 def test_other_errors_are_not_stepped_back_from(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
-    monkeypatch.setattr(placing, "fitted", lambda *_: chosen(33))
+    monkeypatch.setattr(opening, "fitted", lambda *_: chosen(33))
 
     def load(params: ModelParams) -> Any:
         raise EngineError(f"model.gguf cannot be loaded: {why}")
 
     with pytest.raises(EngineError, match=why):
-        placing.open_model(ModelParams(Path("model.gguf")), ContextParams(), placing.PLAIN, load)
+        opening.open_model(ModelParams(Path("model.gguf")), ContextParams(), placing.PLAIN, load)
 
 
 def test_nothing_fits_on_the_device_and_the_processor_refuses_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placing, "fitted", lambda *_: chosen(2))
+    monkeypatch.setattr(opening, "fitted", lambda *_: chosen(2))
     tried = []
 
     def load(params: ModelParams) -> Any:
@@ -250,6 +250,6 @@ def test_nothing_fits_on_the_device_and_the_processor_refuses_too(monkeypatch: p
         raise EngineError("unable to allocate buffer")
 
     with pytest.raises(EngineError, match="unable to allocate"):
-        placing.open_model(ModelParams(Path("model.gguf")), ContextParams(), placing.PLAIN, load)
+        opening.open_model(ModelParams(Path("model.gguf")), ContextParams(), placing.PLAIN, load)
     # two layers, none, and at last without the device
     assert tried == [(2, 0), (0, 0), (0, -1)]

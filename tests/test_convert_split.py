@@ -12,7 +12,7 @@ import pytest
 from ggufrun.bindings import bindings
 from ggufrun.checkpoint.gguffile import read_header
 from ggufrun.checkpoint.ggufsource import GGUFSource
-from ggufrun.cli.writing import parse_size
+from ggufrun.cli.units import parse_size
 from ggufrun.convert import pipeline
 from ggufrun.convert.plan import plan_convert, plan_quantize, split_plan
 from ggufrun.errors import FormatError, NotFoundError, UsageError

@@ -152,4 +152,4 @@ def test_whether_one_device_computes(
     monkeypatch.setattr(offload, "devices", lambda: found)
     monkeypatch.setattr(offload, "has_gpu", lambda: bool(found))
     params = ModelParams(Path("m"), layers, placement=offload.Placement(**placement))
-    assert offload.on_one_device(params) is one
+    assert offload.on_one_device(params.gpu_layers, params.placement) is one

@@ -1,4 +1,4 @@
-"""Imports run one way: the rooms' allowed imports, as docs/architecture tells them, held against the code itself.
+"""Imports run one way: the rooms' allowed imports held against the code itself, and no circle within a room either.
 
 Imports inside functions count too: they are late, not free.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -33,6 +33,9 @@ ROOMS: dict[str, set[str]] = {
     "cli": {"hub", "checkpoint", "convert", "quantize", "engine", "chat", "evaluate", "errors"},
 }
 """Room -> the rooms it may import (itself aside)."""
+
+KNOWN_CIRCLES = {("ggufrun.engine.context", "ggufrun.engine.sequence")}
+"""Modules that know one another all the same: a text in the memory knows the memory that it is a part of, as a type."""
 
 ENTRANCES = {"__init__": {"errors"}, "__main__": {"cli"}}
 """Modules of the package itself, which belong to no room."""
@@ -130,6 +133,63 @@ def test_the_table_has_no_circles() -> None:
         ready = {room for room, needs in ROOMS.items() if room not in done and needs <= done}
         assert ready, f"these import one another: {set(ROOMS) - done}"
         done |= ready
+
+
+def circles(sources: Mapping[str, str]) -> set[tuple[str, ...]]:
+    """The modules, each with its source, that import one another, directly or by way of others; in groups.
+
+    An import inside a function or for types counts: what it ties together cannot be understood, or moved, apart.
+    """
+    needs = {
+        module: {found for _, name in imported(ast.parse(source), module, False) if (found := owner(name, sources))}
+        for module, source in sources.items()
+    }
+
+    def reached(module: str) -> set[str]:
+        seen: set[str] = set()
+        ahead = [module]
+        while ahead:
+            new = needs[ahead.pop()] - seen
+            seen |= new
+            ahead += new
+        return seen
+
+    reach = {module: reached(module) for module in sources}
+    return {
+        tuple(sorted(other for other in reach[module] if module in reach[other]))
+        for module in sources
+        if module in reach[module]
+    }
+
+
+def owner(name: str, known: Container[str]) -> str | None:
+    """The module of ``known`` that the full name of a module, or of something in one, belongs to."""
+    head = name.rpartition(".")[0]
+    return next((module for module in (name, head) if module in known), None)
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    found = circles({module_name(path, PACKAGE): path.read_text("utf-8") for path in modules()})
+    assert found == KNOWN_CIRCLES
+
+
+@pytest.mark.parametrize(
+    ("second", "expected"),
+    [
+        ("import os", set()),
+        ("from ggufrun.cli import first", {("ggufrun.cli.first", "ggufrun.cli.second")}),
+        ("def f():\n    from ggufrun.cli.first import x", {("ggufrun.cli.first", "ggufrun.cli.second")}),
+        ("if TYPE_CHECKING:\n    from .first import T", {("ggufrun.cli.first", "ggufrun.cli.second")}),
+        ("import ggufrun.cli.third", {("ggufrun.cli.first", "ggufrun.cli.second", "ggufrun.cli.third")}),
+    ],
+)
+def test_a_circle_is_seen(second: str, expected: set[tuple[str, ...]]) -> None:
+    sources = {
+        "ggufrun.cli.first": "from ggufrun.cli import second",
+        "ggufrun.cli.second": second,
+        "ggufrun.cli.third": "from ggufrun.cli.first import y",
+    }
+    assert circles(sources) == expected
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,6 @@ MAX_HEADER = 100_000_000
 """Bytes; the limit of the reference reader."""
 
 
-
 @dataclass(frozen=True)
 class Entry:
     """One line of the header: ``begin`` and ``end`` are bytes from the start of the file."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import sys
@@ -29,6 +28,7 @@ from ggufrun.cli import (
     verify,
     worker,
 )
+from ggufrun.cli.failing import explain, fail
 from ggufrun.errors import GgufrunError
 
 INTERRUPTED = 130
@@ -124,23 +124,3 @@ def _open_streams() -> None:
 def _interrupt(number: int, frame: object) -> NoReturn:
     """A job that is told to end cleans up as after Ctrl+C."""
     raise KeyboardInterrupt
-
-
-def fail(line: str, status: int) -> NoReturn:
-    """Print one line on stderr and exit with ``status``."""
-    with contextlib.suppress(OSError):
-        sys.stderr.write(f"ggufrun: {' '.join(line.split())}\n")
-    sys.exit(status)
-
-
-def explain(error: OSError) -> str:
-    """What the system says is wrong, where, and what to do about it."""
-    where = f" ({error.filename})" if error.filename else ""
-    hints = {
-        errno.ENOSPC: "free some space, or write elsewhere (-o, TMPDIR)",
-        errno.EDQUOT: "your quota is used up; free some space, or write elsewhere (-o, TMPDIR)",
-        errno.EACCES: "check the permissions",
-        errno.EROFS: "write elsewhere with -o",
-    }
-    hint = hints.get(error.errno or 0)
-    return f"{(error.strerror or str(error)).lower()}{where}" + (f"; {hint}" if hint else "")

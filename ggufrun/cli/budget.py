@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from ggufrun.cli import console, placing
+from ggufrun.cli import console, opening, placing
+from ggufrun.cli.units import size_text
 from ggufrun.errors import EngineError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def budget(path: Path, context: ContextParams, flags: placing.PlaceFlags) -> tup
     from ggufrun.engine.memory import measure
 
     model = placing.params(path, flags)
-    found = placing.fitted(model, context, flags)
+    found = opening.fitted(model, context, flags)
     if found is None:
         footprint = measure(model, context)
         layers = 0
@@ -61,14 +62,14 @@ def advice(model: ModelParams, context: ContextParams, found: Fit, measured: Mea
     if short <= 0 and model.gpu_layers is not None:
         return [*missing_memory(footprint), "all layers would fit: leave -ngl out"]
     wanted = [*missing_memory(footprint)]
-    wanted += [f"everything on the devices would want {placing.gib(short)} more"] if short > 0 else []
+    wanted += [f"everything on the devices would want {size_text(short)} more"] if short > 0 else []
     return [*wanted, *_smaller(model, context, found, measured)]
 
 
 def missing_memory(footprint: Footprint) -> list[str]:
     """A line when the computer's own memory is too small; what a device lacks, the computer takes."""
     place = footprint.host
-    return [f"it does not fit: {placing.gib(-place.left)} are missing on {place.device.name}"] if place.left < 0 else []
+    return [f"it does not fit: {size_text(-place.left)} are missing on {place.device.name}"] if place.left < 0 else []
 
 
 def _smaller(model: ModelParams, context: ContextParams, found: Fit, measured: Measured) -> list[str]:
@@ -131,8 +132,15 @@ def table(found: Fit) -> Table:
         made.add_column(name, justify="left" if name == "device" else "right")
     for place in (*found.footprint.devices, found.footprint.host):
         use = place.use
-        left = Text(size(place.left), style="" if place.left >= 0 else "red")
-        made.add_row(_name(place), size(place.device.free), size(use.weights), size(use.cache), size(use.compute), left)
+        left = Text(size_text(place.left), style="" if place.left >= 0 else "red")
+        made.add_row(
+            _name(place),
+            size_text(place.device.free),
+            size_text(use.weights),
+            size_text(use.cache),
+            size_text(use.compute),
+            left,
+        )
     return made
 
 
@@ -152,14 +160,7 @@ def summary(found: Fit) -> str:
         what += f", shares {','.join(f'{share:g}' for share in found.placement.shares)}"
     if found.placement.cpu_experts:
         what += f", experts of {min(found.placement.cpu_experts, footprint.layers)} layers with the processor"
-    return f"{what}, {size(found.margin)} kept free on each"
-
-
-def size(count: int) -> str:
-    """Bytes for people; a debt is negative."""
-    if abs(count) >= 1 << 30:
-        return f"{count / (1 << 30):.2f} GiB"
-    return f"{count / (1 << 20):.1f} MiB"
+    return f"{what}, {size_text(found.margin)} kept free on each"
 
 
 def as_json(found: Fit, lines: list[str]) -> dict[str, Any]:

@@ -7,14 +7,16 @@ tensors: a key of its own holds a digest of the model. docs/quality.md describes
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggufrun.cli import console, evaluating
+from ggufrun.cli.passing import passing, passing_path
 from ggufrun.cli.placing import PLAIN, PlaceFlags
+from ggufrun.cli.progress import steps
 from ggufrun.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
@@ -86,10 +88,8 @@ def collect(work: Collection, resume: bool) -> Imatrix:
         evaluating.announce(len(pieces) - start, work.params)
         steps_ahead = -(-(len(pieces) - start) // work.params.at_once)
         try:
-            with evaluating.progress(
-                collector.run(model, work.params, pieces, start), steps_ahead, "collecting"
-            ) as steps:
-                for done in steps:
+            with steps(collector.run(model, work.params, pieces, start), steps_ahead, "collecting") as counts:
+                for done in counts:
                     if work.save_every and done - saved >= work.save_every and done < len(pieces):
                         _save(work, collector, f"{digest} {done}")
                         collector.settle()
@@ -194,32 +194,6 @@ def model_digest(path: Path) -> str:
 def automatic_path(folder: Path, stem: str) -> Path:
     """Where the matrix of a model is kept."""
     return folder / f"{stem}-imatrix.gguf"
-
-
-def passing_path(first: Path) -> Path:
-    """Where a file that is written for the occasion lies, beside the first target."""
-    return first.with_name(f".{first.name}.passing.gguf")
-
-
-@contextmanager
-def passing(make: Callable[[Path], Plan], first: Path, threads: int | None, why: str) -> Iterator[tuple[Path, str]]:
-    """A GGUF in the source's own precision, written for the occasion beside the target ``first`` and removed: its path
-    and its type. ``make`` plans it under the path it is given.
-    """
-    from ggufrun.cli.writing import progress_bar, size_text
-    from ggufrun.convert import pipeline
-
-    path = passing_path(first)
-    plan = make(path)
-    try:
-        kind = plan.targets[0].file_type.name
-        console.note(f"  writing {kind} beside it for a while ({size_text(plan.targets[0].size)}), for {why}")
-        with progress_bar(plan.source_bytes, "passing file") as advance:
-            pipeline.run(plan, threads, force=True, on_progress=advance)
-        yield path, kind
-    finally:
-        plan.close()
-        path.unlink(missing_ok=True)
 
 
 Make = Callable[[Sequence["FileType"], Callable[["FileType"], Path], "Imatrix | None"], "Plan"]

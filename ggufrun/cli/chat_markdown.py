@@ -234,9 +234,7 @@ def broken(text: Text, width: int, indent: str = "") -> list[Text]:
     if size > width // 2:
         indent, size = "", 0
     rows = wrap(text.plain, width, size)
-    first, *rest = [
-        text[start : start + len(row)] for start, row in zip(places(text.plain, rows), rows, strict=True)
-    ]
+    first, *rest = [text[start : start + len(row)] for start, row in zip(places(text.plain, rows), rows, strict=True)]
     return [first, *(Text.assemble((indent, "dim"), part) if indent else part for part in rest)]
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from ggufrun.cli import settings
 from ggufrun.cli.chat_flags import ChatFlags
 from ggufrun.cli.console import err, note
+from ggufrun.cli.progress import fetch_bar
+from ggufrun.cli.units import size_text
 from ggufrun.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -59,8 +61,6 @@ def _hub_id(name: str) -> HubId | None:
 def fetch(spec: HubId) -> Path:
     """The GGUF that an id on the hub means, fetched into the models folder after asking."""
     from ggufrun import hub
-    from ggufrun.cli.fetching import fetch_bar
-    from ggufrun.cli.writing import size_text
     from ggufrun.hub.client import listing
     from ggufrun.hub.models import models_folder
 
@@ -101,7 +101,6 @@ def pick(*, plain: bool) -> Path:
     Raises NotFoundError when there is none, KeyboardInterrupt when none is chosen.
     """
     from ggufrun.cli.chat_pick import by_arrows, by_number
-    from ggufrun.cli.writing import size_text
     from ggufrun.hub.models import models_folder, scan
 
     folder = models_folder()

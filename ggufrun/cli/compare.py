@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ggufrun.cli import console, evaluating, options, placing
+from ggufrun.cli.units import size_text
 from ggufrun.errors import TargetError
 
 if TYPE_CHECKING:
@@ -132,7 +133,6 @@ def _print(reference: Path, ranked: Sequence[Ranked]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ggufrun.cli.writing import size_text
     from ggufrun.evaluate.plot import letter, text_plot
 
     terminal = console.out().is_terminal

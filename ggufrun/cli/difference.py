@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggufrun.cli import console
+from ggufrun.cli.progress import bytes_bar
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,13 +20,12 @@ SHOWN = 20
 
 def show(left: Path, right: Path, all_tensors: bool, as_json: bool) -> None:
     """Compare two models and print the result; nothing is said of what is the same but how much it is."""
-    from ggufrun.cli.writing import progress_bar
     from ggufrun.convert.difference import bytes_to_read, compare, opened
 
     with (
         opened(left) as one,
         opened(right) as two,
-        progress_bar(bytes_to_read(one, two), "comparing") as advance,
+        bytes_bar(bytes_to_read(one, two), "comparing") as advance,
     ):
         found = compare(one, two, on_progress=advance)
     if as_json:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,41 +16,12 @@ import typer
 
 from ggufrun import __version__
 from ggufrun.cli import budget, console, doctor_offload, ending, evaluating, placing
+from ggufrun.cli.doctor_findings import Finding, judge
 from ggufrun.errors import EngineError, GgufrunError
-
-LITTLE_DISK = 10 << 30
-"""Bytes; a 7 B checkpoint and its quantized file want more than this."""
-
-LITTLE_MEMORY = 2 << 30
 
 MARKS = {"ok": ("✓", "green"), "hint": ("!", "yellow"), "bad": ("✗", "red")}
 
-MUTE = "another program may have it for itself (`nvidia-smi -q -d COMPUTE`): wait for it, or choose another card"
-"""Of a card without memory: the driver refuses to tell."""
-
-REFUSALS = (
-    (
-        "driver version is insufficient",
-        "the driver is too old for the engine's CUDA (13 wants 580): update it, or build with an installed CUDA 12",
-    ),
-    ("no CUDA-capable device", "CUDA_VISIBLE_DEVICES names no card that is there, or the container got none"),
-    ("system not yet initialized", "start NVIDIA's fabric manager: `sudo systemctl start nvidia-fabricmanager`"),
-    ("unsupported display driver", "the driver and libcuda.so.1 do not belong together: install the driver anew"),
-    ("unknown error", "load the driver's second module: `sudo nvidia-modprobe -u -c=0` (or restart the machine)"),
-)
-"""Words of CUDA's reason for finding no card, and what helps."""
-
 PROBE = "import sys; from ggufrun.cli.doctor import probe; probe(*sys.argv[1:])"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report; ``hint`` says what could be better and how."""
-
-    name: str
-    value: str
-    state: str = "ok"
-    hint: str = ""
 
 
 def register(app: typer.Typer) -> None:
@@ -170,179 +141,6 @@ def budget_of(name: str, context: int | None, rpc: str | None) -> tuple[Any, lis
     from ggufrun.engine.context import ContextParams
 
     return budget.budget(evaluating.find(name), ContextParams(n_ctx=context), placing.PlaceFlags(rpc=rpc))
-
-
-# --- judging ----------------------------------------------------------------------------------------------------------
-
-
-def judge(facts: dict[str, Any]) -> list[Finding]:
-    """One finding a line, from the facts alone."""
-    return [
-        Finding("ggufrun", f"{facts['ggufrun']}, Python {facts['python']}, {facts['platform']}"),
-        *judge_engine(facts["engine"]),
-        *judge_kernels(facts["kernels"]),
-        judge_processor(facts["processor"]),
-        *judge_memory(facts["memory"]),
-        *judge_devices(facts["engine"], facts["nvidia"]),
-        *judge_amd(facts["engine"], facts["amd"]),
-        *(Finding("offload", text, state, hint) for state, text, hint in map(doctor_offload.verdict, facts["offload"])),
-        *judge_disk(facts["disk_free"]),
-        judge_models(facts["models"]),
-    ]
-
-
-def judge_engine(engine: dict[str, Any]) -> list[Finding]:
-    """The engine and what it was built for."""
-    if "error" in engine:
-        return [Finding("engine", engine["error"], "bad", engine["todo"])]
-    features = ", ".join(engine["features"])
-    built = "".join(f" with {name}" for name in engine.get("gpu_backends", ()))
-    return [Finding("engine", f"llama-cpp-python {engine['version']}{built}"), Finding("built for", features)]
-
-
-def judge_kernels(kernels: dict[str, Any]) -> list[Finding]:
-    """The quantization kernels, tuned or as llama.cpp builds them."""
-    if not kernels:
-        return []
-    if not kernels["tuned"]:
-        hint = "the tuned build quantizes 2 to 35 times faster, by type: `make setup` in a clone of the repository"
-        speeds = f"Q4_K {kernels['q4_k']:.0f}, IQ4_XS {kernels['iq4_xs']:.0f} million values/s a core"
-        return [Finding("kernels", f"stock: {speeds}", "hint", hint)]
-    types = (("Q4_K", "q4_k"), ("IQ4_XS", "iq4_xs"))
-    speeds = ", ".join(
-        f"{name} {kernels[key]:.0f} million values/s a core ({kernels[key] / kernels[f'stock_{key}']:.0f} times stock)"
-        for name, key in types
-    )
-    return [Finding("kernels", f"tuned: {speeds}")]
-
-
-def judge_processor(cpu: dict[str, Any]) -> Finding:
-    """The processor and the threads that will be used."""
-    cores = f"{cpu['physical']} cores, " if cpu["physical"] else ""
-    usable = f", {cpu['usable']} of them usable" if cpu["usable"] != cpu["logical"] else ""
-    count = f"{cores}{cpu['logical']} threads{usable}; ggufrun uses {cpu['threads']}"
-    features = f" ({' '.join(cpu['features'])})" if cpu["features"] else ""
-    return Finding("processor", f"{cpu['model']}: {count}{features}")
-
-
-def judge_memory(memory: dict[str, Any]) -> list[Finding]:
-    """The memory."""
-    if memory["total"] is None:
-        return []
-    available = memory["available"] if memory["available"] is not None else memory["total"]
-    text = f"{size(memory['total'])}, {size(available)} available"
-    if memory["limit"] is not None:
-        available = min(available, memory["limit"])
-        text += f", this container may use {size(memory['limit'])}"
-    if available < LITTLE_MEMORY:
-        return [Finding("memory", text, "hint", "a model must fit: close something, or take a smaller type")]
-    return [Finding("memory", text)]
-
-
-def judge_devices(engine: dict[str, Any], cards: list[dict[str, Any]]) -> list[Finding]:
-    """What the engine computes on, whether a card lies idle, and whether the engine is built for it."""
-    devices = engine.get("devices", [])
-    found = [
-        Finding(
-            "device",
-            f"{device['name']}: {device['description']}, {size(device['total'])}, {size(device['free'])} free "
-            f"({device['kind']})",
-        )
-        for device in devices
-    ]
-    if not devices:
-        return found
-    backends = engine.get("gpu_backends", ())
-    gpu = any(device["kind"] in ("gpu", "igpu") for device in devices)
-    built = " and ".join(backends)
-    if not gpu and engine.get("hidden_by"):
-        found.append(Finding("graphics", f"{engine['hidden_by']} hides all GPUs: the processor computes"))
-        return found
-    if not gpu and backends and not cards:
-        found.append(
-            Finding(
-                "graphics",
-                f"the engine is built with {built}, and there is no GPU: the processor computes",
-                "hint",
-                "on this machine `make cpu` builds a smaller one"
-                if backends != ["Vulkan"]
-                else "install the card's Vulkan driver (`vulkaninfo --summary` lists what is there), or `make cpu`",
-            )
-        )
-    found += [
-        Finding("device", f"{device['name']} does not tell its memory", "bad", MUTE)
-        for device in devices
-        if device["kind"] in ("gpu", "igpu") and not device["total"]
-    ]
-    for card in cards:
-        found += judge_card(card, engine, gpu)
-    return found
-
-
-def judge_amd(engine: dict[str, Any], present: bool) -> list[Finding]:
-    """A GPU of AMD's that an engine without any GPU backend leaves idle."""
-    if not present or not engine.get("devices") or engine.get("gpu_backends"):
-        return []
-    todo = "`make vulkan` in a clone of the repository builds one that uses it"
-    return [Finding("graphics", "a GPU of AMD's: not used, the engine is built without Vulkan", "hint", todo)]
-
-
-def judge_card(card: dict[str, Any], engine: dict[str, Any], used: bool) -> list[Finding]:
-    """What is wrong with an NVIDIA card, if anything is."""
-    if card["driver"] is None:
-        return [Finding("graphics", f"{card['name']} without a driver", "hint", "install NVIDIA's driver")]
-    if card.get("problem"):
-        return [Finding("graphics", f"{card['name']}, driver {card['driver']}: {card['problem']}", "bad", card["todo"])]
-    memory = f", {size(card['memory'])}" if card["memory"] else ""
-    about = f"{card['name']}{memory}, driver {card['driver']}"
-    if "CUDA" not in engine.get("gpu_backends", ()):
-        if used:
-            return []
-        todo = "build it for the card: `make cuda` in a clone of the repository"
-        return [Finding("graphics", f"{about}: not used, the engine is built without CUDA", "hint", todo)]
-    if wrong := architecture_problem(engine["features"], card.get("capability")):
-        return [Finding("graphics", f"{about}: {wrong}", "bad", "build it for this card: `make cuda`")]
-    if not used:
-        why = engine.get("refusal") or "the engine's CUDA does not find it"
-        todo = next((help for words, help in REFUSALS if words in why), REFUSALS[0][1])
-        return [Finding("graphics", f"{about}: not used, {why}", "bad", todo)]
-    return []
-
-
-def architecture_problem(features: Iterable[str], capability: str | None) -> str:
-    """Why an engine with ``ARCHS=860,900`` cannot run on a card of ``capability``; empty if it may."""
-    text = next((feature.partition("=")[2] for feature in features if feature.startswith("ARCHS=")), "")
-    built = [int(part) for part in text.split(",") if part.isdigit()]
-    if not built or not capability:
-        return ""
-    # code for a smaller number runs, or is compiled by the driver; code for a larger one never does
-    if min(built) <= int(capability.replace(".", "")) * 10:
-        return ""
-    return f"the engine is built for compute capability {min(built) / 100:.1f} and up, the card has {capability}"
-
-
-def judge_disk(free: int | None) -> list[Finding]:
-    """The room for models."""
-    if free is None:
-        return []
-    text = f"{size(free)} free here"
-    if free < LITTLE_DISK:
-        return [Finding("disk", text, "hint", "a 7 B model wants more; free some, or write elsewhere")]
-    return [Finding("disk", text)]
-
-
-def judge_models(models: dict[str, Any]) -> Finding:
-    """The folder of local models."""
-    count = models["files"]
-    if not count:
-        what = "no such folder" if count is None else "no GGUF file yet"
-        return Finding("models", f"{models['folder']}: {what}", "ok", "`ggufrun pull` fetches models there")
-    return Finding("models", f"{models['folder']}: {count} GGUF file{'s' if count > 1 else ''}")
-
-
-def size(count: int) -> str:
-    """Bytes for people."""
-    return f"{count / (1 << 30):.1f} GiB"
 
 
 # --- showing ----------------------------------------------------------------------------------------------------------

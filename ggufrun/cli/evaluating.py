@@ -1,16 +1,15 @@
-"""What the measuring commands share: their options, the text, models opened for it, progress."""
+"""What the measuring commands share: their options, the text, models opened for it."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ggufrun.cli import console, placing
+from ggufrun.cli import console, opening, placing
 from ggufrun.cli.placing import PlaceFlags
 from ggufrun.errors import NotFoundError
 
@@ -33,8 +32,6 @@ Threads = Annotated[
 CacheK = Annotated[str, typer.Option("-ctk", "--cache-type-k", help="Type of the cache's keys.")]
 CacheV = Annotated[str, typer.Option("-ctv", "--cache-type-v", help="Type of the cache's values.")]
 FlashAttention = Annotated[str, typer.Option("-fa", "--flash-attn", metavar="on|off|auto", help="Flash attention.")]
-
-T = TypeVar("T")
 
 
 def find(name: str | Path) -> Path:
@@ -76,7 +73,7 @@ def open_model(
     from ggufrun.engine.model import Model
 
     wanted = as_context(context)
-    return placing.open_model(placing.params(path, place), wanted, reserved(place, wanted, beside), Model)
+    return opening.open_model(placing.params(path, place), wanted, reserved(place, wanted, beside), Model)
 
 
 def as_context(params: ContextParams | ChunkParams) -> ContextParams:
@@ -116,30 +113,3 @@ def reserved(place: PlaceFlags, context: ContextParams, beside: Sequence[Model])
 def announce(count: int, params: ChunkParams) -> None:
     """One line about the work ahead."""
     console.note(f"{count} chunk{'s' if count > 1 else ''} of {params.length} tokens, {params.at_once} at once")
-
-
-@contextmanager
-def progress(work: Generator[T, None, None], total: int, what: str, talks: bool = False) -> Iterator[Iterator[T]]:
-    """``work``, with a bar and the time left on stderr of a terminal; closed at the end, before its models are.
-
-    ``talks`` says that results are printed meanwhile: where these are seen, there is no bar.
-    """
-    with closing(work):
-        if not console.err().is_terminal or (talks and console.out().is_terminal):
-            yield work
-            return
-        from rich import progress
-
-        bar = progress.Progress(
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(bar_width=None),
-            progress.MofNCompleteColumn(),
-            progress.TextColumn("ETA"),
-            progress.TimeRemainingColumn(compact=True),
-            console=console.err(),
-            transient=True,
-            # else it takes what is meant for a pipe
-            redirect_stdout=False,
-        )
-        with bar:
-            yield iter(bar.track(work, total=total, description=what))

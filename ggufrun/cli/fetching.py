@@ -1,19 +1,18 @@
-"""What ``convert`` and ``pull`` share: ids turned into files, with a bar while they come."""
+"""SOURCE of ``convert``: a folder, or an id of the hub that becomes one."""
 
 from __future__ import annotations
 
 import atexit
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ggufrun.cli import console
+from ggufrun.cli.progress import fetch_bar
 
 if TYPE_CHECKING:
-    from ggufrun.hub import HubId, Progress
+    from ggufrun.hub import HubId
     from ggufrun.hub.select import Selector
 
 
@@ -46,29 +45,3 @@ def _outline(source: HubId) -> Path | None:
         return hub.fetch_outline(source, folder)
     except (UnsupportedError, ConnectionLostError):
         return None
-
-
-@contextmanager
-def fetch_bar() -> Iterator[Callable[[Progress], None]]:
-    """A bar over all files on stderr of a terminal, nothing elsewhere; yields what the hub reports to."""
-    if not console.err().is_terminal:
-        yield lambda state: None
-        return
-    from rich import progress
-
-    bar = progress.Progress(
-        progress.TextColumn("{task.description}", markup=False),
-        progress.BarColumn(bar_width=None),
-        progress.DownloadColumn(),
-        progress.TransferSpeedColumn(),
-        progress.TimeRemainingColumn(compact=True),
-        console=console.err(),
-        transient=True,
-    )
-    task = bar.add_task("asking the hub", total=None)
-
-    def update(state: Progress) -> None:
-        bar.update(task, description=state.file[-40:], completed=state.done, total=state.total)
-
-    with bar:
-        yield update

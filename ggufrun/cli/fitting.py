@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggufrun.cli import console
+from ggufrun.cli.units import parse_size, size_text
 from ggufrun.errors import EngineError, GgufrunError, UsageError
 
 if TYPE_CHECKING:
@@ -79,8 +80,6 @@ class Fit:
 
 def parse_limit(text: str, context: ContextParams) -> Limit:
     """``4G`` or ``gpu``. EngineError for ``gpu`` where there is none."""
-    from ggufrun.cli.writing import parse_size
-
     if text.strip().lower() != GPU:
         return Limit(text.strip(), parse_size(text), context)
     from ggufrun.engine.devices import has_gpu
@@ -162,8 +161,6 @@ def _judge(footprint: Footprint, limit: Limit) -> tuple[int, int, bool]:
 
 
 def _nothing(source: Path, found: Sequence[Candidate], context: int, limit: Limit) -> GgufrunError:
-    from ggufrun.cli.writing import size_text
-
     possible = [one for one in found if one.memory is not None]
     if not possible:
         return UsageError(f"{source.name} can become none of these types: {found[0].problem}", "name others")
@@ -181,8 +178,6 @@ def _print(
 ) -> None:
     from rich import box
     from rich.table import Table
-
-    from ggufrun.cli.writing import size_text
 
     title = f"{source.name}: what fits into {limit.asked} ({size_text(most)}) with {own.context} tokens of context"
     console.err().print(title, markup=False)

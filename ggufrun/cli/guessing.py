@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggufrun.cli import placing
+from ggufrun.cli import opening, placing
 from ggufrun.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def guessing(
         )
         # after the model itself: it gets what is left
         small_params = ModelParams(small_model, mmap=flags.mmap)
-        with placing.open_model(small_params, params, placing.PLAIN, Model, quiet=True) as model:
+        with opening.open_model(small_params, params, placing.PLAIN, Model, quiet=True) as model:
             check_vocabularies(context.model, model)
             with Context(model, params) as small:
                 drafter = DraftModel(small, draft.sure)

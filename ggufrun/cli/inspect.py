@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ggufrun.cli import console, evaluating, options, placing
+from ggufrun.cli.units import size_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -119,13 +120,9 @@ def _format(path: Path, header: Header) -> dict[str, str] | None:
         return {"name": choice.format.name, "why": choice.why}
 
 
-def _overview(
-    found: Description, context: int, receipt: str | None, prompt_format: dict[str, str] | None
-) -> Table:
+def _overview(found: Description, context: int, receipt: str | None, prompt_format: dict[str, str] | None) -> Table:
     from rich.table import Table
     from rich.text import Text
-
-    from ggufrun.cli.writing import size_text
 
     heads = f"{found.heads}" + (f" ({found.kv_heads} for keys and values)" if found.kv_heads != found.heads else "")
     vocabulary, template = found.vocabulary, found.template
@@ -165,8 +162,6 @@ def _number(value: int | None) -> str | None:
 
 
 def _memory(found: Description, context: int) -> str | None:
-    from ggufrun.cli.writing import size_text
-
     memory = found.memory(context)
     if memory is None:
         return None
@@ -183,8 +178,6 @@ def _rope(found: Description) -> str | None:
 
 
 def _types(found: Description) -> Table:
-    from ggufrun.cli.writing import size_text
-
     table = _table(("type", False), ("tensors", True), ("parameters", True), ("size", True))
     for share in found.types:
         table.add_row(share.type, str(share.tensors), f"{share.parameters:,}", size_text(share.bytes))
@@ -193,8 +186,6 @@ def _types(found: Description) -> Table:
 
 def _tensors(header: Header) -> Table:
     from rich.text import Text
-
-    from ggufrun.cli.writing import size_text
 
     table = _table(("tensor", False), ("shape", True), ("type", False), ("size", True))
     for info in header.tensors:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggufrun.cli import console
+from ggufrun.cli.failing import explain
+from ggufrun.cli.units import size_text
 from ggufrun.errors import GgufrunError, UsageError
 
 if TYPE_CHECKING:
@@ -101,8 +103,6 @@ def run_all(
 
 
 def _text(error: BaseException) -> str:
-    from ggufrun.cli.app import explain
-
     if isinstance(error, OSError):
         return explain(error)
     return str(error) or "out of memory"
@@ -113,8 +113,6 @@ def print_outcomes(outcomes: Sequence[Outcome], dry_run: bool) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
-
-    from ggufrun.cli.writing import size_text
 
     names = [Path(one.name).name for one in outcomes]
     if len(set(names)) < len(names):

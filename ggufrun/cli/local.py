@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ggufrun.cli import console, options
+from ggufrun.cli.units import size_text
 
 if TYPE_CHECKING:
     from ggufrun.hub.models import LocalModel
@@ -125,8 +126,6 @@ def _table(rows: list[dict[str, Any]]) -> Any:
     from rich import box
     from rich.table import Table
     from rich.text import Text
-
-    from ggufrun.cli.writing import size_text
 
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("name", "type", "size", "architecture", "parameters", "modified"):

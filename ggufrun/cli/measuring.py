@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggufrun.cli import evaluating
+from ggufrun.cli import evaluating, progress
 from ggufrun.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def measure(
                 parts: list[list[Scores]] = [[] for _ in group]
                 work = score_against(base, models, params, pieces, whole)
                 names = ", ".join(path.name for path in group)
-                with evaluating.progress(work, len(pieces), names) as steps:
+                with progress.steps(work, len(pieces), names) as steps:
                     for scores in steps:
                         for known, new in zip(parts, scores, strict=True):
                             known.append(new)

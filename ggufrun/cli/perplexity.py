@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ggufrun.cli import console, evaluating, options, placing
+from ggufrun.cli import console, evaluating, options, placing, progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +79,7 @@ def _alone(model: Model, params: ChunkParams, text: Text, quiet: bool) -> dict[s
 
     evaluating.announce(len(text), params)
     parts: list[Scores] = []
-    with evaluating.progress(score(model, params, text), len(text), "measuring", talks=not quiet) as steps:
+    with progress.steps(score(model, params, text), len(text), "measuring", talks=not quiet) as steps:
         for scores in steps:
             parts.append(scores)
             if not quiet:
@@ -100,7 +100,7 @@ def _beside(model: Model, base: Model, params: ChunkParams, text: Text, whole: s
         _write(HEAD)
     parts: list[Scores] = []
     work = score_against(base, [model], params, text, whole)
-    with evaluating.progress(work, len(text), "measuring", talks=not quiet) as steps:
+    with progress.steps(work, len(text), "measuring", talks=not quiet) as steps:
         for (scores,) in steps:
             parts.append(scores)
             if not quiet:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ggufrun.cli import console, options
+from ggufrun.cli.progress import fetch_bar
+from ggufrun.cli.units import size_text
 
 if TYPE_CHECKING:
     from ggufrun.hub.select import GgufSet
@@ -39,8 +41,6 @@ def pull(
     from dataclasses import replace
 
     from ggufrun import hub
-    from ggufrun.cli.fetching import fetch_bar
-    from ggufrun.cli.writing import size_text
     from ggufrun.errors import TargetError, UsageError
     from ggufrun.hub.models import models_folder
 

@@ -108,7 +108,7 @@ def beside(plan: Plan, make: Callable[[Path], Plan], threads: int | None) -> Ite
     """A plain target of ``plan`` as the reference, or a file that is written for the occasion and removed: ``make``
     plans it under the path it is given.
     """
-    from ggufrun.cli.calibrating import passing
+    from ggufrun.cli.passing import passing
 
     plain = next((target for target in plan.targets if target.file_type.plain), None)
     if plain is not None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufrun.cli import placing
+from ggufrun.cli import opening, placing
 from ggufrun.cli.chat_flags import SWITCH_VALUES, ChatFlags
 from ggufrun.cli.console import err
 from ggufrun.errors import NotFoundError, UsageError
@@ -324,4 +324,4 @@ def open_model(path: Path, flags: ChatFlags, context: ContextParams) -> Model:
 
             return Model(params, progress)
 
-    return placing.open_model(params, context, place, load)
+    return opening.open_model(params, context, place, load)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ggufrun.cli import console, options
+from ggufrun.cli.progress import bytes_bar
 
 if TYPE_CHECKING:
     from ggufrun.hub.digests import Digest, Expected
@@ -50,7 +51,6 @@ def verify(
     Lists are Meta's checklist.chk (MD5) and what md5sum, sha256sum and the like write. Exit status 1 if a file is bad
     or missing.
     """
-    from ggufrun.cli.writing import progress_bar
     from ggufrun.errors import NotFoundError
     from ggufrun.hub import resolve_model
 
@@ -60,7 +60,7 @@ def verify(
     expected = _expected(target, base, verdicts)
     files = _files(target, expected)
     total = sum(_size(file) for file in files)
-    with progress_bar(total, "verifying") as advance:
+    with bytes_bar(total, "verifying") as advance:
         for file in files:
             verdict = verdicts.setdefault(file, Verdict(_name(file, base)))
             _verify_file(file, expected.get(file, []), verdict, advance)

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ggufrun.cli import console
+from ggufrun.cli.units import size_text
 from ggufrun.errors import EngineError, UsageError
 
 WHY = (
@@ -64,7 +65,7 @@ def worker(
     port = work.free_port(host, port)
     for one in chosen:
         free = one.free if memory is None else min(one.free, memory << 20)
-        console.note(f"lending {one.name}: {one.description}, {free / (1 << 30):.1f} GiB free")
+        console.note(f"lending {one.name}: {one.description}, {size_text(free)} free")
     console.note(f"listening at {host}:{port}; there: ggufrun chat MODEL --rpc {host}:{port}   (Ctrl+C ends)")
     sys.stderr.flush()
     _tell(_captured())

@@ -1,4 +1,4 @@
-"""What ``convert`` and ``quantize`` share: names of targets, the progress bar, the tables."""
+"""What ``convert`` and ``quantize`` share: names of targets, carrying out a plan, the tables."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggufrun.cli import console
+from ggufrun.cli.progress import bytes_bar
+from ggufrun.cli.units import parse_size, size_text
 from ggufrun.errors import UsageError
 from ggufrun.quantize import ggml
 from ggufrun.quantize.types import FILE_TYPES, FileType
@@ -33,18 +35,6 @@ def target_namer(output: Path | None, stem: str, n_types: int) -> Callable[[File
 
 PART = re.compile(r"-\d{5}-of-\d{5}$")
 """What llama.cpp adds to the name of each part of a split model."""
-
-SIZE_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-
-
-def parse_size(text: str) -> int:
-    """``500M`` or ``4G`` in bytes, powers of 1000 as gguf-split takes them; ``4GiB`` in powers of 1024."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?B)?", text.strip().upper())
-    if match is None or float(match[1]) == 0:
-        raise UsageError(f"{text!r} is no size", "write for example 4G or 500M")
-    binary = match[3] == "IB"
-    unit = 1024 ** (" KMGT".index(match[2] or " ")) if binary else SIZE_UNITS[match[2]]
-    return int(float(match[1]) * unit)
 
 
 def split(plan: Plan, max_size: str | None) -> Plan:
@@ -116,7 +106,7 @@ def carry_out(
         if not left.targets:
             return [_summary(target) | {"seconds": 0.0} for target in plan.targets]
         start = time.perf_counter()
-        with progress_bar(left.source_bytes, what) as advance:
+        with bytes_bar(left.source_bytes, what) as advance:
             pipeline.run(left, threads, force, advance, resume)
         seconds = time.perf_counter() - start
         if not quiet:
@@ -144,45 +134,6 @@ def _receipt(receipts: Receipts, path: Path) -> dict[str, Any]:
     from ggufrun.cli.perplexity import as_dict
 
     return {"bytes": path.stat().st_size, "receipt": as_dict(receipts[path])} if path in receipts else {}
-
-
-class progress_bar:
-    """A bar with rate and time left on stderr of a terminal, nothing elsewhere; yields the function that moves it."""
-
-    def __init__(self, total: int, what: str) -> None:
-        self._total, self._what = total, what
-        self._progress: Any = None
-
-    def __enter__(self) -> Callable[[int], None]:
-        if not console.err().is_terminal:
-            return lambda n_bytes: None
-        from rich import progress
-
-        self._progress = progress.Progress(
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(bar_width=None),
-            progress.DownloadColumn(),
-            progress.TransferSpeedColumn(),
-            progress.TimeRemainingColumn(compact=True),
-            console=console.err(),
-            transient=True,
-        )
-        self._progress.start()
-        task = self._progress.add_task(self._what, total=self._total)
-        return lambda n_bytes: self._progress.advance(task, n_bytes)
-
-    def __exit__(self, *_: object) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-
-
-def size_text(n_bytes: float) -> str:
-    """Bytes as people write them, in powers of 1024."""
-    for unit in ("B", "KiB", "MiB"):
-        if n_bytes < 1024:
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1024
-    return f"{n_bytes:.2f} GiB"
 
 
 def type_counts(target: Target) -> str:

@@ -141,7 +141,8 @@ class Context(TokenSequence):
         self.batch = TokenBatch(api.llama_n_batch(self._context))
         # A device does not ask whether to stop. Pieces of what it computes at once cost it nothing, but where several
         # devices work on one batch after another.
-        self.stride = api.llama_n_ubatch(self._context) if on_one_device(model.params) else self.batch.capacity
+        alone = on_one_device(model.params.gpu_layers, model.params.placement)
+        self.stride = api.llama_n_ubatch(self._context) if alone else self.batch.capacity
         self._stop = False
         self._decode = api.llama_decode
         self._abort = api.ggml_abort_callback(self._asked_to_stop)

@@ -7,14 +7,11 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ggufrun.engine.devices import devices, has_gpu
 from ggufrun.engine.native import ggml, llama
 from ggufrun.errors import UsageError
-
-if TYPE_CHECKING:
-    from ggufrun.engine.model import ModelParams
 
 ALL_LAYERS = 999
 """More layers than any model has, as llama.cpp's users write it."""
@@ -98,7 +95,6 @@ class Placement:
             kept.append(rows)
         return kept
 
-
     def _pointers(self) -> list[int]:
         """The devices by their names. Raises UsageError."""
         if self.devices == ("none",):
@@ -142,10 +138,9 @@ def gpu_layers(asked: int | None) -> int:
     return ALL_LAYERS if asked is None or asked < 0 else min(asked, ALL_LAYERS)
 
 
-def on_one_device(params: ModelParams) -> bool:
+def on_one_device(layers: int | None, placement: Placement) -> bool:
     """Does one GPU alone compute for a model that was opened so, the processor beside it?"""
-    placement = params.placement
-    if params.gpu_layers == 0 or not has_gpu():
+    if layers == 0 or not has_gpu():
         return False
     if placement.devices:
         return placement.devices != ("none",) and (len(placement.devices) == 1 or placement.split == "none")

@@ -17,7 +17,7 @@ MEMORY_A_JOB = 1 << 30
 """Bytes that one compiler may take. Ninja counts cores only, and a 64-core machine may lend a container 8 GB."""
 
 PROGRAMS = {
-    "c": "#include <stdio.h>\nint main(void) { return puts(\"\") < 0; }\n",
+    "c": '#include <stdio.h>\nint main(void) { return puts("") < 0; }\n',
     "c++": "#include <vector>\nint main() { return (int) std::vector<int>().size(); }\n",
 }
 

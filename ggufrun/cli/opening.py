@@ -1,0 +1,167 @@
+"""A model opened where the flags say; without them, as much of it on the devices as fits, and a line that tells so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ggufrun.cli import console, placing
+from ggufrun.cli.units import size_text
+from ggufrun.errors import EngineError
+
+if TYPE_CHECKING:
+    from ggufrun.engine.context import ContextParams
+    from ggufrun.engine.devices import Device
+    from ggufrun.engine.fit import Fit
+    from ggufrun.engine.model import Model, ModelParams
+
+REFUSED = re.compile(r"^(?!.*mmap failed).*(alloc|out of memory)", re.IGNORECASE)
+"""What the engine says when there is no memory, in one way or another. Where a file cannot be mapped, it is the
+computer's that is missing, of which fewer layers on a card take more.
+"""
+
+
+def fitted(model: ModelParams, context: ContextParams, flags: placing.PlaceFlags) -> Fit | None:
+    """What fits, where that is ours to choose."""
+    from ggufrun.engine import fit
+    from ggufrun.engine.devices import has_gpu
+
+    # split by tensors, all devices are one, whose memory nobody tells
+    if model.gpu_layers is not None or model.placement.split == "tensor" or not has_gpu():
+        return None
+    return fit.choose(model, context, placing.margin(flags))
+
+
+def open_model(
+    model: ModelParams,
+    context: ContextParams,
+    flags: placing.PlaceFlags,
+    load: Callable[[ModelParams], Model],
+    quiet: bool = False,
+) -> Model:
+    """The model, with as much of it on the devices as fits; ``load`` opens it. ``quiet`` leaves the hints out.
+
+    Where the driver refuses the memory all the same, fewer layers are tried, and that is said.
+    """
+    found = fitted(model, context, flags)
+    if not quiet:
+        hint(model)
+    if found is None:
+        return load(model)
+    if found.layers < found.of or found.placement != model.placement:
+        say(found)
+    chosen, step = found.applied(model), max(1, found.of // 10)
+    while True:
+        try:
+            return _tried(chosen, context, load, found)
+        except EngineError as error:
+            fewer = _less(chosen, found, step)
+            if fewer is None or not REFUSED.search(f"{error.what}"):
+                raise
+            how = f"{fewer.gpu_layers} layers" if fewer.gpu_layers or chosen.gpu_layers else "the processor alone"
+            console.note(f"the driver refused the memory ({error.what}); trying {how}")
+            chosen, step = fewer, 2 * step
+
+
+def _tried(model: ModelParams, context: ContextParams, load: Callable[[ModelParams], Model], found: Fit) -> Model:
+    """The model, with a context made and dropped where memory may be short: the driver's last chance to refuse."""
+    from ggufrun.engine.context import Context
+    from ggufrun.engine.devices import devices
+
+    opened = load(model)
+    if model.gpu_layers and short(found, devices()):
+        try:
+            Context(opened, replace(context, adapters=())).close()
+        except BaseException:
+            opened.close()
+            raise
+    return opened
+
+
+def short(found: Fit, now: Sequence[Device]) -> bool:
+    """May the memory be too short for the context, with the weights loaded? Somebody else may have taken some since it
+    was planned; and a device that does not count what was taken (Vulkan without budgets) does not tell.
+    """
+    free = {device.name: device.free for device in now}
+    for place in found.footprint.devices:
+        left = free.get(place.device.name, 0)
+        counts = left <= place.device.free - place.use.weights // 2
+        if not counts or left - place.use.cache - place.use.compute < max(found.margin // 2, 1 << 27):
+            return True
+    return False
+
+
+def _less(model: ModelParams, found: Fit, step: int) -> ModelParams | None:
+    """``step`` fewer layers, at last no device at all; None when nothing is left to leave out."""
+    from ggufrun.engine.offload import NO_DEVICE, Placement
+
+    now = model.gpu_layers or 0
+    if now <= 0:
+        alone = Placement(devices=model.placement.devices, split="none", main=NO_DEVICE)
+        return None if model.placement == alone else replace(model, placement=alone)
+    left = max(0, min(now, found.of) - step)
+    shares = list(model.placement.shares)
+    surplus = sum(shares) - left
+    for index, share in enumerate(shares):
+        taken = min(share, max(0.0, surplus))
+        shares[index] -= taken
+        surplus -= taken
+    kept = tuple(shares) if any(shares) else ()
+    return replace(model, gpu_layers=left, placement=replace(model.placement, shares=kept))
+
+
+# --- talking ----------------------------------------------------------------------------------------------------------
+
+
+def say(found: Fit) -> None:
+    """One line when not everything is on the devices."""
+    if found.whole:
+        return
+    if mute := [place.device.name for place in found.footprint.devices if not place.device.total]:
+        console.note(
+            f"{' and '.join(mute)} cannot be used: its driver does not tell its memory, as where another program has "
+            "the card for itself (`ggufrun doctor` knows more)"
+        )
+        return
+    what = f"{found.layers} of {found.of} layers" if found.layers < found.of else "all layers"
+    if found.placement.cpu_experts:
+        what += f", without the experts of {min(found.placement.cpu_experts, found.footprint.layers)}"
+    where = ", ".join(
+        f"{place.device.name} ({size_text(place.use.total)} of {size_text(place.device.free)} free)"
+        for place in found.footprint.devices
+    )
+    console.note(f"{what} fit on {where}; the processor does the rest")
+
+
+def hint(model: ModelParams) -> None:
+    """One line when a card lies idle, or when a build for a GPU has found none."""
+    from ggufrun.engine.devices import gpu_backends, has_gpu, hidden_by
+
+    if has_gpu() or model.gpu_layers == 0 or model.placement.devices == ("none",):
+        return
+    built = gpu_backends()
+    if line := "" if hidden_by(built) else idle(built, card_here()):
+        console.note(line)
+
+
+def idle(backends: tuple[str, ...], card: bool) -> str:
+    """What is to be said where no GPU computes: the engine's GPU ``backends``, an NVIDIA ``card`` in the machine.
+
+    On a machine without either, -ngl is passed over in silence: scripts carry it from machine to machine.
+    """
+    if backends:
+        built = " and ".join(backends)
+        why = "see `ggufrun doctor`" if card else "`make cpu` builds a smaller engine"
+        return f"the engine is built with {built} but finds no GPU, so the processor computes; {why}"
+    if card:
+        return "an NVIDIA card is here, but this engine is built without CUDA: `make cuda` builds one that uses it"
+    return ""
+
+
+def card_here() -> bool:
+    """Is an NVIDIA card in this machine? Asked of the system's files, which is quick."""
+    from ggufrun.evaluate import machine
+
+    return machine.nvidia_present()
