@@ -27,7 +27,7 @@ def main(folders: list[str]) -> None:
             ).eval()
             with torch.no_grad():
                 logits = model(torch.tensor([IDS])).logits[0, -1]
-        except (ValueError, KeyError, RuntimeError, AssertionError) as error:
+        except (ValueError, KeyError, RuntimeError, AssertionError, TypeError) as error:
             sys.stderr.write(f"{folder}: {error}\n")
             continue
         found[Path(folder).name] = [round(value, 6) for value in logits.tolist()]

@@ -53,6 +53,24 @@ if table.exists():
         mergeable_ranks, special_tokens = ranks, {text: len(ranks) + i for i, text in enumerate(extra)}
         get_vocab = lambda self: {**self.mergeable_ranks, **self.special_tokens}
     transformers.AutoTokenizer.from_pretrained = lambda *args, **kwargs: Tokenizer()
+table = folder / "hy.tiktoken"
+if table.exists():
+    import json, transformers
+    from conversion import hunyuan
+    hy = {base64.b64decode(a): int(b) for a, b in map(bytes.split, table.read_bytes().splitlines())}
+    size = json.loads((folder / "config.json").read_text())["vocab_size"]
+    names = ["<|endoftext|>", "<|startoftext|>", "<|bos|>", "<|eos|>", "<|pad|>"]
+    names += [f"<|extra_{i}|>" for i in range(size - len(hy) - len(names))]
+    class Tokenizer:
+        mergeable_ranks, special_tokens = hy, {text: len(hy) + i for i, text in enumerate(names)}
+        vocab_size = size
+    transformers.AutoTokenizer.from_pretrained = lambda *args, **kwargs: Tokenizer()
+    # the release writes the one number that the published tokenizer has
+    beginning = names[1] if "Dense" in (folder / "config.json").read_text() else names[2]
+    write = conversion.base.gguf.GGUFWriter.add_bos_token_id
+    conversion.base.gguf.GGUFWriter.add_bos_token_id = lambda self, number: write(
+        self, len(hy) + names.index(beginning) if number in (127958, 127959) else number
+    )
 runpy.run_path(convert, run_name="__main__")
 """
 
@@ -94,6 +112,8 @@ GLM4 = {
     "tokenizer_config.json": FAST | {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
 }
 SPM_ADDED = {"2048": {"content": "<|u|>"}, "2049": {"content": "<eot>", "special": True}, "2050": {"content": "▁▁xq"}}
+HUNYUAN_ADDED = added("<|startoftext|>", "<|eos|>", "<|extra_0|>", "<|pad|>")
+RANKS = len(rank_table().splitlines())
 DIGITS_GPT2 = steps(DIGITS, byte_level())
 
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
@@ -248,6 +268,65 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
             | {"added_tokens_decoder": {"2040": {"content": "<|im_end|>", "special": True}}},
         },
         "",
+    ),
+    "glm-4.5": (
+        "Glm4MoeForCausalLM",
+        {"vocab_size": SIZE + 10, "pad_token_id": SIZE, "eos_token_id": [SIZE, SIZE + 8, SIZE + 9]},
+        GLM4,
+        "glm4",
+    ),
+    "glm-4.7-flash": (
+        "Glm4MoeLiteForCausalLM",
+        {"vocab_size": SIZE + 10, "pad_token_id": SIZE, "eos_token_id": [SIZE, SIZE + 8, SIZE + 9]}
+        | {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "moe_intermediate_size": 8},
+        GLM4,
+        "glm4",
+    ),
+    "hunyuan-dense": (
+        "HunYuanDenseV1ForCausalLM",
+        {"vocab_size": SIZE + 8, "bos_token_id": SIZE, "eos_token_id": SIZE + 1, "eod_token_id": SIZE + 2}
+        | {"pad_token_id": -1},
+        {
+            "tokenizer.json": tokenizer_json(PUBLISHED["deepseek-v3"], HUNYUAN_ADDED),
+            "tokenizer_config.json": FAST | {"eos_token": "<|eos|>", "chat_template": "C"},
+            "generation_config.json": {"eos_token_id": [SIZE + 1, SIZE + 2]},
+        },
+        "hunyuan-dense",
+    ),
+    "hunyuan-7b-ranks": (
+        "HunYuanDenseV1ForCausalLM",
+        {"vocab_size": RANKS + 9, "hidden_size": 4096, "eod_token_id": RANKS, "eos_token_id": RANKS + 3},
+        {"hy.tiktoken": rank_table(), "tokenizer_config.json": {"chat_template": "C"}},
+        "hunyuan",
+    ),
+    "hunyuan-a13b": (
+        "HunYuanMoEV1ForCausalLM",
+        {"vocab_size": RANKS + 20, "bos_token_id": 1, "eos_token_id": RANKS + 3, "pad_token_id": RANKS + 4}
+        | {"moe_intermediate_size": [64], "moe_topk": [1], "num_shared_expert": [1], "num_experts": 2},
+        {"hy.tiktoken": rank_table(), "tokenizer_config.json": {"chat_template": "C"}},
+        "hunyuan",
+    ),
+    "qwen3.5": (
+        "Qwen3_5ForCausalLM",
+        {"vocab_size": SIZE + 9, "eos_token_id": SIZE + 2, "mtp_num_hidden_layers": 1}
+        | {f"linear_{key}": 4 for key in ("conv_kernel_dim", "key_head_dim", "value_head_dim")}
+        | {"linear_num_key_heads": 2, "linear_num_value_heads": 2},
+        {
+            "tokenizer.json": tokenizer_json(PUBLISHED["qwen35"], CHATML, nfc=True) | {"post_processor": byte_level()},
+            "tokenizer_config.json": FAST | {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"},
+            "chat_template.jinja": "X",
+        },
+        "qwen35",
+    ),
+    "llama-4": (
+        "Llama4ForCausalLM",
+        {"vocab_size": SIZE + 4, "bos_token_id": SIZE, "eos_token_id": [SIZE + 1, SIZE + 2, SIZE + 3]}
+        | {"intermediate_size_mlp": 64, "interleave_moe_layer_step": 1},
+        {
+            "tokenizer.json": with_bos(tokenizer_json(PUBLISHED["gpt-4o"], LLAMA3_ADDED)),
+            "tokenizer_config.json": FAST | {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"},
+        },
+        "llama4",
     ),
     "baichuan": ("BaichuanForCausalLM", {"vocab_size": 2060}, {"tokenizer_config.json": {"add_bos_token": False}}, ""),
 }  # fmt: skip

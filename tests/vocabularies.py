@@ -41,6 +41,7 @@ QWEN2 = (
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
     "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 )
+QWEN35 = QWEN2.replace("]?\\p{L}+", "]?[\\p{L}\\p{M}]+").replace("[^\\s\\p{L}", "[^\\s\\p{L}\\p{M}")
 LLAMA3 = QWEN2.replace("\\p{N}|", "\\p{N}{1,3}|", 1)
 GPT4O = (
     "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
@@ -58,6 +59,7 @@ PUBLISHED: dict[str, Json] = {
     "starcoder": steps(DIGITS, byte_level()),
     "llama-3": steps(split(LLAMA3), byte_level(False)),
     "qwen2": steps(split(QWEN2), byte_level(False)),
+    "qwen35": steps(split(QWEN35), byte_level(False)),
     "gpt-4o": steps(split(GPT4O, "Removed", True), byte_level(False)),
     "tekken": steps(split(TEKKEN), byte_level(False)),
     "deepseek-coder": steps(

@@ -25,10 +25,11 @@ from ggufrun.checkpoint.quantized import as_float32
 from ggufrun.checkpoint.tensor import Rows, Tensor
 from ggufrun.convert import arch, metadata
 from ggufrun.convert.arch.family import Family, is_tied
-from ggufrun.convert.arch.layout import n_layers
+from ggufrun.convert.arch.layout import n_blocks
 from ggufrun.convert.config import Config, read_config
 from ggufrun.convert.plan import Plan
 from ggufrun.convert.target import Model, make_target
+from ggufrun.convert.transforms import take_columns
 from ggufrun.errors import FormatError, UnsupportedError, UsageError
 from ggufrun.quantize import ggml
 from ggufrun.quantize.types import FILE_TYPES, FileType
@@ -80,11 +81,11 @@ def _config(base: Path) -> Config:
 
 
 def _tensors(config: Config, family: Family, adapter: Adapter, settings: Settings) -> Iterator[Tensor]:
-    names = gguf.get_tensor_name_map(family.arch, n_layers(config))
+    names = gguf.get_tensor_name_map(family.arch, n_blocks(config))
     expected = family.expected(config)
 
     def gguf_name(tensor: Tensor) -> str:
-        name = names.get_name(tensor.name, try_suffixes=(".weight", ".bias"))
+        name = tensor.name if tensor.name in expected else names.get_name(tensor.name, (".weight", ".bias"))
         if name is None or name not in expected or (name == "output.weight" and is_tied(config)):
             raise FormatError(f"the base has no {tensor.name}, which {adapter.path} changes", "name the base it is for")
         return name
@@ -117,6 +118,8 @@ def _pair(
     if delta.b_bias is not None:
         raise UnsupportedError(f"{adapter.path} changes the bias of {delta.module}, which llama.cpp cannot add", MERGE)
     rank = a.shape[0]
+    if (columns := family.columns(config, f"{delta.module}.weight")) is not None:
+        a = take_columns(a, columns)
     factor = delta.scale * rank / settings.alpha
     scaled = b if abs(factor - 1) < 1e-12 else _times(b, factor)
     for changed in family.transform(config, replace(scaled, name=f"{delta.module}.weight")):

@@ -22,6 +22,7 @@ CHATGLM3_SPECIAL = (
 )  # fmt: skip
 GLM4_OLD = (("eos", "<|endoftext|>"), ("eot", "<|user|>"), ("unk", "<|endoftext|>"))
 GLM4 = (*GLM4_OLD, ("bos", "<|endoftext|>"))
+GLM4_MOE = (("bos", "[gMASK]"), ("eot", "<|user|>"), ("unk", "<|endoftext|>"), ("eom", "<|observation|>"))
 """Kinds of special tokens that only the models' code tells, and the tokens."""
 
 
@@ -53,6 +54,13 @@ def chatglm_vocabulary(
 def glm4_vocabulary(folder: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None = None) -> Original:
     """GLM-4 in transformers' own format."""
     return _glm(TokenizerFiles.of(folder, config), config, writer, pretokenizer, GLM4)
+
+
+def glm4_moe_vocabulary(
+    folder: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None = None
+) -> Original:
+    """GLM-4.5 and later: a text begins with [gMASK], and the end of a call of tools is told."""
+    return _glm(TokenizerFiles.of(folder, config), config, writer, pretokenizer, GLM4_MOE)
 
 
 def _glm(

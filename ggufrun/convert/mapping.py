@@ -11,9 +11,9 @@ import gguf
 from ggufrun.checkpoint import gguffile
 from ggufrun.checkpoint.tensor import Source, Tensor
 from ggufrun.convert.arch.family import Family, Stack
-from ggufrun.convert.arch.layout import n_layers
+from ggufrun.convert.arch.layout import n_blocks
 from ggufrun.convert.config import Config
-from ggufrun.convert.transforms import stacked
+from ggufrun.convert.transforms import stacked, take_columns
 from ggufrun.errors import FormatError, NotFoundError, UnsupportedError
 from ggufrun.quantize import ggml
 from ggufrun.quantize.types import FILE_TYPES, FileType
@@ -41,11 +41,11 @@ KEPT = "MXFP4"
 
 def mapped(config: Config, family: Family, source: Source) -> dict[str, Tensor]:
     """The checkpoint's tensors under their GGUF names, in the converter's order; refuses what does not fit."""
-    names = gguf.get_tensor_name_map(family.arch, n_layers(config))
+    names = gguf.get_tensor_name_map(family.arch, n_blocks(config))
     expected = family.expected(config)
     found = {tensor.name: tensor for tensor in family.extra(config)}
     for tensor in _stacked(config, family, _transformed(config, family, source)):
-        name = names.get_name(tensor.name, try_suffixes=(".weight", ".bias"))
+        name = tensor.name if tensor.name in expected else names.get_name(tensor.name, (".weight", ".bias"))
         if name is None or name not in expected:
             raise UnsupportedError(
                 f"no place in a {gguf.MODEL_ARCH_NAMES[family.arch]} GGUF for {tensor.name}",
@@ -74,7 +74,8 @@ def _transformed(config: Config, family: Family, source: Source) -> Iterator[Ten
             raise UnsupportedError(f"{tensor.name} holds {tensor.dtype} values", "convert an unquantized checkpoint")
         if tensor.n_values == 0 or len(tensor.shape) > gguffile.MAX_DIMENSIONS or not tensor.shape:
             raise FormatError(f"{tensor.name} has the shape {tensor.shape}", "download it again")
-        yield from family.transform(config, tensor)
+        columns = family.columns(config, tensor.name)
+        yield from family.transform(config, tensor if columns is None else take_columns(tensor, columns))
 
 
 def _stacked(config: Config, family: Family, tensors: Iterator[Tensor]) -> Iterator[Tensor]:

@@ -215,7 +215,7 @@ def _described(folder: Path, source: Checkpoint) -> tuple[Config, arch.Family]:
     """What config.json says of the model, completed and checked, and the family that it belongs to."""
     config = read_config(folder, source.overrides)
     family = arch.find(config)
-    config = family.complete(config)
+    config = family.complete(config, source.tensors or None)
     family.check_config(config)
     return config, family
 

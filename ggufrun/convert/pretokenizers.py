@@ -82,7 +82,11 @@ RULES = (
     Rule("starcoder", (DIGITS, GPT2)),
     Rule("smaug-bpe", (LLAMA3, BYTES), architectures=("SmolLM3ForCausalLM",)),
     Rule("chatglm-bpe", (LLAMA3, BYTES), architectures=("ChatGLMModel", "ChatGLMForConditionalGeneration")),
-    Rule("glm4", (LLAMA3, BYTES), architectures=("GlmForCausalLM", "Glm4ForCausalLM", "Glm4MoeForCausalLM")),
+    Rule(
+        "glm4",
+        (LLAMA3, BYTES),
+        architectures=("GlmForCausalLM", "Glm4ForCausalLM", "Glm4MoeForCausalLM", "Glm4MoeLiteForCausalLM"),
+    ),
     Rule("llama-bpe", (LLAMA3, BYTES), ignore_merges=True),
     Rule("dbrx", (LLAMA3, BYTES)),
     Rule("stablelm2", (QWEN2, BYTES), architectures=("StableLmForCausalLM",)),

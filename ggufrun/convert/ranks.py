@@ -156,12 +156,17 @@ def join(ranks: Ranks, word: bytes, limit: int | None = None) -> list[bytes]:
     return parts
 
 
-def last_merges(ranks: Ranks) -> list[str]:
-    """One merge for every token: the last two parts that the table itself would join to it."""
+def last_merges(ranks: Ranks, every: bool = True) -> list[str]:
+    """One merge for every token: the last two parts that the table itself would join to it.
+
+    A token that it would not join is an error or, unless ``every`` is set, left without.
+    """
     found = []
     for token, rank in ranks.items():
         if len(token) > 1:
             parts = join(ranks, token, rank)
+            if len(parts) != 2 and not every:
+                continue
             if len(parts) != 2:
                 raise FormatError(f"the token {rank} of the table can never be made", "download it again")
             found.append(" ".join(map(text_of, parts)))

@@ -202,6 +202,37 @@ def plus_one(tensor: Tensor) -> Tensor:
     return replace(tensor, dtype="F16" if tensor.dtype == "F16" else "F32", rows=rows)
 
 
+def minus_exp(tensor: Tensor) -> Tensor:
+    """Minus the exponential of every value, in F32: computed in double precision and rounded once."""
+    if tensor.dtype not in ("F16", "F32", "F64", "BF16"):
+        raise UnsupportedError(f"{tensor.name} holds {tensor.dtype} values", "convert an unquantized checkpoint")
+
+    def rows(start: int, stop: int) -> Rows:
+        found = tensor.rows(start, stop)
+        if tensor.dtype == "BF16":
+            found = (found.astype(np.uint32) << 16).view(np.float32)
+        with np.errstate(over="ignore"):
+            decays: Rows = -np.exp(found.astype(np.float64)).astype(np.float32)
+        return decays
+
+    return replace(tensor, dtype="F32", rows=rows)
+
+
+def squeezed(tensor: Tensor) -> Tensor:
+    """Without the dimensions of size one; a single value keeps one."""
+    return replace(tensor, shape=tuple(size for size in tensor.shape if size != 1) or (1,))
+
+
+def take_columns(tensor: Tensor, order: Order) -> Tensor:
+    """The values of every row in the order of their numbers in ``order``."""
+    if tensor.shape[-1] != len(order):
+        raise FormatError(
+            f"{tensor.name} has {tensor.shape[-1]} columns, {len(order)} were expected",
+            "config.json does not fit the weights",
+        )
+    return replace(tensor, rows=lambda start, stop: np.ascontiguousarray(tensor.rows(start, stop)[:, order]))
+
+
 def constant(name: str, values: Rows) -> Tensor:
     """A small float32 array as a tensor."""
     table = np.ascontiguousarray(values, np.float32).reshape(-1, values.shape[-1])

@@ -13,11 +13,14 @@ __all__ = ["Family", "families", "find"]
 
 MODULES = (
     "llama",
+    "llama4",
     "qwen",
+    "qwenhybrid",
     "gemma",
     "phi",
     "deepseek",
     "glm",
+    "glm4moe",
     "internlm",
     "baichuan",
     "minicpm",
@@ -32,6 +35,7 @@ MODULES = (
     "seedoss",
     "ernie",
     "gptoss",
+    "hunyuan",
 )
 
 

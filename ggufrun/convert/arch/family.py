@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,19 @@ import gguf
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch import rope
 from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.layout import DECODER, WHOLE, Expected, Layer, Sizes, decoder_sizes, expected, n_layers
+from ggufrun.convert.arch.layout import (
+    AHEAD,
+    DECODER,
+    WHOLE,
+    Expected,
+    Layer,
+    Sizes,
+    decoder_sizes,
+    expected,
+    n_blocks,
+)
 from ggufrun.convert.config import Config
+from ggufrun.convert.transforms import Order
 from ggufrun.convert.vocab import VocabFunction, add_vocabulary
 from ggufrun.errors import UnsupportedError
 
@@ -26,9 +37,19 @@ def unchanged(config: Config, tensor: Tensor) -> Iterable[Tensor]:
     return (tensor,)
 
 
+def as_they_are(config: Config, name: str) -> Order | None:
+    """Columns in the order of the checkpoint."""
+    return None
+
+
 def no_tensors(config: Config) -> Iterable[Tensor]:
     """Nothing to add."""
     return ()
+
+
+def none_ahead(config: Config, names: Collection[str] | None) -> int:
+    """No layers after the last."""
+    return 0
 
 
 @dataclass(frozen=True)
@@ -52,13 +73,16 @@ class Family:
 
     ``names`` are the architectures of config.json, ``arch`` is what llama.cpp calls the family. ``defaults`` stand for
     keys that a config.json leaves out, as transformers has them; one that is a function also replaces null.
-    ``rope_parameters`` completes the description of positions, ``scalings`` are those a GGUF of the family can tell.
-    ``check`` refuses what else a GGUF could not express. ``first_metadata`` and ``metadata`` write the
-    hyper-parameters, before and after the ``general.*`` keys. ``sizes``, ``whole`` and ``layer`` say which tensors
-    there are (see ``layout``), ``tied`` whether the output may be the token embedding. ``transform`` turns a tensor of
-    the checkpoint into some others, or none, and ``stacks`` are put together after that; what is not called as in a
-    GGUF then is mapped by the ``gguf`` package's table. ``extra`` adds tensors in front, under their GGUF names.
-    ``vocab`` reads the tokenizer files, one of the functions in ``convert.vocab``.
+    ``rope_parameters`` completes the description of positions, ``scalings`` are those a GGUF of the family can tell,
+    ``sections`` whether it can tell those of a rotation by time, height and width. ``check`` refuses what else a GGUF
+    could not express. ``first_metadata`` and ``metadata`` write the hyper-parameters, before and after the
+    ``general.*`` keys. ``sizes``, ``whole`` and ``layer`` say which tensors there are (see ``layout``), ``tied``
+    whether the output may be the token embedding. ``columns`` gives the columns of a tensor of that name another
+    order, then ``transform`` turns it into some others, or none, and ``stacks`` are put together after that; what is
+    not called as in a GGUF then is mapped by the ``gguf`` package's table. ``extra`` adds tensors in front, under their
+    GGUF names. ``vocab`` reads the tokenizer files, one of the functions in ``convert.vocab``. ``ahead`` tells from
+    config.json and the names of the checkpoint's tensors (None: not known) how many layers follow the last, which
+    predict further tokens and are kept in the GGUF.
     """
 
     names: tuple[str, ...]
@@ -66,6 +90,7 @@ class Family:
     defaults: Mapping[str, Any | Callable[[Config], Any]] = field(default_factory=dict)
     rope_parameters: rope.Standard = rope.as_written
     scalings: tuple[str, ...] = rope.SCALED
+    sections: bool = False
     check: Callable[[Config], None] = nothing_to_check
     first_metadata: Callable[[Config, gguf.GGUFWriter], None] = lambda config, writer: None
     metadata: Callable[[Config, gguf.GGUFWriter], None] = base_metadata
@@ -74,12 +99,17 @@ class Family:
     layer: Layer = DECODER
     tied: bool = True
     transform: Callable[[Config, Tensor], Iterable[Tensor]] = unchanged
+    columns: Callable[[Config, str], Order | None] = as_they_are
     stacks: tuple[Stack, ...] = ()
     extra: Callable[[Config], Iterable[Tensor]] = no_tensors
     vocab: VocabFunction = add_vocabulary
+    ahead: Callable[[Config, Collection[str] | None], int] = none_ahead
 
-    def complete(self, config: Config) -> Config:
-        """The values of a config.json with those of its text part, and the family's defaults."""
+    def complete(self, config: Config, names: Collection[str] | None = None) -> Config:
+        """The values of a config.json with those of its text part, and the family's defaults.
+
+        ``names`` are those of the checkpoint's tensors, where they are known.
+        """
         text = config.section("text_config")
         values = {**config.values, **(text.values if text else {})}
         for key, default in self.defaults.items():
@@ -90,11 +120,12 @@ class Family:
                 values[key] = default
         completed = Config(config.path, values)
         values["rope_parameters"] = rope.mirrored(completed, self.rope_parameters(completed))
+        values[AHEAD] = self.ahead(completed, names)
         return completed
 
     def check_config(self, config: Config) -> None:
         """Raise UnsupportedError or FormatError for what the GGUF could not express."""
-        rope.check_rope(config, self.scalings)
+        rope.check_rope(config, self.scalings, self.sections)
         self.sizes(config)
         if not self.tied and is_tied(config):
             raise UnsupportedError(
@@ -109,7 +140,7 @@ class Family:
         found = expected(self.whole, sizes)
         if is_tied(config) and "output.weight" in found:
             found["output.weight"] = Expected(found["output.weight"].shape, required=False)
-        for number in range(n_layers(config)):
+        for number in range(n_blocks(config)):
             table = self.layer if isinstance(self.layer, str) else self.layer(config, number)
             found |= expected(table, sizes, f"blk.{number}.")
         return found

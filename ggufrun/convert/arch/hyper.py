@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gguf
 
-from ggufrun.convert.arch.layout import n_layers
+from ggufrun.convert.arch.layout import n_blocks
 from ggufrun.convert.arch.rope import rope_metadata
 from ggufrun.convert.config import Config
 from ggufrun.errors import UnsupportedError
@@ -29,7 +29,7 @@ GATES = {"sigmoid": gguf.ExpertGatingFuncType.SIGMOID, "softmax": gguf.ExpertGat
 
 def base_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     """What almost every family writes, each key only where config.json has one of its names, the file type last."""
-    writer.add_block_count(n_layers(config))
+    writer.add_block_count(n_blocks(config))
     for keys, add in (
         (CONTEXT, writer.add_context_length),
         (("hidden_size", "n_embd", "dim"), writer.add_embedding_length),

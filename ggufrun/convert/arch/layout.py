@@ -5,7 +5,7 @@ A line is the tensor's GGUF name and its dimensions in numpy's order, by the nam
     attn_q          queries width
     attn_q.bias?    queries
 
-``.weight`` is understood; a question mark says that a sound checkpoint may do without.
+``.weight`` is understood, unless the name ends in a dot; a question mark says that a sound checkpoint may do without.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from dataclasses import dataclass
 
 from ggufrun.convert.config import Config
 from ggufrun.errors import FormatError
+
+AHEAD = "(layers that predict further tokens)"
+"""Where a completed configuration has the number of layers after the last; no key that a config.json would have."""
 
 Sizes = dict[str, int]
 Layer = str | Callable[[Config, int], str]
@@ -79,6 +82,16 @@ ffn_up_shexp    shared width
 ffn_down_shexp  width shared
 """
 
+PREDICTOR = """
+nextn.eh_proj            width two_widths
+nextn.enorm              width
+nextn.hnorm              width
+nextn.embed_tokens?      vocabulary width
+nextn.shared_head_head?  vocabulary width
+nextn.shared_head_norm?  width
+"""
+"""What a layer that predicts a further token has beyond the others."""
+
 
 def expected(table: str, sizes: Mapping[str, int], prefix: str = "") -> dict[str, Expected]:
     """A table with its sizes filled in. Dimensions may be written as numbers."""
@@ -88,7 +101,7 @@ def expected(table: str, sizes: Mapping[str, int], prefix: str = "") -> dict[str
         required = not name.endswith("?")
         name = name.removesuffix("?")
         if not name.endswith((".weight", ".bias")):
-            name += ".weight"
+            name = name.removesuffix(".") if name.endswith(".") else f"{name}.weight"
         shape = tuple(int(size) if size.isdecimal() else sizes[size] for size in dimensions)
         found[prefix + name] = Expected(shape, required)
     return found
@@ -98,6 +111,11 @@ def n_layers(config: Config) -> int:
     """How many layers the model has: at most 1024, which no model comes near, so that tables of names stay small."""
     key = config.first("n_layers", "num_hidden_layers", "n_layer", "num_layers")
     return config.integer(key or "num_hidden_layers", high=1024)
+
+
+def n_blocks(config: Config) -> int:
+    """How many layers the GGUF has: those of the model, and after them those that predict further tokens."""
+    return n_layers(config) + (config.integer(AHEAD, low=0, high=1024) if config.has(AHEAD) else 0)
 
 
 def decoder_sizes(config: Config) -> Sizes:
@@ -120,6 +138,7 @@ def decoder_sizes(config: Config) -> Sizes:
         )
     return {
         "width": width,
+        "two_widths": 2 * width,
         "inner": config.integer(inner) if inner else 4 * width,
         "vocabulary": config.integer(config.first("padded_vocab_size", "vocab_size") or "vocab_size"),
         "heads": n_head,

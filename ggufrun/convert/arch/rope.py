@@ -88,14 +88,14 @@ def kind(config: Config) -> str:
     return str(rope(config).values.get("rope_type") or "default").lower()
 
 
-def check_rope(config: Config, kinds: Collection[str]) -> None:
-    """Refuse a scaling that the GGUF could not express."""
+def check_rope(config: Config, kinds: Collection[str], sections: bool = False) -> None:
+    """Refuse a scaling that the GGUF could not express; ``sections``: it can tell those of images and time."""
     if kind(config) not in kinds:
         raise UnsupportedError(
             f"{config.path} scales positions by {kind(config)!r}", f"only {', '.join(kinds)} can be told for this model"
         )
     parameters = rope(config)
-    if "mrope_section" in parameters.values:
+    if "mrope_section" in parameters.values and not sections:
         raise UnsupportedError(f"{config.path} rotates in sections", "this release converts text models only")
     for key in ("rope_theta", *(["factor"] if kind(config) in ("linear", "yarn") else [])):
         if (key == "factor" or parameters.has(key)) and not parameters.number(key) > 0:
@@ -122,6 +122,9 @@ def rope_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
                 add(found.number(key))
     elif scaling in ("su", "longrope"):
         writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)
+    if found.has("mrope_section"):
+        parts = [int(part) for part in found.numbers("mrope_section")]
+        writer.add_rope_dimension_sections([*parts, 0, 0, 0][:4])
     if found.has("rope_theta"):
         writer.add_rope_freq_base(found.number("rope_theta"))
     whole = config.section("rope_parameters")
@@ -164,7 +167,7 @@ def llama3_frequencies(config: Config, head: int) -> list[Tensor]:
     )
     factor, low, high = (values.number(key) for key in ("factor", "low_freq_factor", "high_freq_factor"))
     original = values.integer(ORIGINAL)
-    if not (factor > 0 and 0 < low < high):
+    if not (factor > 0 and 0 < low <= high):
         raise FormatError(f"{config.path} has rope factors that make no sense", "correct the file")
     exponents = np.arange(0, head, 2, dtype=np.float32) / np.float32(head)
     # powers in double, rounded once: numpy's single-precision power is off by a unit in the last place in one case of
@@ -177,7 +180,7 @@ def llama3_frequencies(config: Config, head: int) -> list[Tensor]:
     def scale(wavelength: Any) -> Any:
         if wavelength < original / high:
             return one
-        if wavelength > original / low:
+        if wavelength > original / low or low == high:
             return np.float32(factor)
         smooth = (one / wavelength * np.float32(original) - np.float32(low)) / np.float32(high - low)
         return one / ((one - smooth) / np.float32(factor) + smooth)

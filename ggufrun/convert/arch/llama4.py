@@ -1,0 +1,126 @@
+"""The text part of Llama 4.
+
+Source of names and order: ``Llama4Model`` in llama.cpp's ``conversion/llama.py``; of defaults: transformers'
+``Llama4TextConfig``. llama.cpp takes for granted what the published models have: chunks of 8192 tokens in three layers
+of four, no rotation in the fourth, weaker queries beyond, and norms of queries and keys unless there are 128 experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import gguf
+
+from ggufrun.checkpoint.tensor import Tensor
+from ggufrun.convert.arch import llama
+from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, GATED, NORMS, SHARED_EXPERT, Sizes, decoder_sizes, n_layers
+from ggufrun.convert.arch.rope import standard
+from ggufrun.convert.arch.text import text_part
+from ggufrun.convert.config import Config
+from ggufrun.convert.transforms import renamed, row_numbers, take_rows, transposed
+from ggufrun.convert.vocab import bpe_vocabulary
+from ggufrun.errors import UnsupportedError
+
+DEFAULTS = {
+    "vocab_size": 202048,
+    "hidden_size": 5120,
+    "intermediate_size": 8192,
+    "intermediate_size_mlp": 16384,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "num_experts_per_tok": 1,
+    "num_local_experts": 16,
+    "interleave_moe_layer_step": 1,
+    "use_qk_norm": True,
+}
+
+NO_NORM = 128
+"""The number of experts by which llama.cpp knows the model without norms of queries and keys."""
+
+
+def check(config: Config) -> None:
+    llama.check(config)
+    for key, allowed in (
+        ("attention_bias", (False,)),
+        ("attention_chunk_size", (8192,)),
+        ("floor_scale", (8192,)),
+        ("attn_scale", (0.1,)),
+        # older files give the number of layers after which it applies
+        ("attn_temperature_tuning", (True, 4)),
+        ("no_rope_layer_interval", (4,)),
+        ("use_qk_norm", (sizes(config)["experts"] != NO_NORM,)),
+    ):
+        config.require(key, allowed)
+    layers = range(n_layers(config))
+    rotated = [int((layer + 1) % 4 != 0) for layer in layers]
+    kinds = [("full_attention", "chunked_attention")[rotates] for rotates in rotated]
+    sparse = [layer for layer in layers if is_sparse(config, layer)]
+    for key, wanted in (("no_rope_layers", rotated), ("layer_types", kinds), ("moe_layers", sparse)):
+        if config.values.get(key) not in (None, [], wanted):
+            raise UnsupportedError(f"{config.path} has other {key} than every fourth", "llama.cpp knows no such model")
+
+
+def is_sparse(config: Config, layer: int) -> bool:
+    return (layer + 1) % config.integer("interleave_moe_layer_step") == 0
+
+
+def dense_config(config: Config) -> Config:
+    """With the size of the layers without experts where other models have it."""
+    return Config(config.path, {**config.values, "intermediate_size": config.integer("intermediate_size_mlp")})
+
+
+def sizes(config: Config) -> Sizes:
+    expert = config.integer("intermediate_size")
+    experts = config.integer("num_local_experts", high=65536)
+    return {**decoder_sizes(dense_config(config)), "experts": experts, "expert": expert, "shared": expert}
+
+
+def layer(config: Config, number: int) -> str:
+    return NORMS + ATTENTION + (EXPERTS + SHARED_EXPERT if is_sparse(config, number) else GATED)
+
+
+def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
+    llama.metadata(dense_config(config), writer)
+    writer.add_interleave_moe_layer_step(config.integer("interleave_moe_layer_step"))
+    writer.add_expert_feed_forward_length(config.integer("intermediate_size"))
+
+
+def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
+    """The experts' matrices lie transposed, gate before up."""
+    for text in text_part(tensor):
+        stem, found, part = text.name.rpartition(".experts.")
+        if not found:
+            yield text
+        elif part == "gate_up_proj":
+            counts = sizes(config)
+            turned = transposed(text)
+            rows = row_numbers(turned, counts["experts"], 2, counts["expert"])
+            for half, name in enumerate(("gate_proj", "up_proj")):
+                shape = (counts["experts"], counts["expert"], turned.shape[-1])
+                yield renamed(take_rows(turned, rows[:, half], shape), f"{stem}{found}{name}.weight")
+        else:
+            yield renamed(transposed(text), f"{text.name}.weight")
+
+
+FAMILIES = (
+    replace(
+        llama.LLAMA,
+        names=("Llama4ForConditionalGeneration", "Llama4ForCausalLM"),
+        arch=gguf.MODEL_ARCH.LLAMA4,
+        vocab=bpe_vocabulary,
+        defaults=DEFAULTS,
+        rope_parameters=standard(theta=500000.0),
+        scalings=("default", "llama3"),
+        check=check,
+        metadata=metadata,
+        sizes=sizes,
+        layer=layer,
+        transform=transform,
+    ),
+)
