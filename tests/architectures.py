@@ -15,7 +15,8 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from ggufrun.checkpoint.gguffile import Header, Kind, Value, encode, layout, read_header, serialize
+from ggufrun.checkpoint.gguffile import Header, Kind, Value, encode, layout, serialize
+from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.checkpoint.tensortypes import TensorType
 
 ROWS = 8

@@ -16,7 +16,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from ggufrun.checkpoint.gguffile import Header, Kind, encode, read_header, serialize
+from ggufrun.checkpoint.gguffile import Header, Kind, encode, serialize
+from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.convert.writer import check_targets
 from ggufrun.errors import TargetError
 from tests.checkpoints import DEMO

@@ -13,7 +13,7 @@ import gguf
 import numpy as np
 import pytest
 
-from ggufrun.checkpoint.gguffile import read_header
+from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.cli import calibrating, imatrix, measuring
 from ggufrun.convert.annotate import annotate
 from ggufrun.convert.imatrix import load_imatrix

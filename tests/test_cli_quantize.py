@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ggufrun.checkpoint.gguffile import read_header
+from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.cli import calibrating
 from ggufrun.cli.calibrating import MODEL_KEY, RESUME_KEY, Collection, collect, model_digest
 from ggufrun.cli.jobs import sort_arguments

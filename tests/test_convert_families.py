@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ggufrun.checkpoint.gguffile import read_header
+from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.convert import arch, pipeline, plan
 from ggufrun.quantize.types import FILE_TYPES
 from tests.conftest import Oracle

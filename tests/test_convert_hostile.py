@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ggufrun.checkpoint.gguffile import read_header
+from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.convert import pipeline
 from ggufrun.convert.plan import Plan, plan_convert, plan_quantize
 from ggufrun.errors import FormatError, GgufrunError, NotFoundError, TargetError, UnsupportedError

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ggufrun.bindings import bindings
-from ggufrun.checkpoint.gguffile import read_header
+from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.convert import pipeline
 from ggufrun.convert.plan import plan_convert, plan_quantize
 from ggufrun.errors import UsageError

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ggufrun.bindings import bindings
-from ggufrun.checkpoint.gguffile import read_header
+from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.checkpoint.ggufsource import GGUFSource
 from ggufrun.cli.units import parse_size
 from ggufrun.convert import pipeline

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ggufrun.checkpoint.gguffile import read_header
+from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.convert import pipeline
 from ggufrun.convert.plan import plan_convert
 from ggufrun.quantize.types import FILE_TYPES

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from ggufrun.bindings import bindings
-from ggufrun.checkpoint.gguffile import read_header
+from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.checkpoint.tensortypes import BLOCKS, TensorType
 from ggufrun.convert import pipeline
 from ggufrun.convert.imatrix import load_imatrix

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from ggufrun.bindings import bindings
-from ggufrun.checkpoint.gguffile import Header, Kind, encode, layout, read_header, serialize
+from ggufrun.checkpoint.gguffile import Header, Kind, encode, layout, serialize
+from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.convert import pipeline
 from ggufrun.convert.imatrix import load_imatrix
 from ggufrun.convert.plan import plan_quantize

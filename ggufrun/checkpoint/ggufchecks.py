@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ggufrun.checkpoint.gguffile import AGAIN, Header
+from ggufrun.checkpoint.gguffile import Header
+from ggufrun.checkpoint.ggufheader import AGAIN
 from ggufrun.errors import FormatError
 
 MAX_LAYERS, MAX_EXPERTS = 512, 1024

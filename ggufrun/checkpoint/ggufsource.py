@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ggufrun.checkpoint.gguffile import AGAIN, Header, TensorInfo, read_header
+from ggufrun.checkpoint.gguffile import Header, TensorInfo
+from ggufrun.checkpoint.ggufheader import AGAIN, read_header
 from ggufrun.checkpoint.randomaccess import RandomAccessFile
 from ggufrun.checkpoint.tensor import Rows, Tensor
 from ggufrun.checkpoint.tensortypes import TensorType

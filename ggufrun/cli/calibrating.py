@@ -68,7 +68,7 @@ def collect(work: Collection, resume: bool) -> Imatrix:
     """Do it, with progress; what an interrupt finds done is saved. ``resume`` goes on from such a file, and takes a
     finished one of the same text and settings as it is.
     """
-    from ggufrun.checkpoint.gguffile import read_header
+    from ggufrun.checkpoint.ggufheader import read_header
     from ggufrun.convert.imatrix import load_imatrix
     from ggufrun.evaluate.imatrix import Collector
     from ggufrun.evaluate.text import cut
@@ -113,7 +113,7 @@ def _digest(text: Text, work: Collection) -> str:
 
 def _resume(collector: Collector, known: Imatrix, target: Path, digest: str, total: int) -> None:
     """Fill ``collector`` with what ``target`` holds."""
-    from ggufrun.checkpoint.gguffile import read_header
+    from ggufrun.checkpoint.ggufheader import read_header
 
     state = str(read_header(target).get(RESUME_KEY, ""))
     if not state:
@@ -151,7 +151,7 @@ def automatic(model: Path, target: Path, threads: int | None) -> Imatrix:
     """The importance matrix of ``model`` on the text of our own: ``target``, if it was made for this very model, else
     measured now and kept there. UsageError for a ``target`` that is something else.
     """
-    from ggufrun.checkpoint.gguffile import read_header
+    from ggufrun.checkpoint.ggufheader import read_header
     from ggufrun.convert.imatrix import load_imatrix
     from ggufrun.engine.chunks import ChunkParams
     from ggufrun.evaluate.text import CALIBRATION

@@ -81,7 +81,7 @@ def _row(model: LocalModel) -> dict[str, Any]:
 def _gguf(model: LocalModel) -> dict[str, Any]:
     from math import prod
 
-    from ggufrun.checkpoint.gguffile import read_header
+    from ggufrun.checkpoint.ggufheader import read_header
     from ggufrun.quantize.types import name_of
 
     headers = [read_header(path) for path in model.files]

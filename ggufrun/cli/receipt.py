@@ -29,7 +29,7 @@ Receipts = Mapping[Path, "Comparison"]
 
 def check_reference(path: Path) -> None:
     """UsageError for a source that is quantized itself: beside it the loss would look smaller than it is."""
-    from ggufrun.checkpoint.gguffile import read_header
+    from ggufrun.checkpoint.ggufheader import read_header
     from ggufrun.quantize import ggml
 
     for info in read_header(path).tensors:

@@ -117,7 +117,7 @@ def check_file(path: Path) -> None:
     if not path.exists():
         raise NotFoundError(f"{path}: no such file", "give the path of a .gguf file")
     from ggufrun.checkpoint.ggufchecks import check_hyperparameters
-    from ggufrun.checkpoint.gguffile import read_header
+    from ggufrun.checkpoint.ggufheader import read_header
 
     check_hyperparameters(path, read_header(path))
 
@@ -240,7 +240,7 @@ def adapters(flags: ChatFlags) -> tuple[Adapter, ...]:
     for adapter in found:
         if not adapter.path.is_file():
             raise NotFoundError(f"{adapter.path}: no such file", "give the path of a GGUF adapter")
-        from ggufrun.checkpoint.gguffile import read_header
+        from ggufrun.checkpoint.ggufheader import read_header
 
         # An adapter says less about the model than a model does.
         read_header(adapter.path)

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ggufrun.checkpoint import gguffile
-from ggufrun.checkpoint.gguffile import Value, read_header
+from ggufrun.checkpoint.gguffile import Value
+from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.convert.writer import TargetFile, check_targets
 from ggufrun.errors import FormatError
 

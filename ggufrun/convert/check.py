@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from ggufrun.checkpoint.gguffile import Header, read_header
+from ggufrun.checkpoint.gguffile import Header
+from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.checkpoint.randomaccess import RandomAccessFile
 from ggufrun.checkpoint.safetensors import parse_header
 from ggufrun.errors import FormatError, GgufrunError, NotFoundError
