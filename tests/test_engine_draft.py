@@ -105,22 +105,32 @@ def test_with_a_context_that_shifts(demo_model: Model, small_model: Model) -> No
         assert one == other and stats.shifts and stats.accepted
 
 
-class Wrong:
-    """Guesses badly, and always as many as it may."""
+class Stub:
+    """A drafter that guesses nothing."""
 
     free = False
 
-    def propose(self, ids: list[int], count: int) -> list[int]:
-        return [5 + (ids[-1] + n) % 2000 for n in range(count)]
+    def begin(self) -> None:
+        pass
+
+    def propose(self, ids: Sequence[int], count: int) -> list[int]:
+        return []
 
     def close(self) -> None:
         pass
 
 
+class Wrong(Stub):
+    """Guesses badly, and always as many as it may."""
+
+    def propose(self, ids: Sequence[int], count: int) -> list[int]:
+        return [5 + (ids[-1] + n) % 2000 for n in range(count)]
+
+
 @pytest.mark.usefixtures("untimed")
 def test_wrong_guesses_change_nothing_and_become_fewer(wide: Context, demo_context: Context) -> None:
     params = SamplingParams(temp=0)
-    speculation = Speculation(wide, Wrong(), DraftParams(most=16))  # type: ignore[arg-type]
+    speculation = Speculation(wide, Wrong(), DraftParams(most=16))
     plain, _ = write(demo_context, prompt(wide), params, -1)
     slow, stats = write(wide, prompt(wide), params, -1, speculation)
     assert slow == plain and stats.acceptance < 0.1
@@ -137,19 +147,16 @@ def test_the_distribution_stays(wide: Context, demo_context: Context, monkeypatc
     first = Counter(write(demo_context, ids, SamplingParams(**free, seed=seed), 2)[0][1] for seed in range(200))
     likely = [token for token, _ in first.most_common(2)]
 
-    class Half:
-        def propose(self, ids: list[int], count: int) -> list[int]:
+    class Half(Stub):
+        def propose(self, ids: Sequence[int], count: int) -> list[int]:
             return [likely[ids[-1] % 2]] * min(count, 2)
-
-        def close(self) -> None:
-            pass
 
     draws, places = 700, 3
     counts: list[list[Counter[int]]] = []
     drafted = accepted = 0
     for context, offset, guess in ((demo_context, 1000, False), (wide, 5000, True)):
         drawn: list[Counter[int]] = [Counter() for _ in range(places)]
-        speculation = Speculation(wide, Half(), DraftParams()) if guess else None  # type: ignore[arg-type]
+        speculation = Speculation(wide, Half(), DraftParams()) if guess else None
         for seed in range(offset, offset + draws):
             made, stats = write(context, ids, SamplingParams(**free, seed=seed), places + 1, speculation)
             drafted, accepted = drafted + stats.drafted, accepted + stats.accepted
@@ -298,13 +305,9 @@ def test_tokens_that_only_one_vocabulary_has(wide: Context, small_model: Model) 
     """Vocabularies of one family differ by a few tokens at the end: those are not guessed, nor guessed after."""
     size = wide.model.vocab.size
 
-    class Foreign:
-        free = False
-
+    class Foreign(Stub):
         def propose(self, ids: Sequence[int], count: int) -> list[int]:
             return [5, size, 6][:count]
-
-        def close(self) -> None: ...
 
     params = SamplingParams(temp=0, ignore_eos=True)
     speculation = Speculation(wide, Foreign(), DraftParams(least=1))
@@ -314,8 +317,50 @@ def test_tokens_that_only_one_vocabulary_has(wide: Context, small_model: Model) 
     with Context(small_model, ContextParams(n_ctx=512, threads=1)) as guesser:
         drafter = DraftModel(guesser)
         assert drafter.propose([*ids, small_model.vocab.size, *ids * 4], 4) == []
+        drafter.begin()
         assert len(drafter.propose(ids, 4)) == 4
         drafter.close()
+
+
+class Watched(list[int]):
+    """Counts the tokens that are looked at."""
+
+    looked_at = 0
+
+    def __getitem__(self, place: Any) -> Any:
+        found = super().__getitem__(place)
+        self.looked_at += len(found) if isinstance(found, list) else 1
+        return found
+
+    def __iter__(self) -> Iterator[int]:
+        self.looked_at += len(self)
+        return super().__iter__()
+
+
+def test_a_guess_looks_at_what_is_new(small_model: Model, demo_context: Context) -> None:
+    """However long the text, and told that its beginning has changed, at all of it."""
+    text = Watched(prompt(demo_context, QUESTION) * 20)
+    assert len(text) > 200
+    with Context(small_model, ContextParams(n_ctx=512, threads=1)) as guesser:
+        for drafter in (DraftModel(guesser), Lookup()):
+            drafter.propose(text, 8)
+            for _ in range(5):
+                text.append(7)
+                text.looked_at = 0
+                drafter.propose(text, 8)
+                assert 0 < text.looked_at < 30
+            drafter.begin()
+            text[5] = 9
+            text.looked_at = 0
+            guessed = drafter.propose(text, 8)
+            assert text.looked_at >= len(text)
+            fresh: DraftModel | Lookup = Lookup()
+            if isinstance(drafter, DraftModel):
+                assert list(guesser.held[: len(text)]) == list(text)
+                fresh = DraftModel(guesser)
+            assert fresh.propose(list(text), 8) == guessed
+            drafter.close()
+            fresh.close()
 
 
 def test_looking_up() -> None:
@@ -324,6 +369,7 @@ def test_looking_up() -> None:
     assert lookup.propose([1, 2, 3, 9, 8, 1, 2, 3], 4) == [9, 8, 1, 2]
     # The longer match counts, then the more recent one.
     assert lookup.propose([1, 2, 3, 9, 8, 1, 2, 3, 7, 2, 3], 1) == [7]
+    lookup.begin()
     assert lookup.propose([4, 5], 4) == []
 
 

@@ -75,12 +75,19 @@ class DraftParams:
 
 
 class Drafter(Protocol):
-    """Guesses how a text goes on. ``free`` guesses cost next to nothing."""
+    """Guesses how a text goes on. ``free`` guesses cost next to nothing.
+
+    From one `propose` to the next ``ids`` only grows, so that what a guess costs need not grow with it; anything else
+    is told by `begin`.
+    """
 
     free: bool
 
+    def begin(self) -> None:
+        """What comes next is another text, or one whose beginning has changed."""
+
     def propose(self, ids: Sequence[int], count: int) -> list[int]:
-        """Up to ``count`` tokens that may follow ``ids``, whose beginning it has mostly seen before."""
+        """Up to ``count`` tokens that may follow ``ids``."""
 
     def close(self) -> None:
         """Free what it holds."""
@@ -97,6 +104,11 @@ class Lookup:
     def __init__(self) -> None:
         self._ids: list[int] = []
         self._places: dict[tuple[int, ...], int] = {}
+        self._grows = False
+
+    def begin(self) -> None:
+        """What is known stays, if the next text turns out to begin with it."""
+        self._grows = False
 
     def propose(self, ids: Sequence[int], count: int) -> list[int]:
         """What followed the most recent occurrence; again and again, where that reaches the end."""
@@ -109,9 +121,9 @@ class Lookup:
 
     def _follow(self, ids: Sequence[int]) -> None:
         known = len(self._ids)
-        # Only the end can differ without a new turn or a shift; both start over.
-        if known > len(ids) or list(ids[max(0, known - 8) : known]) != self._ids[max(0, known - 8) :]:
+        if not self._grows and list(ids[:known]) != self._ids:
             self._ids, self._places, known = [], {}, 0
+        self._grows = True
         for place in range(max(known, 1), len(ids)):
             # What ends right before `place` is followed by it; the very end has no successor yet.
             for length in self.LENGTHS:
@@ -136,15 +148,24 @@ class DraftModel:
         self._sure = sure
         self._sampler = Sampler(context.model, SamplingParams(temp=0), context.n_ctx)
         self._size = context.model.vocab.size
+        self.begin()
+
+    def begin(self) -> None:
+        """What the context holds stays, as far as the next text begins with it."""
+        self._looked_at = self._fed = 0
+        self._strange = False
 
     def propose(self, ids: Sequence[int], count: int) -> list[int]:
         """The draft model's greedy continuation, as far as its context reaches."""
         context = self._context
         count = min(count, context.n_ctx - len(ids) - 1)
         # The other vocabulary may be a little larger.
-        if count <= 0 or max(ids) >= self._size:
+        self._strange = self._strange or any(token >= self._size for token in ids[self._looked_at :])
+        self._looked_at = len(ids)
+        if count <= 0 or self._strange:
             return []
-        context.feed(ids)
+        context.feed(ids, known=self._fed)
+        self._fed = len(ids)
         guessed: list[int] = []
         while True:
             token = self._sampler.sample(context)
@@ -215,6 +236,11 @@ class Speculation:
         self._drafting = 0.0
         self._watched: list[int] = []
         self._watched_from = 0
+
+    def begin(self) -> None:
+        """What comes next is another text, or one whose beginning has changed; else ``ids`` of `guess` only grow."""
+        self.drafter.begin()
+        self._watched = []
 
     def guess(self, ids: Sequence[int], room: int) -> list[int]:
         """Tokens that may follow ``ids``, at most ``room``; none when fewer than worth the trouble."""

@@ -59,10 +59,11 @@ class TokenSequence:
         self._held = list(ids)
         self.ready = False
 
-    def feed(self, ids: Sequence[int]) -> int:
+    def feed(self, ids: Sequence[int], known: int = 0) -> int:
         """Make the memory hold exactly ``ids``, with the logits of the last one ready; returns how many were decoded.
 
-        The longest common prefix with what is held stays. Raises ContextFull, Interrupted, or EngineError.
+        The longest common prefix with what is held stays; whoever has fed the first ``known`` before, and has changed
+        none of them since, saves looking at them again. Raises ContextFull, Interrupted, or EngineError.
         """
         if not ids:
             raise EngineError("there is nothing to decode")
@@ -72,7 +73,8 @@ class TokenSequence:
             )
         size = self._context_of.model.vocab.size
         self._settle()
-        keep = common_prefix(self._held, ids)
+        known = min(known, len(self._held))
+        keep = known + common_prefix(self._held[known:], ids[known:])
         wrong = next((token for token in ids[keep:] if not 0 <= token < size), None)
         if wrong is not None:
             raise EngineError(f"token {wrong} is not in the vocabulary of {size} tokens")

@@ -59,6 +59,7 @@ class GuessedSteps(Steps):
         self.drafted = self.accepted = 0
         self._speculation = speculation
         self._known = list(context.held)
+        speculation.begin()
         # Guesses that are decoded but not yet confirmed.
         self._guessed: list[int] = []
         self._since = 0.0
@@ -95,6 +96,7 @@ class GuessedSteps(Steps):
     def shifted(self, shift: Shift) -> None:
         """What is known is what the memory holds."""
         shift.apply(self._known)
+        self._speculation.begin()
 
     def settle(self) -> None:
         """What was guessed from the first wrong token on is worth nothing."""
