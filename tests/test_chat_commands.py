@@ -122,6 +122,23 @@ def test_sessions_and_exports(session: Session, tmp_path: Path) -> None:
     assert len(session.past) == 1
 
 
+def test_other_files_are_not_written_over(session: Session, tmp_path: Path) -> None:
+    notes, model = tmp_path / "notes.md", tmp_path / "model.gguf"
+    notes.write_text("mine")
+    model.write_bytes(b"GGUF")
+    list(session.ask("背一下静夜思"))
+    assert say(session, f"/export {notes}") == f"{notes} exists; choose another name"
+    for path in (notes, model, tmp_path):
+        assert say(session, f"/save {path}") == f"{path} exists and is no session; choose another name"
+    assert (notes.read_text(), model.read_bytes()) == ("mine", b"GGUF")
+    # what this conversation was written to before, or another was saved in, is replaced
+    for line in (f"/export {tmp_path / 'a.md'}", f"/save {tmp_path / 'a'}"):
+        assert say(session, line) == say(session, line)
+    assert "saved" in say(session, f"/save {tmp_path / 'a'}")
+    say(session, "/clear")
+    assert "exists" in say(session, f"/export {tmp_path / 'a.md'}")
+
+
 def test_edit_and_copy(session: Session) -> None:
     list(session.ask("背一下静夜思"))
     assert commands.run(session, "copy", "").copy == POEMS["静夜思"]

@@ -199,6 +199,7 @@ def _save(session: Session, argument: str) -> Outcome:
     if not argument:
         return Outcome(("name a file: /save FILE",))
     path = _path(argument)
+    store.check_replaceable(path)
     store.save(session, path)
     return Outcome((f"saved {path}; /load {argument}, or --session, goes on from it",))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ggufrun.chat.budget import Budget
 from ggufrun.chat.negative import Negative
@@ -52,6 +53,7 @@ class Session:
     ``shift``, a full context loses its older half but for the beginning: what the system prompt takes, or ``keep``
     tokens as llama.cpp counts them (BOS not included, negative or too many: all of the first turn). Answers are led
     away from ``negative``. ``why`` says what made the format be chosen. With ``budget`` the limit is llama.cpp's count.
+    ``exports`` are the files that it was written to, to be read.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Session:
         self.past: list[Exchange] = []
         self.ids: list[int] = []
         self.last: Done | None = None
+        self.exports: set[Path] = set()
         self._attempt = 0
         self._unfinished: Callable[[], object] | None = None
         self._placed: tuple[int, ...] = ()
@@ -164,6 +167,7 @@ class Session:
         self.past.clear()
         self.ids = []
         self.last = None
+        self.exports.clear()
         self._placed = ()
 
     def use(self, format: Format, why: str = "") -> None:

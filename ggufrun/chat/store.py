@@ -25,6 +25,9 @@ from ggufrun.errors import EngineError, FormatError, GgufrunError, NotFoundError
 
 VERSION = 1
 
+HEAD = b'{"ggufrun session":'
+"""How a session's file begins."""
+
 CHEAP = 64 << 20
 """Bytes of a state that are written after every turn; a larger one is written when the conversation ends."""
 
@@ -75,6 +78,17 @@ def save(session: Session, path: Path, *, always: bool = True, words_only: bool 
     except (OSError, EngineError) as error:
         why = error.strerror if isinstance(error, OSError) else error.what
         raise TargetError(f"the words are saved in {path}, but no state: {why}", "free some space") from error
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise TargetError for a file that is no session: another one may be written over it, nothing else."""
+    try:
+        if not path.exists() or (path.is_file() and _head(path) in (b"", HEAD)):
+            return
+    except OSError:
+        # what cannot be read cannot be told from a session
+        pass
+    raise TargetError(f"{path} exists and is no session", "choose another name")
 
 
 def load(session: Session, path: Path, system: str | None = None, *, adopt: bool = True) -> Loaded:
@@ -193,7 +207,8 @@ def format_key(format: Format) -> Any:
 
 
 def export(session: Session, path: Path) -> None:
-    """Write the conversation to be read: Markdown, or JSON messages where the name ends in .json.
+    """Write the conversation to be read: Markdown, or JSON messages where the name ends in .json. A file that stands is
+    replaced only if it is an earlier export of this conversation.
 
     Raises UsageError, TargetError.
     """
@@ -201,8 +216,11 @@ def export(session: Session, path: Path) -> None:
     if suffix not in (".md", ".markdown", ".txt", ".json"):
         raise UsageError(f"{path.name} says no format", "give a name that ends in .md or .json")
     text = as_json(session) if suffix == ".json" else as_markdown(session)
+    if path.exists() and path.resolve() not in session.exports:
+        raise TargetError(f"{path} exists", "choose another name")
     try:
         write_whole(path, text)
+        session.exports.add(path.resolve())
     except OSError as error:
         raise TargetError(f"{path} cannot be written: {error.strerror}", "choose another name") from error
 
@@ -313,6 +331,11 @@ def _text(value: dict[str, Any], name: str, path: Path) -> str:
     if not isinstance(found, str):
         raise _damaged(path)
     return found
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(HEAD))
 
 
 def _damaged(path: Path) -> FormatError:
