@@ -117,7 +117,7 @@ def test_a_disk_with_too_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """What is needed is more than what is free, to the reader too: some megabytes are left alone."""
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=120_000_000))
     check_targets([(tmp_path / "x", 100_000_000)], force=False)
-    with pytest.raises(TargetError, match=r"0\.13 GB needed, 0\.12 GB free; free some or write elsewhere"):
+    with pytest.raises(TargetError, match=r"126.8 MB needed, 120.0 MB free; free some or write elsewhere"):
         check_targets([(tmp_path / "x", 110_000_000)], force=False)
 
 
@@ -157,3 +157,50 @@ def test_a_terminal_that_knows_ascii_only(demo_gguf: Callable[[str], Path]) -> N
         result = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, env=plain)
         assert result.returncode == 0, result.stderr
         assert " ".join(words.split()) in " ".join(result.stdout.split())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes")
+def test_pipes_in_the_place_of_models(tmp_path: Path) -> None:
+    """Nobody writes to them: opening one as a file would wait for ever."""
+    os.mkfifo(tmp_path / "pipe.gguf")
+    (tmp_path / "checkpoint").mkdir()
+    os.mkfifo(tmp_path / "checkpoint" / "model.safetensors")
+    (tmp_path / "checkpoint" / "config.json").write_text("{}")
+    for command in COMMANDS:
+        words = [{"MODEL": "pipe.gguf", "GOOD": "pipe.gguf"}.get(word, word) for word in command]
+        fails(ggufrun(*words, cwd=tmp_path), "not a regular file")
+    fails(ggufrun("convert", "checkpoint", cwd=tmp_path), "not a regular file")
+    result = ggufrun("list", ".", cwd=tmp_path)
+    assert result.returncode == 0 and "not a regular file" in result.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes")
+def test_targets_that_are_no_files(tmp_path: Path) -> None:
+    """As root, --force would put a model in the place of /dev/null."""
+    os.mkfifo(tmp_path / "pipe")
+    for target in ("pipe", "/dev/null"):
+        result = ggufrun("convert", DEMO, "-t", "q8_0", "-o", target, "--force", cwd=tmp_path)
+        fails(result, "no regular file.*name a file")
+    assert (tmp_path / "pipe").is_fifo()
+    fails(ggufrun("convert", DEMO, "-t", "q8_0", "-o", "-", cwd=tmp_path), "-o - names no file", 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_texts_from_pipes(demo_gguf: Callable[[str], Path]) -> None:
+    """``-f <(command)`` and ``-f -`` as anywhere else; a text without an end is not read to its end."""
+    model = str(demo_gguf("q8_0"))
+
+    def run(script: str) -> subprocess.CompletedProcess[str]:
+        words = ["bash", "-c", script, sys.executable, model]
+        return subprocess.run(words, capture_output=True, text=True, check=False, timeout=100)
+
+    want = run('"$0" -m ggufrun chat "$1" 背一下静夜思 --temp 0 < /dev/null').stdout
+    assert len(want) > 20
+    for flag in ("-f <(echo 背一下静夜思) < /dev/null", "-f - < <(echo 背一下静夜思)"):
+        found = run(f'"$0" -m ggufrun chat "$1" {flag} --temp 0')
+        assert (found.stdout, found.returncode) == (want, 0), found.stderr
+    for command in ("chat", "complete"):
+        found = run(f'yes | "$0" -m ggufrun {command} "$1"')
+        assert found.returncode == 1 and "stdin holds more than 64 MiB" in found.stderr
+    fails(run('"$0" -m ggufrun chat "$1" -f /dev/zero'), "-f /dev/zero holds more than 64 MiB")
+    fails(run('"$0" -m ggufrun chat "$1" -f /'), "-f /: a folder")

@@ -7,6 +7,7 @@ the file.
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from math import prod
 from pathlib import Path
@@ -40,12 +41,18 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         self.name = path.name
         try:
-            self._file = path.open("rb")
+            # without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever
+            descriptor = os.open(path, sum((getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK")), os.O_RDONLY))
         except FileNotFoundError as error:
             raise NotFoundError(f"no such file: {path}", "check the path") from error
-        except IsADirectoryError as error:
-            raise NotFoundError(f"{path} is a folder, not a GGUF file", "convert it first") from error
-        self.size = os.fstat(self._file.fileno()).st_size
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            if stat.S_ISDIR(status.st_mode):
+                raise NotFoundError(f"{path} is a folder, not a GGUF file", "convert it first")
+            raise FormatError(f"{path} is not a regular file", "name a GGUF file")
+        self._file = os.fdopen(descriptor, "rb")
+        self.size = status.st_size
         self.position = 0
 
     def __enter__(self) -> _Reader:

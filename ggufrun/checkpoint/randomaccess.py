@@ -26,7 +26,9 @@ class RandomAccessFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+            # without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever
+            kinds = (getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK"))
+            self._descriptor = os.open(path, sum(kinds, os.O_RDONLY))
         except FileNotFoundError as error:
             raise NotFoundError(f"no such file: {path}", "check the path") from error
         try:

@@ -41,8 +41,9 @@ def paths(list_file: Path | None, output: Path | None) -> tuple[Path, Path]:
     """Both of ``--file`` and ``--output``, checked."""
     if list_file is None or output is None:
         raise UsageError("--file and --output belong together", "give the list and where the answers go")
-    if not list_file.is_file():
-        raise NotFoundError(f"--file {list_file}: no such file", "check the path")
+    if list_file.is_dir() or not list_file.exists():
+        what = "a folder" if list_file.is_dir() else "no such file"
+        raise NotFoundError(f"--file {list_file}: {what}", "check the path")
     if output.suffix not in (".json", ".jsonl"):
         raise UsageError(f"--output {output}", "give a name that ends in .jsonl or .json")
     if output.is_dir() or not output.parent.is_dir():

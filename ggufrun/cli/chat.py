@@ -220,4 +220,4 @@ def joined(first: str | None, raw: str | None, piped: str) -> tuple[str | None, 
 
 def read_piped() -> str:
     """All of stdin, without the newline that ``echo`` ends with."""
-    return sys.stdin.buffer.read().decode("utf-8", "surrogateescape").rstrip("\r\n")
+    return settings.read_stdin().rstrip("\r\n")

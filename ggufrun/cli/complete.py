@@ -134,7 +134,7 @@ def prompt_text(flags: CompleteFlags) -> str:
     if text is None and flags.prompt is None and flags.prompt_file is None:
         if sys.stdin.isatty():
             raise UsageError("there is no text to continue", "give one with -p, or pipe it in")
-        text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
+        text = settings.read_stdin().removesuffix("\n").removesuffix("\r")
     if not text:
         raise UsageError("the text to continue is empty", "give one with -p, or pipe it in")
     return text

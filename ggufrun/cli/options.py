@@ -8,12 +8,15 @@ from typing import Annotated
 
 import typer
 
-from ggufrun.errors import TargetError
+from ggufrun.errors import TargetError, UsageError
 
 
 def output_path(text: str) -> Path:
     """``text`` as a path. TargetError for a folder, as its slash says, that is not there: a path has no such slash."""
     path = Path(text)
+    if text == "-":
+        # where other programs write to stdout; a file of this name is hard to get rid of
+        raise UsageError("-o - names no file", "give a file or a folder; a GGUF is not written in one go")
     if text.endswith(("/", os.sep)) and not path.is_dir():
         raise TargetError(f"no such folder: {path}", "make it first")
     return path

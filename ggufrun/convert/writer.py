@@ -155,6 +155,9 @@ def check_targets(sizes: Iterable[tuple[Path, int]], force: bool, sources: Seque
         seen.add(path.resolve())
         if path.is_dir():
             raise TargetError(f"{path} is a folder", "name a file with -o")
+        if path.exists() and not path.is_file():
+            # renamed onto /dev/null, a file would take its place for the whole machine
+            raise TargetError(f"{path} is no regular file, and would be replaced by one", "name a file with -o")
         if path.exists() and any(path.samefile(source) for source in sources):
             raise TargetError(f"{path} is what it would be made from", "write elsewhere with -o")
         if path.exists() and not force:
@@ -166,9 +169,14 @@ def check_targets(sizes: Iterable[tuple[Path, int]], force: bool, sources: Seque
         free, wanted = shutil.disk_usage(folder).free, size + RESERVE
         if wanted > free:
             raise TargetError(
-                f"no space left in {folder}: {wanted / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free",
+                f"no space left in {folder}: {_amount(wanted)} needed, {_amount(free)} free",
                 "free some or write elsewhere with -o",
             )
+
+
+def _amount(n_bytes: int) -> str:
+    """In powers of 1000, as disks are sold."""
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"
 
 
 def _exists(path: Path) -> TargetError:
