@@ -320,3 +320,26 @@ def test_another_model_goes_on(open_chat: Open, demo_gguf: Callable[[str], Path]
     value = json.loads(file.read_bytes())
     assert [turn["user"] for turn in value["turns"]] == ["背一下静夜思", "作者是谁？"]
     assert value["turns"][0]["answer"].splitlines() == POEM and value["sampling"]["top_k"] == 7
+
+
+def test_rows_of_measurements_stand_by_themselves(demo_gguf: Callable[[str], Path]) -> None:
+    """No row of `bench` behind what its status line says; a name in brackets is no markup."""
+    model = demo_gguf("q8_0")
+    named = model.with_name("[x] [bold].gguf")
+    named.symlink_to(model)
+    screen = Screen("bench", str(named), "-r", "2", "-p", "16", "-n", "4", "-t", "1", columns=130)
+    assert screen.leave() == 0
+    rows = [line for line in screen.text.splitlines() if "±" in line]
+    assert len(rows) == 2 and all(row.startswith("| llama") for row in rows)
+    assert "[x] [bold].gguf: pp16".encode() in screen.raw
+    screen = Screen("chat", str(named), "你是谁", "-st", "-t", "1", columns=130)
+    assert screen.leave() == 0 and b"loading [x] [bold].gguf" in screen.raw
+
+
+def test_a_measurement_that_is_interrupted_ends_its_line(demo_gguf: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text(POEMS["静夜思"] * 20_000)
+    screen = Screen("perplexity", str(demo_gguf("q8_0")), "-f", str(tmp_path / "long.txt"), "-t", "1")
+    screen.until("[2]")
+    screen.type("\x03")
+    assert screen.leave() == 130
+    assert "ggufrun: interrupted" in screen.text.splitlines()

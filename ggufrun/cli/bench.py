@@ -106,7 +106,7 @@ def _run(
     def say(test: Test, number: int) -> None:
         if status is not None:
             what = f"run {number} of {repetitions}" if number else "warm-up"
-            status.update(f"{model.path.name}: {test.name}, {what}")
+            status.update(console.literal(f"{model.path.name}: {test.name}, {what}"))
 
     if status is not None:
         status.start()
@@ -116,7 +116,12 @@ def _run(
                 row = _as_dict(model, result, params)
                 rows.append(row)
                 if extra is not None:
+                    # else the row would stand behind what the status line says
+                    if status is not None:
+                        status.stop()
                     _print_row(row, extra)
+                    if status is not None:
+                        status.start()
     finally:
         if status is not None:
             status.stop()

@@ -129,7 +129,6 @@ def _write_svg(path: Path, ranked: Sequence[Ranked], title: str) -> None:
 
 def _print(reference: Path, ranked: Sequence[Ranked]) -> None:
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
@@ -161,7 +160,7 @@ def _print(reference: Path, ranked: Sequence[Ranked]) -> None:
             "PPL": f"{found.perplexity.value:.4f}",
         }
         signs = [letter(number)] if terminal else []
-        table.add_row(*signs, escape(one.path.name), *(cells[name] for name in columns))
+        table.add_row(*signs, one.path.name, *(cells[name] for name in columns))
     console.out().print(table)
     if terminal and len(ranked) > 1:
         for line in text_plot(_points(ranked), width=min(72, console.out().width - 10)):

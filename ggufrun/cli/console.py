@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 
 PIPE_WIDTH = 240
@@ -39,10 +40,19 @@ def _console(stderr: bool) -> Console:
     return Console(
         stderr=stderr,
         highlight=False,
+        # a file's name may have brackets in it
+        markup=False,
         # in a pipe nobody sees the right margin, and a wrapped table is hard to read by line
         width=None if stream.isatty() else PIPE_WIDTH,
         soft_wrap=not stream.isatty(),
     )
+
+
+def literal(text: str) -> Text:
+    """``text`` for a status line, where a string would be read as markup."""
+    from rich.text import Text
+
+    return Text(text)
 
 
 def note(text: str) -> None:

@@ -102,14 +102,14 @@ def choose(source: Path, asked: Sequence[FileType], options: QuantizeOptions, li
     from ggufrun.quantize.types import BEST_FIRST
 
     terminal = console.err().is_terminal
-    status = console.err().status(f"{source.name}: what fits?") if terminal else None
+    status = console.err().status(console.literal(f"{source.name}: what fits?")) if terminal else None
     found: list[tuple[FileType, Candidate]] = []
     if status is not None:
         status.start()
     try:
         for file_type, plan in plan_candidates(source, asked or BEST_FIRST, options):
             if status is not None:
-                status.update(f"{source.name}: does {file_type.name} fit?")
+                status.update(console.literal(f"{source.name}: does {file_type.name} fit?"))
             if isinstance(plan, GgufrunError):
                 found.append((file_type, Candidate(file_type.name, None, None, None, False, _short(plan, file_type))))
                 continue

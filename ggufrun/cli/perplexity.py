@@ -79,15 +79,19 @@ def _alone(model: Model, params: ChunkParams, text: Text, quiet: bool) -> dict[s
 
     evaluating.announce(len(text), params)
     parts: list[Scores] = []
-    with progress.steps(score(model, params, text), len(text), "measuring", talks=not quiet) as steps:
-        for scores in steps:
-            parts.append(scores)
-            if not quiet:
-                so_far = statistics.perplexity(Scores.join(parts).nll)
-                _write(f"[{len(parts)}]{so_far.value:.4f},")
+    try:
+        with progress.steps(score(model, params, text), len(text), "measuring", talks=not quiet) as steps:
+            for scores in steps:
+                parts.append(scores)
+                if not quiet:
+                    so_far = statistics.perplexity(Scores.join(parts).nll)
+                    _write(f"[{len(parts)}]{so_far.value:.4f},")
+    finally:
+        if parts and not quiet:
+            _write("\n")
     found = statistics.perplexity(Scores.join(parts).nll)
     if not quiet:
-        _write(f"\nFinal estimate: PPL = {found.value:.4f} +/- {found.error:.5f}\n")
+        _write(f"Final estimate: PPL = {found.value:.4f} +/- {found.error:.5f}\n")
     return {"tokens": sum(len(part.nll) for part in parts), "perplexity": dataclasses.asdict(found)}
 
 

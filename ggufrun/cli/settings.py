@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ggufrun.cli import opening, placing
 from ggufrun.cli.chat_flags import SWITCH_VALUES, ChatFlags
-from ggufrun.cli.console import err
+from ggufrun.cli.console import err, literal
 from ggufrun.errors import FormatError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -339,10 +339,10 @@ def open_model(path: Path, flags: ChatFlags, context: ContextParams) -> Model:
     def load(params: ModelParams) -> Model:
         if not (sys.stderr.isatty() and sys.stdin.isatty()) or flags.plain:
             return Model(params)
-        with err().status(f"loading {path.name}") as status:
+        with err().status(literal(f"loading {path.name}")) as status:
 
             def progress(fraction: float) -> bool:
-                status.update(f"loading {path.name} {fraction:.0%}")
+                status.update(literal(f"loading {path.name} {fraction:.0%}"))
                 return True
 
             return Model(params, progress)

@@ -174,7 +174,8 @@ def _print_plan(plan: Plan) -> None:
     from rich.table import Table
 
     for target in plan.targets:
-        table = Table(title=f"{target.path} ({target.file_type.name})", box=box.SIMPLE_HEAD, title_justify="left")
+        title = console.literal(f"{target.path} ({target.file_type.name})")
+        table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
         table.add_column("tensor")
         table.add_column("shape", justify="right")
         table.add_column("from")
