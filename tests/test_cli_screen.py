@@ -331,7 +331,7 @@ def test_rows_of_measurements_stand_by_themselves(demo_gguf: Callable[[str], Pat
     assert screen.leave() == 0
     rows = [line for line in screen.text.splitlines() if "±" in line]
     assert len(rows) == 2 and all(row.startswith("| llama") for row in rows)
-    assert "[x] [bold].gguf: pp16".encode() in screen.raw
+    assert b"[x] [bold].gguf: pp16" in screen.raw
     screen = Screen("chat", str(named), "你是谁", "-st", "-t", "1", columns=130)
     assert screen.leave() == 0 and b"loading [x] [bold].gguf" in screen.raw
 

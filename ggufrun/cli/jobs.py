@@ -140,4 +140,5 @@ def print_outcomes(outcomes: Sequence[Outcome], dry_run: bool) -> None:
     failed = sum(bool(one.error) for one in outcomes)
     done = sum(len(one.targets) for one in outcomes)
     word = "planned" if dry_run else "written"
-    console.note(f"  {done} {'file' if done == 1 else 'files'} {word} from {len(outcomes) - failed} of {len(outcomes)} inputs")
+    files = "file" if done == 1 else "files"
+    console.note(f"  {done} {files} {word} from {len(outcomes) - failed} of {len(outcomes)} inputs")
