@@ -6,6 +6,7 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import gguf
 import numpy as np
 import pytest
 
+from ggufrun.checkpoint.gguffile import Kind, encode
 from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.cli import calibrating, imatrix, measuring
 from ggufrun.convert.annotate import annotate
 from ggufrun.convert.imatrix import load_imatrix
+from ggufrun.engine.chunks import ChunkParams
 from ggufrun.errors import NotFoundError
 from ggufrun.evaluate.imatrix import Collector
 from tests.checkpoints import DEMO
@@ -67,7 +70,45 @@ def test_an_interrupted_collection_goes_on(
         np.testing.assert_allclose(ours.entries[name].sums, entry.sums, rtol=1e-6)
     before = out.read_bytes()
     assert ggufrun("imatrix", model, *flags, "--chunks", "10", "--resume").returncode == 0
+    done = ggufrun("imatrix", model, *flags, "--chunks", "10")
+    assert done.returncode == 0 and "measured before" in done.stderr
+    fails(ggufrun("imatrix", model, *flags, "--chunks", "11"), r"exists; pass --force")
+    fails(ggufrun("imatrix", model, *flags, "--chunks", "11", "--resume"), r"is finished, with 10 chunks", 2)
+    other = [*flags[2:], "-f", GOLDEN.parent.parent / "README.md", "--chunks", "10"]
+    fails(ggufrun("imatrix", model, *other), r"exists; pass --force")
     assert out.read_bytes() == before
+    again = ggufrun("imatrix", model, *flags, "--chunks", "10", "--force")
+    assert again.returncode == 0 and "measured before" not in again.stderr
+
+
+def test_the_work_of_a_file(measured: Callable[[str], Path], tmp_path: Path) -> None:
+    """What it was measured with decides whether it is done: the model, its vocabulary, the text and the settings."""
+    model, copy = measured("dense-f16"), tmp_path / "copy.gguf"
+    work = calibrating.Collection(model, tmp_path / "x.gguf", "one", "name", ChunkParams(64))
+    digests = {
+        replace(work, **change).digest
+        for change in (
+            {},
+            {"whole": "two"},
+            {"params": ChunkParams(128)},
+            {"limit": 2},
+            {"skip": 1},
+            {"process_output": True},
+            {"parse_special": True},
+            {"model": measured("moe-f16")},
+        )
+    }
+    assert len(digests) == 8
+    same = {"name": "other", "target": tmp_path / "y.gguf", "params": ChunkParams(64, threads=3), "save_every": 0}
+    assert replace(work, **same).digest == work.digest  # type: ignore[arg-type]
+    copy.write_bytes(model.read_bytes())
+    annotate(copy, "general.", {"general.name": encode("other", Kind.STRING)})
+    assert replace(work, model=copy).digest == work.digest
+    annotate(copy, "tokenizer.ggml.pre", {"tokenizer.ggml.pre": encode("other", Kind.STRING)})
+    assert replace(work, model=copy).digest != work.digest
+    assert calibrating.finished(replace(work, target=model)) is None
+    (tmp_path / "x.gguf").write_bytes(b"no GGUF")
+    assert calibrating.finished(work) is None
 
 
 def test_saved_on_the_way(measured: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +250,7 @@ def short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     run = calibrating.collect
 
     def shorter(work: Collection, resume: bool) -> Any:
-        return run(Collection(**{**vars(work), "limit": 4, "params": ChunkParams(64, threads=1)}), resume)
+        return run(replace(work, limit=4, params=ChunkParams(64, threads=1)), resume)
 
     monkeypatch.setattr(calibrating, "collect", shorter)
 
@@ -271,6 +272,15 @@ def test_an_automatic_matrix_is_the_one_that_imatrix_measures(measured: Callable
     again = ggufrun("quantize", source, "q4_k_m", "--imatrix", "auto", cwd=tmp_path)
     assert "measured before" in again.stderr
     assert "chunks" not in again.stderr
+    # the other command, too, finds it done, and the other way round; other settings are another matrix
+    before = kept.read_bytes()
+    found = ggufrun("imatrix", source, "-t", "1", cwd=tmp_path)
+    assert (found.returncode, found.stdout) == (0, "dense-imatrix.gguf\n") and "measured before" in found.stderr
+    fails(ggufrun("imatrix", source, "--chunks", "3", cwd=tmp_path), "exists; pass --force")
+    assert kept.read_bytes() == before
+    kept.write_bytes((tmp_path / "own.gguf").read_bytes())
+    again = ggufrun("quantize", source, "q3_k_m", "--imatrix", "auto", cwd=tmp_path)
+    assert again.returncode == 0 and "measured before" in again.stderr
 
 
 def test_a_matrix_of_something_else_is_not_taken(measured: Callable[[str], Path], tmp_path: Path) -> None:
@@ -279,7 +289,9 @@ def test_a_matrix_of_something_else_is_not_taken(measured: Callable[[str], Path]
     collect(Collection(source, kept, SAMPLE.read_text("utf-8"), "mine", **common), resume=False)  # type: ignore[arg-type]
     before = kept.read_bytes()
     command: list[str | Path] = ["quantize", source, "iq2_xs", "--imatrix", "auto"]
-    fails(ggufrun(*command, cwd=tmp_path), r"was not made by --imatrix auto.*; use it with --imatrix dense-im", 2)
+    fails(
+        ggufrun(*command, cwd=tmp_path), r"was not measured on dense-f16.gguf as .*; use it with --imatrix dense-im", 2
+    )
     assert (kept.read_bytes(), (tmp_path / "dense-IQ2_XS.gguf").exists()) == (before, False)
 
 

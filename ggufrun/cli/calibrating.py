@@ -1,7 +1,8 @@
 """``--imatrix auto``: an importance matrix measured on the spot, on the calibration text that comes with the package.
 
-It is kept beside the first target under a name that tells of the model, and used again when it was measured on the same
-tensors: a key of its own holds a digest of the model. docs/quality.md describes both.
+It is kept beside the first target under a name that tells of the model, and used again: keys of its own hold digests
+of the model, and of all that it was measured with. ``ggufrun imatrix`` writes the same file. docs/quality.md describes
+both.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ from ggufrun.cli import console, evaluating
 from ggufrun.cli.passing import passing, passing_path
 from ggufrun.cli.placing import PLAIN, PlaceFlags
 from ggufrun.cli.progress import steps
-from ggufrun.errors import FormatError, UsageError
+from ggufrun.errors import FormatError, GgufrunError, UsageError
 
 if TYPE_CHECKING:
     from ggufrun.checkpoint.gguffile import Header
@@ -35,7 +37,10 @@ RESUME_KEY = "ggufrun.imatrix.resume"
 """In an unfinished file: a digest of the text and the settings, and the chunks done."""
 
 MODEL_KEY = "ggufrun.imatrix.model"
-"""In a file that ``--imatrix auto`` has made: a digest of the model it was measured on."""
+"""A digest of the model's tensors."""
+
+WORK_KEY = "ggufrun.imatrix.work"
+"""In a finished file: a digest of the model, its vocabulary, the text and the settings."""
 
 SAVE_EVERY = 10
 
@@ -47,7 +52,7 @@ SAMPLE_BYTES = 4096
 class Collection:
     """An importance matrix to be made: of ``model``, on the text ``whole`` called ``name``, into ``target``.
 
-    ``skip`` and ``limit`` count chunks; ``save_every`` 0 saves only at the end; ``extra`` are keys of our own.
+    ``skip`` and ``limit`` count chunks; ``save_every`` 0 saves only at the end.
     """
 
     model: Path
@@ -61,18 +66,49 @@ class Collection:
     process_output: bool = False
     parse_special: bool = False
     save_every: int = SAVE_EVERY
-    extra: tuple[tuple[str, str], ...] = ()
+
+    @cached_property
+    def digest(self) -> str:
+        """Of what is measured, known before the text is tokenized."""
+        from ggufrun.checkpoint.ggufheader import read_header
+
+        digest = hashlib.sha256(self.model_digest.encode())
+        for key, value in sorted(read_header(self.model).metadata.items()):
+            if key.startswith("tokenizer.ggml."):
+                digest.update(f"{key} {len(value.raw)}\n".encode() + value.raw)
+        settings = (self.params.length, self.limit, self.skip, self.process_output, self.parse_special)
+        digest.update(f"{settings}\n{self.whole}".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    @cached_property
+    def model_digest(self) -> str:
+        """Of the model's tensors."""
+        return model_digest(self.model)
+
+
+def finished(work: Collection) -> Imatrix | None:
+    """The target, where it is there and was measured on the same model and text, with the same settings."""
+    from ggufrun.checkpoint.ggufheader import read_header
+    from ggufrun.convert.imatrix import load_imatrix
+
+    try:
+        found = read_header(work.target).get(WORK_KEY)
+    except (GgufrunError, OSError):
+        return None
+    return load_imatrix(work.target) if found is not None and found == work.digest else None
 
 
 def collect(work: Collection, resume: bool) -> Imatrix:
     """Do it, with progress; what an interrupt finds done is saved. ``resume`` goes on from such a file, and takes a
-    finished one of the same text and settings as it is.
+    finished one as it is.
     """
     from ggufrun.checkpoint.ggufheader import read_header
     from ggufrun.convert.imatrix import load_imatrix
     from ggufrun.evaluate.imatrix import Collector
     from ggufrun.evaluate.text import cut
 
+    if resume and (done_before := finished(work)):
+        return done_before
     target, length = work.target, work.params.length
     with evaluating.open_model(work.model, work.place, work.params) as model:
         pieces = cut(model, work.whole, length, work.limit, work.parse_special, work.skip)
@@ -81,8 +117,6 @@ def collect(work: Collection, resume: bool) -> Imatrix:
         if resume and target.exists():
             known = load_imatrix(target)
             belongs(known, read_header(work.model), work.model)
-            if (known.chunk_count, known.chunk_size, known.datasets) == (len(pieces), length, (work.name,)):
-                return known
             _resume(collector, known, target, digest, len(pieces))
         start = saved = collector.chunks
         evaluating.announce(len(pieces) - start, work.params)
@@ -106,7 +140,7 @@ def collect(work: Collection, resume: bool) -> Imatrix:
 
 def _digest(text: Text, work: Collection) -> str:
     """Of everything that decides the sums."""
-    digest = hashlib.sha256(f"{model_digest(work.model)} {text.chunks.shape} {work.process_output}\n".encode())
+    digest = hashlib.sha256(f"{work.model_digest} {text.chunks.shape} {work.process_output}\n".encode())
     digest.update(text.chunks.tobytes())
     return digest.hexdigest()
 
@@ -143,33 +177,32 @@ def belongs(known: Imatrix, header: Header, model: Path) -> None:
 def _save(work: Collection, collector: Collector, state: str | None = None) -> None:
     from ggufrun.convert.imatrix import save_imatrix
 
-    extra = dict(work.extra) | ({RESUME_KEY: state} if state else {})
+    extra = {MODEL_KEY: work.model_digest} | ({RESUME_KEY: state} if state else {WORK_KEY: work.digest})
     save_imatrix(work.target, collector.result([work.name], work.params.length), force=True, extra=extra)
 
 
 def automatic(model: Path, target: Path, threads: int | None) -> Imatrix:
-    """The importance matrix of ``model`` on the text of our own: ``target``, if it was made for this very model, else
-    measured now and kept there. UsageError for a ``target`` that is something else.
+    """The importance matrix of ``model`` on the text of our own: ``target``, if that is what it is, else measured now
+    and kept there. UsageError for a ``target`` that is something else.
     """
     from ggufrun.checkpoint.ggufheader import read_header
     from ggufrun.convert.imatrix import load_imatrix
     from ggufrun.engine.chunks import ChunkParams
     from ggufrun.evaluate.text import CALIBRATION
 
-    digest = model_digest(model)
+    whole, name = evaluating.read_text(None, CALIBRATION), evaluating.text_name(None, CALIBRATION)
+    work = Collection(model, target, whole, name, ChunkParams(threads=threads))
+    if known := finished(work):
+        console.note(f"  importance matrix: {target}, measured before")
+        return known
     if target.exists():
         header = read_header(target)
-        if header.get(MODEL_KEY) != digest:
+        if header.get(MODEL_KEY) != work.model_digest or RESUME_KEY not in header.metadata:
             raise UsageError(
-                f"{target} is there, and was not made by --imatrix auto for {model.name} as it is now",
+                f"{target} is there, and was not measured on {model.name} as it is now and the text of our own",
                 f"use it with --imatrix {target}, or remove it",
             )
-        if RESUME_KEY not in header.metadata:
-            console.note(f"  importance matrix: {target}, measured before")
-            return load_imatrix(target)
     console.note(f"  measuring an importance matrix on the calibration text, kept as {target}")
-    whole, name = evaluating.read_text(None, CALIBRATION), evaluating.text_name(None, CALIBRATION)
-    work = Collection(model, target, whole, name, ChunkParams(threads=threads), extra=((MODEL_KEY, digest),))
     collect(work, resume=True)
     return load_imatrix(target)
 

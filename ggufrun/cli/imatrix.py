@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ggufrun.cli import console, evaluating, options, placing
-from ggufrun.cli.calibrating import Collection, collect
+from ggufrun.cli.calibrating import Collection, collect, finished
 from ggufrun.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def imatrix(
     """Measure an importance matrix: which columns of a model's matrices matter.
 
     The file is the one that llama-imatrix writes, and llama-quantize and `ggufrun quantize --imatrix` read. Ctrl+C
-    saves what is there.
+    saves what is there. What was measured before is left as it is.
     """
     from ggufrun.cli.writing import base_name
 
@@ -79,7 +79,6 @@ def imatrix(
     from ggufrun.evaluate.text import CALIBRATION
 
     params = ChunkParams(ctx_size, batch_size, ubatch_size, threads, flash_attention, type_k, type_v)
-    check_targets([(target, 0)], force or resume, [source])
     work = Collection(
         source,
         target,
@@ -93,7 +92,13 @@ def imatrix(
         parse_special,
         save_every,
     )
-    _report(target, collect(work, resume))
+    found = None if force else finished(work)
+    if found is not None:
+        console.note(f"{target} was measured before, on the same model and text; --force measures it again")
+    else:
+        check_targets([(target, 0)], force or resume, [source])
+        found = collect(work, resume)
+    _report(target, found)
 
 
 def _report(target: Path, result: Imatrix) -> None:
