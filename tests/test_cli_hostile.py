@@ -14,14 +14,17 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from ggufrun.checkpoint.gguffile import Header, Kind, encode, serialize
 from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.convert.writer import check_targets
 from ggufrun.errors import TargetError
-from tests.checkpoints import DEMO
+from tests.checkpoints import DEMO, safetensors_bytes
 from tests.test_cli_convert import fails, ggufrun
+
+LOW_RANK = (("A", (4, 256)), ("B", (256, 4)))
 
 COMMANDS = (
     ("chat", "MODEL", "-p", "hi"),
@@ -215,3 +218,39 @@ def test_a_name_in_brackets_is_no_markup(tmp_path: Path, demo_gguf: Callable[[st
     assert "1 file written from 1 of 2 inputs" in result.stderr and "[x] [bold].gguf" in result.stderr
     result = ggufrun("compare", model.name, "[x] [bold]-Q8_0.gguf", "--chunks", "1", cwd=tmp_path)
     assert result.returncode == 0 and "[x] [bold]-Q8_0.gguf" in result.stdout
+
+
+def test_other_things_than_models(tmp_path: Path, demo_gguf: Callable[[str], Path]) -> None:
+    """Adapters and importance matrices are called what they are, and it is said what they are for."""
+    weights = {
+        f"base_model.model.model.layers.0.self_attn.q_proj.lora_{side}.weight": shape for side, shape in LOW_RANK
+    }
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(
+        '{"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}'
+    )
+    stored = {name: ("F32", np.ones(shape, np.float32)) for name, shape in weights.items()}
+    (adapter / "adapter_model.safetensors").write_bytes(safetensors_bytes(stored))
+    fails(
+        ggufrun("convert", adapter),
+        "is a LoRA adapter, not a whole model; merge it into its base: ggufrun convert BASE",
+    )
+    result = ggufrun("convert", DEMO, "--lora", "adapter", "--lora-out", "low.gguf", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    fails(ggufrun("chat", "low.gguf", "hi", cwd=tmp_path), "is a LoRA adapter, not a model; give it with --lora")
+    model = demo_gguf("q8_0")
+    fails(
+        ggufrun("chat", model, "hi", "--lora", adapter),
+        "is a folder, not a GGUF adapter; make a GGUF of it: .*--lora-out",
+    )
+    (tmp_path / "eyes.gguf").write_bytes(serialize(Header({"general.architecture": encode("clip", Kind.STRING)}, ())))
+    fails(ggufrun("chat", "eyes.gguf", "hi", cwd=tmp_path), "sees or hears, not a model; name the GGUF with the rest")
+    shown = ggufrun("inspect", "low.gguf", cwd=tmp_path).stdout
+    assert "a LoRA adapter: give it with --lora" in shown and "chat template" not in shown
+    rows = json.loads(ggufrun("list", ".", "--json", cwd=tmp_path).stdout)["models"]
+    assert {row["name"]: (row["type"], row["problem"]) for row in rows} == {
+        "adapter": ("adapter", None),
+        "low": ("adapter", None),
+        "eyes": ("mmproj", None),
+    }

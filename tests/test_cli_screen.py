@@ -14,6 +14,7 @@ import pytest
 if sys.platform == "win32":
     pytest.skip("no pseudo-terminals", allow_module_level=True)
 
+from ggufrun.checkpoint.gguffile import Header, Kind, encode, serialize
 from ggufrun.convert import pipeline
 from ggufrun.convert.plan import plan_vocabulary
 from tests.checkpoints import DEMO
@@ -211,9 +212,15 @@ def start(folder: Path, *args: str, **environment: str) -> Screen:
 
 
 def test_a_model_is_picked(folder: Path) -> None:
+    # what lies beside models and is none is not offered
+    (folder / "text.gguf").write_text("hello")
+    (folder / "gone.gguf").symlink_to("nowhere")
+    matrix = Header({"general.type": encode("imatrix", Kind.STRING)}, ())
+    (folder / "poet-imatrix.gguf").write_bytes(serialize(matrix))
     screen = start(folder)
     text = screen.until("Enter talks")
     assert "❯ poet-Q4_K_M" in text and "  poet-Q8_0" in text
+    assert not any(name in text for name in ("text", "gone", "imatrix"))
     screen.type("\x1b[B")
     screen.until("❯ poet-Q8_0")
     screen.type("q4")

@@ -23,8 +23,30 @@ SCALINGS = ("none", "linear", "yarn", "longrope")
 """What ``rope.scaling.type`` may be."""
 
 
+NO_MODELS = {
+    "adapter": ("a LoRA adapter", "give it with --lora, beside its model"),
+    "imatrix": ("an importance matrix", "pass it with --imatrix, beside a model"),
+    "mmproj": ("the part of a model that sees or hears", "name the GGUF with the rest; ggufrun reads text only"),
+}
+"""Other things that a GGUF may hold, by its ``general.type``; and what to do with them."""
+
+
+def kind_of(header: Header) -> str:
+    """``model``, or one of `NO_MODELS`, or whatever else the file calls itself."""
+    # files that see or hear had no type of their own at first
+    return "mmproj" if header.architecture == "clip" else str(header.get("general.type", "model"))
+
+
+def check_is_model(path: Path, header: Header) -> None:
+    """FormatError for a GGUF of a known kind that is no model."""
+    if kind_of(header) in NO_MODELS:
+        what, todo = NO_MODELS[kind_of(header)]
+        raise FormatError(f"{path.name} is {what}, not a model", todo)
+
+
 def check_hyperparameters(path: Path, header: Header) -> None:
-    """FormatError for a header that would abort llama.cpp."""
+    """FormatError for a header that is no model's, or would abort llama.cpp."""
+    check_is_model(path, header)
     arch = header.architecture
     if not arch:
         kind = header.get("general.type")

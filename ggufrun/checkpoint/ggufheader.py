@@ -86,11 +86,10 @@ class _Reader:
             raise FormatError(f"{self.name} has the name {found!r} in its header", AGAIN)
         return found
 
-    def value(self) -> Value:
-        kind = self._kind()
+    def value(self, kind: Kind) -> Value:
         return Value(kind, self._raw(kind))
 
-    def _kind(self) -> Kind:
+    def kind(self) -> Kind:
         number = self.number("I")
         try:
             return Kind(number)
@@ -103,7 +102,7 @@ class _Reader:
         length = self.take(8) if kind is Kind.STRING else b""
         if kind is Kind.STRING:
             return length + self.take(struct.unpack("<Q", length)[0])
-        item = self._kind()
+        item = self.kind()
         count = self.number("Q")
         head = struct.pack("<IQ", item, count)
         if item in SCALARS:
@@ -126,28 +125,47 @@ def read_header(path: Path) -> Header:
     version of the format, another byte order or an unknown tensor type.
     """
     with _Reader(path) as reader:
-        if reader.size < 24 or reader.take(4) != MAGIC:
-            raise FormatError(f"{path.name} is not a GGUF file", "convert a checkpoint with `ggufrun convert`")
-        version = reader.number("I")
-        if version & 0xFFFF == 0:
-            raise UnsupportedError(f"{path.name} is a big-endian GGUF", "get the little-endian file")
-        if not 2 <= version <= VERSION:
-            hint = "update ggufrun" if version > VERSION else "convert the model again"
-            raise UnsupportedError(f"{path.name} is GGUF version {version}, not 2 or {VERSION}", hint)
-        n_tensors, n_keys = reader.number("Q"), reader.number("Q")
-        if n_keys > MAX_KEYS or n_tensors > MAX_TENSORS:
-            raise FormatError(f"{path.name} lies: {n_keys} metadata keys and {n_tensors} tensors", AGAIN)
+        version, n_tensors, n_keys = _counts(reader)
         metadata: dict[str, Value] = {}
         for _ in range(n_keys):
             key = reader.text(MAX_KEY_LENGTH)
             if key in metadata:
                 raise FormatError(f"{path.name} has the metadata key {key} twice", AGAIN)
-            metadata[key] = reader.value()
+            metadata[key] = reader.value(reader.kind())
         alignment = _alignment(path.name, metadata)
         tensors = tuple(_tensor_info(reader, alignment) for _ in range(n_tensors))
         header = Header(metadata, tensors, version, align(reader.position, alignment), reader.size)
     _check_layout(path.name, header)
     return header
+
+
+def read_beginning(path: Path) -> Header:
+    """The metadata up to the first list, without tensors: what a file is, told in no time. Raises as `read_header`."""
+    with _Reader(path) as reader:
+        version, _, n_keys = _counts(reader)
+        metadata: dict[str, Value] = {}
+        for _ in range(n_keys):
+            key, kind = reader.text(MAX_KEY_LENGTH), reader.kind()
+            if kind is Kind.ARRAY:
+                break
+            metadata[key] = reader.value(kind)
+        return Header(metadata, (), version, file_size=reader.size)
+
+
+def _counts(reader: _Reader) -> tuple[int, int, int]:
+    """The version, and how many tensors and keys there are."""
+    if reader.size < 24 or reader.take(4) != MAGIC:
+        raise FormatError(f"{reader.name} is not a GGUF file", "convert a checkpoint with `ggufrun convert`")
+    version = reader.number("I")
+    if version & 0xFFFF == 0:
+        raise UnsupportedError(f"{reader.name} is a big-endian GGUF", "get the little-endian file")
+    if not 2 <= version <= VERSION:
+        hint = "update ggufrun" if version > VERSION else "convert the model again"
+        raise UnsupportedError(f"{reader.name} is GGUF version {version}, not 2 or {VERSION}", hint)
+    n_tensors, n_keys = reader.number("Q"), reader.number("Q")
+    if n_keys > MAX_KEYS or n_tensors > MAX_TENSORS:
+        raise FormatError(f"{reader.name} lies: {n_keys} metadata keys and {n_tensors} tensors", AGAIN)
+    return version, n_tensors, n_keys
 
 
 def _alignment(name: str, metadata: dict[str, Value]) -> int:

@@ -25,6 +25,9 @@ def open_checkpoint(path: Path, adapters: Sequence[AdapterRequest] = ()) -> Chec
         hint = "use `ggufrun quantize` for a GGUF" if path.suffix == ".gguf" else "name the folder that holds it"
         raise UnsupportedError(f"{path} is a file, not a checkpoint folder", hint)
     source: Checkpoint | None = open_folder(path, SAFETENSORS) or open_folder(path, TORCH) or meta.open_folder(path)
+    if source is None and (path / "adapter_config.json").is_file():
+        hint = f"merge it into its base: ggufrun convert BASE --lora {path}"
+        raise NotFoundError(f"{path} is a LoRA adapter, not a whole model", hint)
     if source is None:
         raise NotFoundError(
             f"{path} holds no model*.safetensors, pytorch_model*.bin or consolidated.*.pth",

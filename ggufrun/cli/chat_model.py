@@ -12,10 +12,11 @@ from ggufrun.cli.chat_flags import ChatFlags
 from ggufrun.cli.console import err, note
 from ggufrun.cli.progress import fetch_bar
 from ggufrun.cli.units import size_text
-from ggufrun.errors import NotFoundError, UsageError
+from ggufrun.errors import GgufrunError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from ggufrun.hub import HubId
+    from ggufrun.hub.models import LocalModel
 
 MODEL_HINT = "ggufrun pull org/name:Q4_K_M"
 
@@ -95,6 +96,20 @@ def agreed(question: str) -> bool:
     return answer.strip().lower() in ("", "y", "yes", "是", "好")
 
 
+def _can_talk(model: LocalModel) -> bool:
+    """Is it a whole GGUF of a model, by its first lines?"""
+    from ggufrun.checkpoint.ggufchecks import check_is_model
+    from ggufrun.checkpoint.ggufheader import read_beginning
+
+    if not model.is_gguf or model.missing:
+        return False
+    try:
+        check_is_model(model.path, read_beginning(model.path))
+    except (GgufrunError, OSError):
+        return False
+    return True
+
+
 def pick(*, plain: bool) -> Path:
     """A model of the local folder, the only one or the one that is chosen.
 
@@ -104,7 +119,7 @@ def pick(*, plain: bool) -> Path:
     from ggufrun.hub.models import models_folder, scan
 
     folder = models_folder()
-    models = [model for model in scan(folder) if model.is_gguf and not model.missing] if folder.is_dir() else []
+    models = [model for model in scan(folder) if _can_talk(model)] if folder.is_dir() else []
     if not models:
         raise NotFoundError(
             f"there is no GGUF model in {folder}",

@@ -82,7 +82,7 @@ def inspect(
     if template:
         console.out().print(found.template or "", markup=False, soft_wrap=True)
         return
-    console.out().print(_overview(found, asked, read(header), _format(file, header)))
+    console.out().print(_overview(found, asked, read(header), _format(file, header), _holds(header)))
     console.out().print(_types(found))
     if tensors:
         console.out().print(_tensors(header))
@@ -120,18 +120,30 @@ def _format(path: Path, header: Header) -> dict[str, str] | None:
         return {"name": choice.format.name, "why": choice.why}
 
 
-def _overview(found: Description, context: int, receipt: str | None, prompt_format: dict[str, str] | None) -> Table:
+def _holds(header: Header) -> str | None:
+    """What it is if it is no model, and what that is for."""
+    from ggufrun.checkpoint.ggufchecks import NO_MODELS, kind_of
+
+    kind = kind_of(header)
+    return ": ".join(NO_MODELS[kind]) if kind in NO_MODELS else None
+
+
+def _overview(
+    found: Description, context: int, receipt: str | None, prompt_format: dict[str, str] | None, holds: str | None
+) -> Table:
     from rich.table import Table
     from rich.text import Text
 
     heads = f"{found.heads}" + (f" ({found.kv_heads} for keys and values)" if found.kv_heads != found.heads else "")
     vocabulary, template = found.vocabulary, found.template
+    no_template = None if holds else "none"
     special = ", ".join(f"{name} {number} {text}" for name, (number, text) in vocabulary.special.items())
     kind = vocabulary.model + (f"/{vocabulary.pre}" if vocabulary.pre else "")
     rows: list[tuple[str, str | None]] = [
         ("file", f"{found.path} ({found.kind}, {size_text(found.file_bytes)})"),
+        ("holds", holds),
         ("name", found.name),
-        ("architecture", found.architecture),
+        ("architecture", found.architecture or None),
         ("parameters", f"{found.parameters:,}"),
         ("type", f"{found.file_type}, {found.bits_per_weight:.2f} bits a weight"),
         ("layers", _number(found.layers)),
@@ -139,10 +151,10 @@ def _overview(found: Description, context: int, receipt: str | None, prompt_form
         ("heads", heads if found.heads else None),
         ("context", f"{found.context:,} tokens" if found.context else None),
         ("rope", _rope(found)),
-        ("vocabulary", f"{vocabulary.size:,} tokens, {kind}"),
+        ("vocabulary", f"{vocabulary.size:,} tokens, {kind}" if vocabulary.size or not holds else None),
         ("special tokens", special or None),
         ("adds BOS", {True: "yes", False: "no", None: None}[vocabulary.add_bos]),
-        ("chat template", f"{len(template)} characters (--template shows it)" if template else "none"),
+        ("chat template", f"{len(template)} characters (--template shows it)" if template else no_template),
         ("prompt format", f"{prompt_format['name']}: {prompt_format['why']}" if prompt_format else None),
         ("memory", _memory(found, context)),
         ("receipt", receipt),

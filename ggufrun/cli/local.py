@@ -81,13 +81,15 @@ def _row(model: LocalModel) -> dict[str, Any]:
 def _gguf(model: LocalModel) -> dict[str, Any]:
     from math import prod
 
+    from ggufrun.checkpoint.ggufchecks import NO_MODELS, kind_of
     from ggufrun.checkpoint.ggufheader import read_header
     from ggufrun.quantize.types import name_of
 
     headers = [read_header(path) for path in model.files]
-    file_type = headers[0].get("general.file_type")
+    file_type, kind = headers[0].get("general.file_type"), kind_of(headers[0])
+    known = name_of(file_type) if isinstance(file_type, int) else model.type or None
     return {
-        "type": name_of(file_type) if isinstance(file_type, int) else model.type or None,
+        "type": kind if kind in NO_MODELS else known,
         "architecture": headers[0].architecture or None,
         "parameters": sum(prod(info.shape) for header in headers for info in header.tensors),
     }
@@ -101,6 +103,8 @@ def _checkpoint(model: LocalModel) -> dict[str, Any]:
     found: dict[str, Any] = {"architecture": _architecture(model.path)}
     if model.missing:
         return found
+    if not (model.path / "config.json").exists() and (model.path / "adapter_config.json").is_file():
+        return found | {"type": "adapter"}
     source = open_checkpoint(model.path)
     try:
         sizes: Counter[str] = Counter()

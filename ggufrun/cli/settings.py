@@ -261,6 +261,9 @@ def adapters(flags: ChatFlags) -> tuple[Adapter, ...]:
     for text in flags.lora_scaled or ():
         found += scaled(text)
     for adapter in found:
+        if adapter.path.is_dir():
+            hint = f"make a GGUF of it: ggufrun convert BASE --lora {adapter.path} --lora-out FILE"
+            raise NotFoundError(f"{adapter.path} is a folder, not a GGUF adapter", hint)
         if not adapter.path.is_file():
             raise NotFoundError(f"{adapter.path}: no such file", "give the path of a GGUF adapter")
         from ggufrun.checkpoint.ggufheader import read_header

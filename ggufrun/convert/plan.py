@@ -13,7 +13,7 @@ import gguf
 
 from ggufrun.checkpoint import gguffile
 from ggufrun.checkpoint.adapter import AdapterRequest
-from ggufrun.checkpoint.ggufchecks import check_hyperparameters
+from ggufrun.checkpoint.ggufchecks import check_hyperparameters, check_is_model
 from ggufrun.checkpoint.gguffile import Kind, Value
 from ggufrun.checkpoint.ggufsource import GGUFSource
 from ggufrun.checkpoint.open import open_checkpoint
@@ -42,13 +42,6 @@ class Wishes:
 
 
 NO_WISHES = Wishes()
-
-
-NO_MODELS = {
-    "imatrix": ("an importance matrix", "pass it with --imatrix, beside a model"),
-    "adapter": ("an adapter", "quantize the model, and give the adapter to chat with --lora"),
-}
-"""Other things that a GGUF may hold, by its ``general.type``; and what to do with them."""
 
 
 @dataclass(frozen=True)
@@ -179,9 +172,7 @@ class _Quantizable:
         self.source = GGUFSource(path)
         try:
             model = Model(dict(self.source.header.metadata), dict(self.source.tensors))
-            kind = self.source.header.get("general.type")
-            if kind in NO_MODELS:
-                raise FormatError(f"{path.name} is {NO_MODELS[kind][0]}, not a model", NO_MODELS[kind][1])
+            check_is_model(path, self.source.header)
             if not model.tensors:
                 raise FormatError(f"{path.name} holds a vocabulary and no tensors", "quantize a whole model")
             check_hyperparameters(path, self.source.header)
