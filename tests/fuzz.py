@@ -31,7 +31,7 @@ from ggufrun.checkpoint.adapter import AdapterRequest
 from ggufrun.checkpoint.ggufsource import GGUFSource
 from ggufrun.convert import pipeline
 from ggufrun.convert.imatrix import load_imatrix
-from ggufrun.convert.plan import plan_convert, plan_quantize
+from ggufrun.convert.plan import Plan, plan_convert, plan_quantize
 from ggufrun.errors import GgufrunError
 from ggufrun.quantize.types import FILE_TYPES
 from tests import torch_writer
@@ -61,15 +61,20 @@ class Target:
     names: tuple[str, ...]
 
 
-def convert(folder: Path) -> None:
-    """Plan, and read a little of every tensor."""
-    plan = plan_convert(folder, [FILE_TYPES["F16"]], lambda kind: folder / "out.gguf")
+def taste(plan: Plan) -> None:
+    """Read a little of every tensor."""
     try:
         for chunk in pipeline.chunks(plan):
             if chunk.start == 0:
                 pipeline.encode_chunk(chunk)
     finally:
         plan.close()
+
+
+def convert(folder: Path) -> None:
+    """Plan, and read a little of every tensor."""
+    plan = plan_convert(folder, [FILE_TYPES["F16"]], lambda kind: folder / "out.gguf")
+    taste(plan)
 
 
 def merge(folder: Path) -> None:
@@ -77,12 +82,7 @@ def merge(folder: Path) -> None:
     plan = plan_convert(
         folder / "base", [FILE_TYPES["F16"]], lambda kind: folder / "out.gguf", adapters=[AdapterRequest(folder, 1.0)]
     )
-    try:
-        for chunk in pipeline.chunks(plan):
-            if chunk.start == 0:
-                pipeline.encode_chunk(chunk)
-    finally:
-        plan.close()
+    taste(plan)
 
 
 def quantize(folder: Path) -> None:
@@ -91,12 +91,7 @@ def quantize(folder: Path) -> None:
     source = GGUFSource(path)
     source.close()
     plan = plan_quantize(path, [FILE_TYPES["Q8_0"]], lambda kind: folder / "out.gguf")
-    try:
-        for chunk in pipeline.chunks(plan):
-            if chunk.start == 0:
-                pipeline.encode_chunk(chunk)
-    finally:
-        plan.close()
+    taste(plan)
 
 
 def small_llama(folder: Path) -> None:

@@ -15,6 +15,7 @@ from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.cli import calibrating
 from ggufrun.cli.calibrating import MODEL_KEY, RESUME_KEY, Collection, collect, model_digest
 from ggufrun.cli.jobs import sort_arguments
+from ggufrun.cli.options import TypeFlags, WriteFlags
 from ggufrun.cli.writing import base_name
 from ggufrun.convert.annotate import annotate
 from ggufrun.convert.imatrix import load_imatrix
@@ -241,6 +242,8 @@ def test_fit_gpu_without_one(measured: Callable[[str], Path], tmp_path: Path) ->
     fails(result, r"--fit gpu: the engine sees no GPU here; .* --fit 8G")
 
 
+ONE_THREAD = WriteFlags(threads=1)
+
 # --- --imatrix auto ---------------------------------------------------------------------------------------------------
 
 
@@ -325,13 +328,14 @@ def test_convert_measures_on_a_plain_file(tmp_path: Path, types: list[str], caps
     write_llama(model, num_hidden_layers=2, vocab_size=2304)
     auto.mkdir()
     steps.mkdir()
-    convert(str(model), types=types, output=auto, imatrix="auto", threads=1, receipt=True)
+    convert(str(model), types=types, output=auto, kinds=TypeFlags("auto"), how=ONE_THREAD, receipt=True)
     assert sorted(path.name for path in auto.iterdir()) == sorted(
         [*(f"model-{kind}.gguf" for kind in types), "model-imatrix.gguf"]
     )
     assert RESUME_KEY not in read_header(auto / "model-imatrix.gguf").metadata
     assert "ggufrun.receipt.kld.mean" in read_header(auto / f"model-{types[-1]}.gguf").metadata
-    convert(str(model), types=types[-1:], output=steps, imatrix=str(auto / "model-imatrix.gguf"), threads=1)
+    kinds = TypeFlags(str(auto / "model-imatrix.gguf"))
+    convert(str(model), types=types[-1:], output=steps, kinds=kinds, how=ONE_THREAD)
     made, again = auto / f"model-{types[-1]}.gguf", steps / f"model-{types[-1]}.gguf"
     assert made.read_bytes()[read_header(made).data_start :] == again.read_bytes()[read_header(again).data_start :]
     plain = tmp_path / "plain.gguf"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ggufrun.bindings import bindings
 from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.convert import pipeline
 from ggufrun.convert.plan import plan_convert, plan_quantize
@@ -17,9 +15,7 @@ from ggufrun.errors import UsageError
 from ggufrun.quantize.plan import QuantizeOptions
 from ggufrun.quantize.types import FILE_TYPES
 from tests.checkpoints import write_llama
-
-# not the package itself, which would take llama.cpp's log from the engine
-llama_cpp = bindings()
+from tests.library import llama_cpp, run_quantizer
 
 NEED_IMATRIX = ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "Q2_K_S"]
 # Q1_0 has no fallback for rows that do not fit: tests/test_quantize_library.py has it refused as the library does
@@ -42,19 +38,12 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def library_quantize(source: Path, target: Path, ftype: int, options: QuantizeOptions) -> None:
-    """llama.cpp's own quantizer."""
-    quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
-    # put back afterwards: the engine listens to the log for the reasons of errors
-    previous, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
-    llama_cpp.llama_log_get(ctypes.byref(previous), ctypes.byref(data))
-    llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
+    """llama.cpp's own quantizer, with the options translated here and not by what is tested."""
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.nthread = ftype, 2
     params.pure, params.allow_requantize = options.pure, options.allow_requantize
     params.quantize_output_tensor = not options.leave_output
-    status = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
-    llama_cpp.llama_log_set(previous, data)
-    assert status == 0
+    assert run_quantizer(source, target, params)
 
 
 @pytest.fixture(scope="module", params=list(SHAPES))

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.cli import upstream as command
 from ggufrun.cli.app import app
+from ggufrun.cli.options import WriteFlags
 from ggufrun.convert import pipeline, upstream
 from ggufrun.convert.plan import plan_quantize
 from ggufrun.errors import FormatError, NotFoundError, TargetError, UnsupportedError, UsageError
@@ -58,9 +59,7 @@ def run(folder: Path, *types: str, force: bool = False) -> None:
         AS_LLAMA_CPP,
         "some name",
         None,
-        threads=1,
-        force=force,
-        as_json=False,
+        WriteFlags(threads=1, force=force),
     )
 
 
@@ -195,7 +194,7 @@ def test_the_error_for_an_unknown_architecture_offers_it(tmp_path: Path) -> None
     from ggufrun.convert import arch
     from ggufrun.convert.config import Config
 
-    config = Config(tmp_path / "config.json", json.loads('{"architectures": ["Qwen3NextForCausalLM"]}'))
+    config = Config(tmp_path / "config.json", json.loads('{"architectures": ["Qwen9ForCausalLM"]}'))
     with pytest.raises(UnsupportedError) as error:
         arch.find(config)
     assert "--converter upstream" in error.value.todo

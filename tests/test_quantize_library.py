@@ -5,17 +5,14 @@ What a plan says and what the library does are thereby the same too: the types s
 
 from __future__ import annotations
 
-import ctypes
 import re
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from ggufrun.bindings import bindings
 from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.checkpoint.tensortypes import BLOCKS, TensorType
 from ggufrun.convert import pipeline
@@ -23,36 +20,11 @@ from ggufrun.convert.imatrix import load_imatrix
 from ggufrun.convert.plan import plan_quantize, split_plan
 from ggufrun.errors import EngineError, UsageError
 from ggufrun.quantize import ggml
-from ggufrun.quantize.plan import QuantizeOptions, library_params
+from ggufrun.quantize.plan import QuantizeOptions
 from ggufrun.quantize.types import FILE_TYPES
 from tests.architectures import ARCHITECTURES, write, write_imatrix
 from tests.conftest import Oracle
-
-# not the package itself, which would take llama.cpp's log from the engine
-llama_cpp = bindings()
-
-
-def library_quantize(source: Path, target: Path, name: str, options: QuantizeOptions, matrix: Path | None) -> bool:
-    """llama.cpp's own quantizer; False where it refuses."""
-    params, kept = library_params(FILE_TYPES[name], options)
-    params.nthread = 2
-    if matrix is not None:
-        entries = load_imatrix(matrix).entries
-        table = (llama_cpp.llama_model_imatrix_data * (len(entries) + 1))()
-        for slot, (weight, entry) in zip(table, entries.items(), strict=False):
-            values = np.ascontiguousarray(entry.importance())
-            kept.append(values)
-            slot.name, slot.size = weight.encode(), values.size
-            slot.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        params.imatrix = ctypes.cast(table, type(params.imatrix))
-    quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
-    previous, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
-    llama_cpp.llama_log_get(ctypes.byref(previous), ctypes.byref(data))
-    llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
-    status = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
-    llama_cpp.llama_log_set(previous, data)
-    assert kept is not None
-    return bool(status == 0)
+from tests.library import library_quantize, llama_cpp, run_quantizer
 
 
 def differences(
@@ -200,16 +172,11 @@ def test_the_list_of_types_is_the_librarys(made: Callable[[str, str], Path], tmp
     known = {kind.ftype for kind in FILE_TYPES.values()}
     params = llama_cpp.llama_model_quantize_default_params()
     params.dry_run = True
-    quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
-    previous, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
-    llama_cpp.llama_log_get(ctypes.byref(previous), ctypes.byref(data))
-    llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
     taken = set()
     for number in range(64):
         params.ftype = number
-        if llama_cpp.llama_model_quantize(str(source).encode(), b"", ctypes.byref(params)) == 0:
+        if run_quantizer(source, tmp_path / "none", params):
             taken.add(number)
-    llama_cpp.llama_log_set(previous, data)
     assert taken == known
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -12,19 +11,16 @@ import gguf
 import numpy as np
 import pytest
 
-from ggufrun.bindings import bindings
 from ggufrun.checkpoint.gguffile import Header, Kind, encode, layout, serialize
 from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.convert import pipeline
 from ggufrun.convert.imatrix import load_imatrix
 from ggufrun.convert.plan import plan_quantize
 from ggufrun.errors import FormatError, UsageError
-from ggufrun.quantize.plan import QuantizeOptions, library_params, parse_override, parse_tensor_type, requires_imatrix
+from ggufrun.quantize.plan import QuantizeOptions, parse_override, parse_tensor_type, requires_imatrix
 from ggufrun.quantize.types import FILE_TYPES
 from tests.conftest import Oracle
-
-# not the package itself, which would take llama.cpp's log from the engine
-llama_cpp = bindings()
+from tests.library import library_quantize
 
 TYPES = gguf.GGMLQuantizationType
 EXPERTS, WIDTH, INNER = 4, 256, 512
@@ -106,28 +102,6 @@ def legacy_file(path: Path, matrix: Path) -> Path:
     return path
 
 
-def library_quantize(source: Path, target: Path, name: str, options: QuantizeOptions, matrix: Path | None) -> None:
-    params, kept = library_params(FILE_TYPES[name], options)
-    if matrix is not None:
-        entries = load_imatrix(matrix).entries
-        table = (llama_cpp.llama_model_imatrix_data * (len(entries) + 1))()
-        for slot, (weight, entry) in zip(table, entries.items(), strict=False):
-            values = np.ascontiguousarray(entry.importance())
-            kept.append(values)
-            slot.name, slot.size = weight.encode(), values.size
-            slot.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        params.imatrix = ctypes.cast(table, type(params.imatrix))
-    quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
-    # put back afterwards: the engine listens to the log for the reasons of errors
-    previous, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
-    llama_cpp.llama_log_get(ctypes.byref(previous), ctypes.byref(data))
-    llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
-    status = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
-    llama_cpp.llama_log_set(previous, data)
-    assert status == 0
-    assert kept is not None
-
-
 def tensor_data(path: Path) -> dict[str, bytes]:
     header, data = read_header(path), path.read_bytes()
     return {
@@ -156,7 +130,7 @@ def matrix(model: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["Q4_K_M", "Q2_K_S", "IQ2_XXS", "IQ1_S", "IQ1_M", "IQ3_XXS", "Q4_0", "Q5_1", "IQ4_XS"])
 def test_an_importance_matrix(model: Path, matrix: Path, tmp_path: Path, name: str) -> None:
-    library_quantize(model, tmp_path / "theirs", name, QuantizeOptions(), matrix)
+    assert library_quantize(model, tmp_path / "theirs", name, QuantizeOptions(), matrix)
     theirs = tensor_data(tmp_path / "theirs")
     assert tensor_data(ours(model, tmp_path / "ours", name, QuantizeOptions(), matrix)) == theirs
     header = read_header(tmp_path / "ours")
@@ -193,7 +167,7 @@ def test_the_older_format_says_the_same(model: Path, matrix: Path, tmp_path: Pat
     ids=["tensor-type", "output-embedding", "prune", "prune-two", "pure"],
 )
 def test_options(model: Path, tmp_path: Path, options: QuantizeOptions) -> None:
-    library_quantize(model, tmp_path / "theirs", "Q4_K_M", options, None)
+    assert library_quantize(model, tmp_path / "theirs", "Q4_K_M", options, None)
     made = ours(model, tmp_path / "ours", "Q4_K_M", options)
     assert made.read_bytes() == (tmp_path / "theirs").read_bytes()
     assert tensor_data(made) != tensor_data(ours(model, tmp_path / "plain", "Q4_K_M", QuantizeOptions()))
@@ -201,7 +175,7 @@ def test_options(model: Path, tmp_path: Path, options: QuantizeOptions) -> None:
 
 def test_pruning_with_a_matrix_uses_the_layers_own_entries(model: Path, matrix: Path, tmp_path: Path) -> None:
     options = QuantizeOptions(prune=(0,))
-    library_quantize(model, tmp_path / "theirs", "Q4_K_M", options, matrix)
+    assert library_quantize(model, tmp_path / "theirs", "Q4_K_M", options, matrix)
     assert tensor_data(ours(model, tmp_path / "ours", "Q4_K_M", options, matrix)) == tensor_data(tmp_path / "theirs")
 
 

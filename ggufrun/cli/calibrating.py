@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufrun.cli import console, evaluating
+from ggufrun.cli import console, evaluating, options
 from ggufrun.cli.passing import passing, passing_path
 from ggufrun.cli.placing import PLAIN, PlaceFlags
 from ggufrun.cli.progress import steps
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from ggufrun.evaluate.text import Text
     from ggufrun.quantize.imatrix import Imatrix
     from ggufrun.quantize.types import FileType
-
-AUTO = "auto"
 
 RESUME_KEY = "ggufrun.imatrix.resume"
 """In an unfinished file: a digest of the text and the settings, and the chunks done."""
@@ -241,10 +239,7 @@ def convert(
     *,
     split_max_size: str | None,
     receipt: bool,
-    threads: int | None,
-    force: bool,
-    resume: bool,
-    as_json: bool,
+    how: options.WriteFlags,
 ) -> None:
     """``convert --imatrix auto``: the plain targets first, or a passing file in the checkpoint's own precision; the
     matrix is measured on that, and then the other targets are made.
@@ -253,15 +248,7 @@ def convert(
     from ggufrun.cli.writing import carry_out, split
 
     def done(plan: Plan, measure: Callable[[], Receipts] | None = None) -> list[dict[str, Any]]:
-        return carry_out(
-            split(plan, split_max_size),
-            threads=threads,
-            dry_run=False,
-            force=force,
-            resume=resume,
-            quiet=as_json,
-            receipt=measure,
-        )
+        return carry_out(split(plan, split_max_size), replace(how, dry_run=False), measure)
 
     def own_precision(path: Path) -> Plan:
         return make((), lambda kind: path, None)
@@ -270,7 +257,7 @@ def convert(
     quantized = [kind for kind in file_types if not kind.plain]
     first = path_of(quantized[0])
     plans = [make(file_types, path_of, None)] + ([] if plain else [own_precision(passing_path(first))])
-    _check_room(plans, force or resume)
+    _check_room(plans, how.force or how.resume)
     found: list[dict[str, Any]] = []
     with ExitStack() as stack:
         if plain:
@@ -278,11 +265,11 @@ def convert(
             reference, kind = split(plan, split_max_size).targets[0].path, plain[0].name
             found += done(plan)
         else:
-            reference, kind = stack.enter_context(passing(own_precision, first, threads, "the importance matrix"))
-        matrix = automatic(reference, automatic_path(first.parent, stem), threads)
+            reference, kind = stack.enter_context(passing(own_precision, first, how.threads, "the importance matrix"))
+        matrix = automatic(reference, automatic_path(first.parent, stem), how.threads)
         plan = make(quantized, path_of, matrix)
-        found += done(plan, measurer(plan, lambda: standing(reference, kind), threads) if receipt else None)
-    if as_json:
+        found += done(plan, measurer(plan, lambda: standing(reference, kind), how.threads) if receipt else None)
+    if how.as_json:
         console.print_json(found)
 
 

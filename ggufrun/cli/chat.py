@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ggufrun.cli import batch, chat_model, settings
-from ggufrun.cli.chat_flags import SWITCH_VALUES, ChatFlags, FlagCommand, command_from
+from ggufrun.cli import batch, chat_model, ending, records, settings
+from ggufrun.cli.chat_flags import SWITCH_VALUES, ChatFlags, FlagCommand
 from ggufrun.cli.console import note, warn
 from ggufrun.cli.guessing import draft_params, guessing, widened
 from ggufrun.cli.guiding import doubled, guidance_params, negative
@@ -35,7 +35,7 @@ every line is a message.
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command("chat", cls=FlagCommand)(command_from(ChatFlags, run, DOC))
+    app.command("chat", cls=FlagCommand)(records.command_from(ChatFlags, run, DOC, around=ending.guarded))
 
 
 def run(flags: ChatFlags) -> None:

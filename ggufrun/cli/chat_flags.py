@@ -6,16 +6,14 @@ are the same in a name. A flag left out is None: then the model, the style or th
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from ggufrun.cli import ending, placing
+from ggufrun.cli import placing
 
 OPTIONAL_VALUES: dict[str, str] = {"--color": "on", "-co": "on", "-fa": "on", "--flash-attn": "on"}
 """Flags that took no value in older llama.cpp and take one today, and what they mean alone."""
@@ -326,27 +324,3 @@ def complete(args: list[str]) -> list[str]:
         if arg in OPTIONAL_VALUES and value.lower() not in SWITCH_VALUES:
             full.append(OPTIONAL_VALUES[arg])
     return full
-
-
-def command_from(
-    record: type, run: Callable[[Any], None], doc: str, without: frozenset[str] = frozenset()
-) -> Callable[..., None]:
-    """A function for Typer with a parameter for every field of the dataclass ``record``; it calls ``run`` with one.
-
-    Fields in ``without`` are no flags of this command: they keep their defaults.
-    """
-    hints = get_type_hints(record, include_extras=True)
-
-    def command(**values: Any) -> None:
-        with ending.guarded():
-            run(record(**values))
-
-    parameters = [
-        inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=item.default, annotation=hints[item.name])
-        for item in fields(record)
-        if item.name not in without
-    ]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = hints
-    command.__doc__ = doc
-    return command

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ggufrun.cli import chat_model, settings
-from ggufrun.cli.chat_flags import ChatFlags, FlagCommand, command_from
+from ggufrun.cli import chat_model, ending, records, settings
+from ggufrun.cli.chat_flags import ChatFlags, FlagCommand
 from ggufrun.cli.guessing import draft_params, guessing, widened
 from ggufrun.cli.guiding import doubled, guidance_params, negative
 from ggufrun.errors import UsageError
@@ -73,7 +73,7 @@ class CompleteFlags(ChatFlags):
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command("complete", cls=FlagCommand)(command_from(CompleteFlags, run, DOC, WITHOUT))
+    app.command("complete", cls=FlagCommand)(records.command_from(CompleteFlags, run, DOC, WITHOUT, ending.guarded))
 
 
 def run(flags: CompleteFlags) -> None:

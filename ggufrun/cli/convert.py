@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ggufrun.cli import options
+from ggufrun.cli import options, records
 from ggufrun.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(convert)
+    app.command()(records.expanded(convert))
 
 
 def convert(
@@ -55,12 +55,7 @@ def convert(
         Path | None,
         typer.Option("--lora-out", metavar="FILE", help="Write the adapter of --lora as a GGUF adapter, and no model."),
     ] = None,
-    imatrix: options.ImatrixFile = None,
-    tensor_type: options.TensorTypes = None,
-    output_tensor_type: options.OutputType = None,
-    token_embedding_type: options.EmbeddingType = None,
-    pure: options.Pure = False,
-    leave_output_tensor: options.LeaveOutput = False,
+    kinds: options.TypeFlags = options.NO_TYPES,
     split_max_size: options.SplitSize = None,
     pretokenizer: Annotated[
         str | None,
@@ -85,11 +80,7 @@ def convert(
         ),
     ] = "ggufrun",
     receipt: options.Receipt = False,
-    threads: options.Threads = None,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    resume: options.Resume = False,
-    as_json: options.Json = False,
+    how: options.WriteFlags = options.AS_USUAL,
 ) -> None:
     """Convert a checkpoint to GGUF, quantized or not, in one pass.
 
@@ -97,7 +88,6 @@ def convert(
     """
     from ggufrun.checkpoint.adapter import parse_request
     from ggufrun.cli import calibrating, upstream
-    from ggufrun.cli.calibrating import AUTO
     from ggufrun.cli.fetching import source_folder
     from ggufrun.cli.proving import print_proof, prove_vocabulary
     from ggufrun.cli.receipt import beside, measurer
@@ -106,7 +96,7 @@ def convert(
     from ggufrun.convert.imatrix import load_imatrix
     from ggufrun.convert.plan import Wishes, plan_convert, plan_vocabulary
     from ggufrun.hub import companion_files, upstream_files
-    from ggufrun.quantize.plan import AS_LLAMA_CPP, QuantizeOptions, parse_override
+    from ggufrun.quantize.plan import AS_LLAMA_CPP
     from ggufrun.quantize.types import parse_file_type
 
     if receipt and (split_max_size or lora_out or converter != "ggufrun"):
@@ -114,7 +104,7 @@ def convert(
             "--receipt goes without --split-max-size, --lora-out and --converter upstream",
             "it measures whole models that ggufrun has written itself",
         )
-    if vocab_only and (types or imatrix or receipt or split_max_size or lora_out or converter != "ggufrun"):
+    if vocab_only and (types or kinds.imatrix or receipt or split_max_size or lora_out or converter != "ggufrun"):
         raise UsageError(
             "--vocab-only goes without -t, --imatrix, --receipt, --split-max-size, --lora-out and --converter upstream",
             "there are no tensors in what it writes",
@@ -124,45 +114,28 @@ def convert(
     file_types = list(dict.fromkeys(parse_file_type(text) for text in types or ()))
     adapters = [parse_request(text) for text in lora or ()]
     wanted = companion_files if vocab_only else upstream_files if converter == "upstream" else None
-    folder, stem = source_folder(source, outline=dry_run and not vocab_only, wanted=wanted)
+    folder, stem = source_folder(source, outline=how.dry_run and not vocab_only, wanted=wanted)
     if lora_out is not None:
         if len(adapters) != 1 or len(file_types) > 1 or output is not None:
             raise UsageError("--lora-out writes one adapter in one type", "give one --lora, at most one -t, and no -o")
         plan = plan_adapter(folder, adapters[0], lora_out, file_types, name)
-        write(plan, threads=threads, dry_run=dry_run, force=force, resume=resume, as_json=as_json)
+        write(plan, how)
         return
     if adapters:
         stem = f"{stem}-{adapters[-1].path.resolve().name}"
         name = name or stem
     path_of = target_namer(output, name or stem, len(file_types))
-    quantize_options = QuantizeOptions(
-        pure=pure,
-        leave_output=leave_output_tensor,
-        tensor_types=tuple(map(parse_override, tensor_type or ())),
-        output_type=output_tensor_type,
-        embedding_type=token_embedding_type,
-        has_imatrix=imatrix == AUTO,
-    )
-    automatic = imatrix == AUTO and any(not kind.plain for kind in file_types)
-    importance = load_imatrix(Path(imatrix)) if imatrix and imatrix != AUTO else None
+    quantize_options = kinds.options()
+    automatic = kinds.automatic and any(not kind.plain for kind in file_types)
+    importance = load_imatrix(Path(kinds.imatrix)) if kinds.imatrix and not kinds.automatic else None
     if converter == "upstream":
-        if adapters or dry_run or resume or split_max_size or pretokenizer or chat_template or automatic:
+        if adapters or how.dry_run or how.resume or split_max_size or pretokenizer or chat_template or automatic:
             raise UsageError(
                 "--converter upstream goes without --lora, --dry-run, --resume, --split-max-size, --pretokenizer, "
                 "--chat-template and --imatrix auto",
                 "convert first, then use `ggufrun quantize`",
             )
-        upstream.convert(
-            folder,
-            file_types,
-            path_of,
-            quantize_options,
-            name,
-            importance,
-            threads=threads,
-            force=force,
-            as_json=as_json,
-        )
+        upstream.convert(folder, file_types, path_of, quantize_options, name, importance, how)
         return
     wishes = Wishes(name, pretokenizer, _template(chat_template))
     if vocab_only:
@@ -171,12 +144,12 @@ def convert(
         plan = plan_vocabulary(folder, path, wishes, adapters)
     else:
         plan = plan_convert(folder, file_types, path_of, quantize_options, wishes, importance, adapters)
-    proof = None if dry_run or no_verify else prove_vocabulary(plan)
-    if automatic and not dry_run:
+    proof = None if how.dry_run or no_verify else prove_vocabulary(plan)
+    if automatic and not how.dry_run:
         plan.close()
 
-        def make(kinds: Sequence[FileType], place: Callable[[FileType], Path], matrix: Imatrix | None) -> Plan:
-            return plan_convert(folder, kinds, place, quantize_options, wishes, matrix, adapters)
+        def make(types: Sequence[FileType], place: Callable[[FileType], Path], matrix: Imatrix | None) -> Plan:
+            return plan_convert(folder, types, place, quantize_options, wishes, matrix, adapters)
 
         calibrating.convert(
             make,
@@ -185,29 +158,18 @@ def convert(
             name or stem,
             split_max_size=split_max_size,
             receipt=receipt,
-            threads=threads,
-            force=force,
-            resume=resume,
-            as_json=as_json,
+            how=how,
         )
         print_proof(proof)
         return
     measure = None
-    if receipt and not dry_run:
+    if receipt and not how.dry_run:
 
         def own_precision(path: Path) -> Plan:
             return plan_convert(folder, (), lambda kind: path, AS_LLAMA_CPP, wishes, None, adapters)
 
-        measure = measurer(plan, lambda: beside(plan, own_precision, threads), threads)
-    write(
-        split(plan, split_max_size),
-        threads=threads,
-        dry_run=dry_run,
-        force=force,
-        resume=resume,
-        as_json=as_json,
-        receipt=measure,
-    )
+        measure = measurer(plan, lambda: beside(plan, own_precision, how.threads), how.threads)
+    write(split(plan, split_max_size), how, measure)
     print_proof(proof)
 
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ggufrun.errors import TargetError, UsageError
+
+if TYPE_CHECKING:
+    from ggufrun.quantize.plan import QuantizeOptions
+
+AUTO = "auto"
+"""The importance matrix that is measured on the spot."""
 
 
 def output_path(text: str) -> Path:
@@ -62,3 +69,53 @@ EmbeddingType = Annotated[
 ]
 Pure = Annotated[bool, typer.Option("--pure", help="Give every matrix the same type.")]
 LeaveOutput = Annotated[bool, typer.Option("--leave-output-tensor", help="Do not quantize output.weight.")]
+
+
+@dataclass(frozen=True)
+class TypeFlags:
+    """What stands on the command line about the types of tensors, and what they are weighed by."""
+
+    imatrix: ImatrixFile = None
+    tensor_type: TensorTypes = None
+    output_tensor_type: OutputType = None
+    token_embedding_type: EmbeddingType = None
+    pure: Pure = False
+    leave_output_tensor: LeaveOutput = False
+
+    @property
+    def automatic(self) -> bool:
+        """Is an importance matrix to be measured?"""
+        return self.imatrix == AUTO
+
+    def options(self, **more: Any) -> QuantizeOptions:
+        """What the flags mean, with ``more`` that others have said."""
+        from ggufrun.quantize.plan import QuantizeOptions, parse_override
+
+        return QuantizeOptions(
+            pure=self.pure,
+            leave_output=self.leave_output_tensor,
+            tensor_types=tuple(map(parse_override, self.tensor_type or ())),
+            output_type=self.output_tensor_type,
+            embedding_type=self.token_embedding_type,
+            has_imatrix=self.automatic,
+            **more,
+        )
+
+
+NO_TYPES = TypeFlags()
+"""None of these flags."""
+
+
+@dataclass(frozen=True)
+class WriteFlags:
+    """What stands on the command line about how files are written."""
+
+    threads: Threads = None
+    dry_run: DryRun = False
+    force: Force = False
+    resume: Resume = False
+    as_json: Json = False
+
+
+AS_USUAL = WriteFlags()
+"""None of these flags."""

@@ -5,14 +5,13 @@ They are llama.cpp's. Without -ngl, or with ``auto``, as many layers go to the d
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ggufrun.cli import ending
+from ggufrun.cli import ending, records
 from ggufrun.errors import UsageError
 
 if TYPE_CHECKING:
@@ -97,30 +96,8 @@ def of(record: object) -> PlaceFlags:
 
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """``command`` with the flags in the place of its parameter ``place``, which gets them as one record."""
-    # not get_type_hints, which until Python 3.11 hides the flag of a parameter whose default is None in an Optional
-    own = inspect.signature(command, eval_str=True)
-    ours = get_type_hints(PlaceFlags, include_extras=True)
-    names = [item.name for item in fields(PlaceFlags)]
-
-    def wrapped(**values: Any) -> None:
-        place = PlaceFlags(**{name: values.pop(name) for name in names})
-        with ending.guarded():
-            command(**values, place=place)
-
-    parameters = []
-    for name, parameter in own.parameters.items():
-        if name == "place":
-            parameters += [
-                inspect.Parameter(item.name, parameter.KEYWORD_ONLY, default=item.default, annotation=ours[item.name])
-                for item in fields(PlaceFlags)
-            ]
-        else:
-            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    wrapped.__doc__, wrapped.__name__ = command.__doc__, command.__name__
-    return wrapped
+    """``command`` for Typer, with these flags in the place of its parameter of type PlaceFlags."""
+    return records.expanded(command, ending.guarded)
 
 
 # --- reading the flags ------------------------------------------------------------------------------------------------

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ggufrun.cli import console, options
+from ggufrun.cli import console, options, records
 from ggufrun.errors import UsageError
 
 if TYPE_CHECKING:
     from ggufrun.cli.fitting import Limit
+    from ggufrun.cli.options import WriteFlags
     from ggufrun.cli.receipt import Receipts
     from ggufrun.convert.plan import Plan
     from ggufrun.quantize.imatrix import Imatrix
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(quantize)
+    app.command()(records.expanded(quantize))
 
 
 def quantize(
@@ -49,33 +50,22 @@ def quantize(
     ] = None,
     type_k: Annotated[str, typer.Option("-ctk", "--cache-type-k", help="Type of the cache's keys for --fit.")] = "f16",
     type_v: Annotated[str, typer.Option("-ctv", "--cache-type-v", help="Type of its values.")] = "f16",
-    imatrix: options.ImatrixFile = None,
-    tensor_type: options.TensorTypes = None,
-    output_tensor_type: options.OutputType = None,
-    token_embedding_type: options.EmbeddingType = None,
-    pure: options.Pure = False,
-    leave_output_tensor: options.LeaveOutput = False,
+    kinds: options.TypeFlags = options.NO_TYPES,
     prune_layers: Annotated[
         str | None, typer.Option("--prune-layers", metavar="N,N...", help="Leave these layers out.")
     ] = None,
     split_max_size: options.SplitSize = None,
     receipt: options.Receipt = False,
-    threads: options.Threads = None,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    resume: options.Resume = False,
-    as_json: options.Json = False,
+    how: options.WriteFlags = options.AS_USUAL,
 ) -> None:
     """Quantize GGUF files to one or several types.
 
     The bytes are those that llama.cpp's own quantizer would write. One input that fails does not stop the others.
     """
-    from ggufrun.cli.calibrating import AUTO
     from ggufrun.cli.fitting import parse_limit
     from ggufrun.cli.jobs import find_sources, print_outcomes, run_all, sort_arguments
     from ggufrun.convert.imatrix import load_imatrix
     from ggufrun.engine.context import ContextParams
-    from ggufrun.quantize.plan import QuantizeOptions, parse_override
 
     names, file_types = sort_arguments(arguments)
     if receipt and split_max_size:
@@ -83,29 +73,15 @@ def quantize(
     if not file_types and fit is None:
         raise UsageError("no type is named", "add one or several, such as q4_k_m, or --fit SIZE")
     limit = parse_limit(fit, ContextParams(ctx_size, type_k=type_k, type_v=type_v)) if fit is not None else None
-    automatic = imatrix == AUTO
     job = _Job(
         file_types=file_types,
         output=output,
-        options=QuantizeOptions(
-            allow_requantize=allow_requantize,
-            pure=pure,
-            leave_output=leave_output_tensor,
-            tensor_types=tuple(map(parse_override, tensor_type or ())),
-            output_type=output_tensor_type,
-            embedding_type=token_embedding_type,
-            prune=_layers(prune_layers),
-            has_imatrix=automatic,
-        ),
+        options=kinds.options(allow_requantize=allow_requantize, prune=_layers(prune_layers)),
         limit=limit,
-        imatrix=load_imatrix(Path(imatrix)) if imatrix and not automatic else None,
+        imatrix=load_imatrix(Path(kinds.imatrix)) if kinds.imatrix and not kinds.automatic else None,
         split_max_size=split_max_size,
         receipt=receipt,
-        threads=threads,
-        dry_run=dry_run,
-        force=force,
-        resume=resume,
-        as_json=as_json,
+        how=how,
     )
     sources = find_sources(names)
     if len(sources) == 1:
@@ -116,9 +92,9 @@ def quantize(
         return
     if output is not None and not output.is_dir():
         raise UsageError(f"{output} is no folder, and there are {len(sources)} inputs", "name an existing one with -o")
-    outcomes = run_all(sources, job.run, as_json)
-    if not as_json:
-        print_outcomes(outcomes, dry_run)
+    outcomes = run_all(sources, job.run, how.as_json)
+    if not how.as_json:
+        print_outcomes(outcomes, how.dry_run)
     if any(one.error for one in outcomes):
         raise typer.Exit(1)
 
@@ -134,11 +110,7 @@ class _Job:
     imatrix: Imatrix | None
     split_max_size: str | None
     receipt: bool
-    threads: int | None
-    dry_run: bool
-    force: bool
-    resume: bool
-    as_json: bool
+    how: WriteFlags
     made: dict[Path, Path] = field(default_factory=dict)
     """The targets so far, and the input of each."""
 
@@ -159,24 +131,15 @@ class _Job:
         try:
             self._claim(plan, source)
             wanted = any(not target.file_type.plain for target in plan.targets)
-            if self.options.has_imatrix and wanted and not self.dry_run:
+            if self.options.has_imatrix and wanted and not self.how.dry_run:
                 plan = self._calibrated(plan, source, file_types, path_of)
-            measure = _receipt(source, plan, self.threads) if self.receipt and not self.dry_run else None
+            measure = _receipt(source, plan, self.how.threads) if self.receipt and not self.how.dry_run else None
             plan = split(plan, self.split_max_size)
         except BaseException:
             plan.close()
             raise
-        found = carry_out(
-            plan,
-            threads=self.threads,
-            dry_run=self.dry_run,
-            force=self.force,
-            resume=self.resume,
-            quiet=self.as_json,
-            receipt=measure,
-            what=what,
-        )
-        if self.as_json:
+        found = carry_out(plan, self.how, receipt=measure, what=what)
+        if self.how.as_json:
             for one in found:
                 console.print_json_line(fields | one)
         return found
@@ -199,9 +162,9 @@ class _Job:
 
         plan.close()
         sizes = ((target.path, target.size) for target in plan.targets)
-        check_targets(sizes, self.force or self.resume, plan.source.files)
+        check_targets(sizes, self.how.force or self.how.resume, plan.source.files)
         place = automatic_path(plan.targets[0].path.parent, base_name(source))
-        found = automatic(source, place, self.threads)
+        found = automatic(source, place, self.how.threads)
         return plan_quantize(source, file_types, path_of, self.options, found)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ggufrun.cli import console
 
 if TYPE_CHECKING:
+    from ggufrun.cli.options import WriteFlags
     from ggufrun.quantize.imatrix import Imatrix
     from ggufrun.quantize.plan import QuantizeOptions
     from ggufrun.quantize.types import FileType
@@ -21,10 +22,7 @@ def convert(
     options: QuantizeOptions,
     name: str | None,
     imatrix: Imatrix | None,
-    *,
-    threads: int | None,
-    force: bool,
-    as_json: bool,
+    how: WriteFlags,
 ) -> None:
     """Write each of ``file_types`` (none: the checkpoint's own precision).
 
@@ -37,7 +35,7 @@ def convert(
     from ggufrun.convert.writer import check_targets
     from ggufrun.quantize.types import FILE_TYPES
 
-    check_targets([(path_of(kind), 0) for kind in file_types], force)
+    check_targets([(path_of(kind), 0) for kind in file_types], how.force)
     quantized = [kind for kind in file_types if not kind.plain]
     console.note("running llama.cpp's own converter, which may take a while")
     made = []
@@ -49,14 +47,14 @@ def convert(
                 own = read_header(temporary).get("general.file_type")
                 kind = next((known for known in FILE_TYPES.values() if known.ftype == own), FILE_TYPES["F16"])
             path = path_of(kind)
-            check_targets([(path, 0)], force)
+            check_targets([(path, 0)], how.force)
             temporary.replace(path)
         made.append(path)
     if quantized:
         with upstream.converted(folder, "auto", name, path_of(quantized[0]).parent) as temporary:
             plan = plan_quantize(temporary, quantized, path_of, options, imatrix)
-            write(plan, threads=threads, dry_run=False, force=force, resume=False, as_json=as_json)
-    if as_json and made:
+            write(plan, how)
+    if how.as_json and made:
         console.print_json([{"path": str(path), "bytes": path.stat().st_size} for path in made])
-    for path in () if as_json else made:
+    for path in () if how.as_json else made:
         console.out().print(str(path), markup=False)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufrun.cli import console
+from ggufrun.cli import console, options
 from ggufrun.cli.progress import bytes_bar
 from ggufrun.cli.units import parse_size, size_text
 from ggufrun.errors import UsageError
@@ -56,60 +56,44 @@ def base_name(path: Path) -> str:
     return stem
 
 
-def write(
-    plan: Plan,
-    *,
-    threads: int | None,
-    dry_run: bool,
-    force: bool,
-    resume: bool,
-    as_json: bool,
-    receipt: Callable[[], Receipts] | None = None,
-) -> None:
+def write(plan: Plan, how: options.WriteFlags, receipt: Callable[[], Receipts] | None = None) -> None:
     """Carry out ``plan``, or show it. ``receipt`` measures what was written."""
-    found = carry_out(
-        plan, threads=threads, dry_run=dry_run, force=force, resume=resume, quiet=as_json, receipt=receipt
-    )
-    if as_json:
+    found = carry_out(plan, how, receipt)
+    if how.as_json:
         console.print_json(found)
 
 
 def carry_out(
     plan: Plan,
-    *,
-    threads: int | None,
-    dry_run: bool,
-    force: bool,
-    resume: bool,
-    quiet: bool,
+    how: options.WriteFlags,
     receipt: Callable[[], Receipts] | None = None,
     what: str = "converting",
 ) -> list[dict[str, Any]]:
-    """Carry out ``plan``, or show it, and close it. Returns a summary of each target; nothing is printed if ``quiet``.
+    """Carry out ``plan``, or show it, and close it. Returns a summary of each target; for JSON nothing is printed.
 
-    ``receipt`` measures what was written; ``what`` stands before the progress bar. With ``resume``, a job that is done
-    already is left as it is.
+    ``receipt`` measures what was written; ``what`` stands before the progress bar. With ``how.resume``, a job that is
+    done already is left as it is.
     """
     from ggufrun.convert import pipeline
 
     try:
-        if dry_run:
-            if not quiet:
+        if how.dry_run:
+            if not how.as_json:
                 _print_plan(plan)
             return [_summary(target) | {"tensors": _planned(target)} for target in plan.targets]
-        left = pipeline.without_done(plan) if resume else plan
+        left = pipeline.without_done(plan) if how.resume else plan
         for target in plan.targets:
             if target not in left.targets:
-                if not quiet:
+                if not how.as_json:
                     console.out().print(str(target.path), markup=False)
                 console.note(f"  {target.path.name} is done already")
         if not left.targets:
             return [_summary(target) | {"seconds": 0.0} for target in plan.targets]
         start = time.perf_counter()
         with bytes_bar(left.source_bytes, what) as advance:
-            pipeline.run(left, threads, force, advance, resume)
+            pipeline.run(left, how.threads, how.force, advance, how.resume)
         seconds = time.perf_counter() - start
-        if not quiet:
+        if not how.as_json:
             _print_results(left, seconds)
         receipts = receipt() if receipt else {}
         for path, measured in receipts.items():

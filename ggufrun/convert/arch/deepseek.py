@@ -16,12 +16,13 @@ from dataclasses import replace
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
+from ggufrun.convert.arch import llama
 from ggufrun.convert.arch.family import Family, Stack, heads_if_null, is_tied
 from ggufrun.convert.arch.hyper import base_metadata
 from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, GATED, NORMS, SHARED_EXPERT, Sizes, decoder_sizes
 from ggufrun.convert.arch.rope import PLAIN, rope, standard
 from ggufrun.convert.config import Config
-from ggufrun.convert.transforms import renamed, rotary_permutation, row_numbers, take_rows, transposed
+from ggufrun.convert.transforms import renamed, row_numbers, take_rows, transposed
 from ggufrun.convert.vocab import bpe_vocabulary
 from ggufrun.errors import UnsupportedError
 
@@ -215,16 +216,6 @@ def v2_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
         writer.add_rope_scaling_yarn_log_mul(0.1 * rope(config).number("mscale_all_dim"))
 
 
-def v1_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
-    sizes = decoder_sizes(config)
-    if tensor.name.endswith(("q_proj.weight", "q_proj.bias")):
-        yield rotary_permutation(tensor, sizes["heads"])
-    elif tensor.name.endswith(("k_proj.weight", "k_proj.bias")):
-        yield rotary_permutation(tensor, sizes["kv_heads"])
-    else:
-        yield tensor
-
-
 def v2_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
     if tensor.name == "lm_head.weight" and is_tied(config):
         return
@@ -274,7 +265,7 @@ FAMILIES = (
         metadata=v1_metadata,
         sizes=moe_sizes,
         layer=v1_layer,
-        transform=v1_transform,
+        transform=llama.transform,
         stacks=(EXPERT_STACK,),
     ),
     V2_FAMILY,

@@ -5,17 +5,15 @@ Source of names and order: llama.cpp's ``conversion/minicpm.py``; sizes are thos
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
+from ggufrun.convert.arch import llama
 from ggufrun.convert.arch.family import Family
 from ggufrun.convert.arch.hyper import base_metadata
 from ggufrun.convert.arch.layout import DECODER, decoder_sizes
 from ggufrun.convert.arch.rope import SCALED, kind, long_factors
 from ggufrun.convert.config import Config
-from ggufrun.convert.transforms import rotary_permutation
 from ggufrun.errors import FormatError
 
 
@@ -35,16 +33,6 @@ def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     writer.add_logit_scale(config.integer("hidden_size") / config.number("dim_model_base"))
 
 
-def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
-    sizes = decoder_sizes(config)
-    if tensor.name.endswith("q_proj.weight"):
-        yield rotary_permutation(tensor, sizes["heads"])
-    elif tensor.name.endswith("k_proj.weight"):
-        yield rotary_permutation(tensor, sizes["kv_heads"])
-    else:
-        yield tensor
-
-
 def extra(config: Config) -> list[Tensor]:
     return long_factors(config, decoder_sizes(config)["head"])
 
@@ -58,7 +46,7 @@ FAMILIES = (
         check=check,
         metadata=metadata,
         layer=DECODER,
-        transform=transform,
+        transform=llama.transform,
         extra=extra,
     ),
 )
