@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from ggufrun.cli.app import app
+from ggufrun.cli.chat_flags import WITHOUT_EFFECT
 from tests.checkpoints import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -53,6 +58,99 @@ def test_transcripts_are_true(page: Path, tmp_path: Path) -> None:
             shown = sorted(TIMES.sub("TIME", result.stdout).splitlines())
             assert shown == sorted(TIMES.sub("TIME", expected).splitlines()), command
     shutil.rmtree(tmp_path / "build")
+
+
+def blocks(page: Path) -> str:
+    """The lines of a page's blocks of code, the indented ones too."""
+    text = page.read_text("utf-8")
+    fenced = re.findall(r"^```(?:sh|console)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return "\n".join([*fenced, *re.findall(r"^    .*$", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M), re.M)])
+
+
+def commands_in(line: str) -> list[list[str]]:
+    """The arguments of every call of ggufrun in a line for a shell, without what is redirected."""
+    if "ggufrun" not in line:
+        return []
+    words = shlex.shlex(re.sub(r"^\s*(?:\w*\$\s+)?", "", line), posix=True, punctuation_chars="|&;<>")
+    words.whitespace_split = True
+    calls: list[list[str]] = []
+    parts: list[list[str]] = [[]]
+    for word in words:
+        if set(word) <= set("|&;"):
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    for part in parts:
+        if part and part[0] == "ggufrun":
+            ends = [index for index, word in enumerate(part) if word in ("<", ">")]
+            calls.append(part[1 : min(ends, default=len(part))])
+    return calls
+
+
+def program() -> dict[str, Any]:
+    """The commands by their names, whichever way this release of typer makes them."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    return dict(group.commands)
+
+
+def parsed(arguments: list[str]) -> dict[str, Any]:
+    """What the program makes of a command, without carrying it out."""
+    return dict(program()[arguments[0]].make_context(arguments[0], arguments[1:]).params)
+
+
+USAGE_ERROR = typer.BadParameter.__mro__[1]
+"""The error of wrong usage, of click or of what typer has in its place."""
+
+SHOWN = [
+    pytest.param(arguments, id=" ".join(arguments))
+    for page in PAGES
+    for line in blocks(page).splitlines()
+    for arguments in commands_in(line)
+]
+
+
+@pytest.mark.parametrize("arguments", SHOWN)
+def test_commands_are_understood(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert parsed(arguments)
+
+
+def test_commands_are_found_and_held_against_the_program() -> None:
+    line = "printf 'a | b' | ggufrun chat m.gguf 'a > b' -i > out.txt && ggufrun list  # ggufrun worker"
+    assert commands_in(line) == [["chat", "m.gguf", "a > b", "-i"], ["list"]]
+    assert commands_in("here$  ggufrun doctor") == [["doctor"]]
+    assert len(SHOWN) > 40 and {part.values[0][0] for part in SHOWN} == set(program())  # type: ignore[index]
+    for wrong in (["chat", "--no-such-flag"], ["quantize"], ["bench", "m.gguf", "-p"], ["list", "too", "much"]):
+        with pytest.raises(USAGE_ERROR):
+            parsed(wrong)
+
+
+FOREIGN_FLAGS: dict[str, str] = {
+    "--gpus": "docker's",
+    "--tag": "sha256sum's",
+    "--kl-divergence": "llama-perplexity's",
+    "--record": "of the tests",
+    **dict.fromkeys(("--only", "--dry"), "of tools.bench"),
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_flags_exist(page: Path) -> None:
+    """In running text: whatever looks like a flag is one, of some command."""
+    known = {"-h", "--help", "--version", *WITHOUT_EFFECT, *FOREIGN_FLAGS}
+    for command in program().values():
+        known |= {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.S | re.M)
+    found = {
+        flag.replace("_", "-")
+        for code in re.findall(r"`([^`]+)`", text)
+        for flag in re.findall(r"(?<![\w|-])--?[a-z][\w-]*", code)
+        # the beginning of several, as --dry-*
+        if not code.startswith(("g++", "ssh", "docker")) and not flag.endswith("-")
+    }
+    assert found <= known, found - known
 
 
 def test_the_readme_has_a_transcript() -> None:
