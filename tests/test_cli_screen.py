@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +16,15 @@ import pytest
 if sys.platform == "win32":
     pytest.skip("no pseudo-terminals", allow_module_level=True)
 
+import termios
+
 from ggufrun.checkpoint.gguffile import Header, Kind, encode, serialize
 from ggufrun.convert import pipeline
 from ggufrun.convert.plan import plan_vocabulary
 from tests.checkpoints import DEMO
 from tests.hubserver import Repo, running
 from tests.poems import POEMS
-from tests.terminal import Screen
+from tests.terminal import PATIENCE, Screen
 
 POEM = POEMS["静夜思"].splitlines()
 Open = Callable[..., Screen]
@@ -350,3 +354,60 @@ def test_a_measurement_that_is_interrupted_ends_its_line(demo_gguf: Callable[[st
     screen.type("\x03")
     assert screen.leave() == 130
     assert "ggufrun: interrupted" in screen.text.splitlines()
+
+
+def test_what_is_typed_while_a_question_is_edited(open_chat: Open) -> None:
+    """A command is one there too, Ctrl+C leaves the question alone, and two slashes are one."""
+    screen = open_chat()
+    screen.say("//help is what I type")
+    screen.until("72")
+    screen.say("/edit")
+    screen.until("> //help is what I type", times=2)
+    screen.type("\x03")
+    screen.until("nothing was changed")
+    screen.say("/edit")
+    screen.until("> //help is what I type", times=3)
+    screen.type("\x01\x0b/stats\r")
+    screen.until("1 question")
+    screen.say("/edit")
+    screen.until("> //help is what I type", times=3)
+    screen.type("\x01\x0b背一下静夜思\r")
+    screen.until(POEM[1])
+    screen.prompt()
+    # nothing of a prompt that was left stays, and a tab is no ^I
+    screen.type("\x1b[200~a\tb\x1b[201~")
+    screen.until("> a   b")
+    screen.type("\x15\x1a")
+    screen.until("> Write a message")
+    screen.type("\x03")
+    screen.until("Ctrl+C again")
+    screen.until("> Write a message")
+    screen.type("\x04")
+    assert screen.leave() == 0
+    assert "Write a message" not in screen.text and "^Z" not in screen.text and "^I" not in screen.text
+
+
+def test_after_suspension_nothing_is_echoed(open_chat: Open) -> None:
+    """Ctrl+Z and `fg` in the middle of an answer: the shell has switched the echo on."""
+    screen = open_chat("--ignore-eos", "-n", "-1")
+    screen.say("背一下静夜思")
+    screen.until(POEM[1])
+
+    def echoes() -> bool:
+        return bool(termios.tcgetattr(screen.ours)[3] & termios.ECHO)
+
+    assert not echoes()
+    attributes = termios.tcgetattr(screen.ours)
+    attributes[3] |= termios.ECHO
+    termios.tcsetattr(screen.ours, termios.TCSANOW, attributes)
+    assert echoes()
+    os.kill(screen.process.pid, signal.SIGCONT)
+    end = time.monotonic() + PATIENCE
+    while echoes():
+        assert time.monotonic() < end
+        screen.look()
+    screen.type("\x03")
+    screen.until("stopped")
+    screen.prompt()
+    screen.type("\x04")
+    assert screen.leave() == 0

@@ -69,6 +69,20 @@ def parse(line: str) -> tuple[str, str] | None:
     return (name.lower(), rest.strip()) if name and "/" not in name else None
 
 
+def message(line: str) -> str:
+    """What a line that is no command says to the model: of two slashes at its beginning, one."""
+    return line.removeprefix("/") if line.startswith("//") else line
+
+
+def typed(text: str) -> str:
+    """The line that `message` makes ``text`` of.
+
+    >>> typed("/help"), typed("hello")
+    ('//help', 'hello')
+    """
+    return f"/{text}" if text.startswith("//") or parse(text) is not None else text
+
+
 def run(session: Session, name: str, argument: str) -> Outcome:
     """Carry out a command; errors that the user can mend come back as lines."""
     command = BY_NAME.get(name)

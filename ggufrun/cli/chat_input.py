@@ -17,6 +17,7 @@ from ggufrun.cli.chat_keys import TerminalGone, give_up, on_ctrl_c
 
 PROMPT = "> "
 CONTINUED = "… "
+HINT = "Write a message, or /help"
 QUOTES = '"""'
 """Around a message of several lines, as in Ollama."""
 
@@ -60,6 +61,7 @@ class Reader:
         """The next message, or None when the user leaves: with Ctrl+D, or with Ctrl+C twice.
 
         ``text`` is there already, to be changed; without a line editor, in the program that $VISUAL or $EDITOR names.
+        Then one Ctrl+C leaves it as it was.
         """
         interrupted = False
         while True:
@@ -71,7 +73,7 @@ class Reader:
             except (EOFError, TerminalGone):
                 return None
             except KeyboardInterrupt:
-                if interrupted:
+                if interrupted or text:
                     return None
                 interrupted = True
                 notes.note("Ctrl+C again, or Ctrl+D, leaves")
@@ -135,9 +137,11 @@ def _editor(
     colored: bool, arguments: Mapping[str, list[str] | None], status: Callable[[], str], multiline: bool
 ) -> Any:
     from prompt_toolkit import PromptSession
+    from prompt_toolkit.application import get_app
     from prompt_toolkit.filters import Condition
     from prompt_toolkit.formatted_text import FormattedText
     from prompt_toolkit.key_binding import KeyBindings
+    from prompt_toolkit.layout.processors import TabsProcessor
     from prompt_toolkit.styles import Style
 
     keys = KeyBindings()
@@ -179,8 +183,12 @@ def _editor(
         enable_history_search=False,
         # Ctrl+X Ctrl+E
         enable_open_in_editor=True,
-        # Without colours it would look like something typed.
-        placeholder=FormattedText([("ansibrightblack", "Write a message, or /help")] if grey else []),
+        # Without colours it would look like something typed; after Ctrl+C or Ctrl+D it would stay on the screen.
+        placeholder=lambda: FormattedText([("ansibrightblack", HINT)] if grey and not get_app().is_done else []),
+        # what is pasted may have tabs, which would be shown as ^I
+        input_processors=[TabsProcessor(char1=" ", char2=" ")],
+        # Ctrl+Z
+        enable_suspend=True,
         bottom_toolbar=lambda: FormattedText([("", status())]),
         style=Style([("bottom-toolbar", "noreverse ansibrightblack" if colored else "noreverse")]),
         # Room for the menu of completions would be empty rows below the prompt most of the time.

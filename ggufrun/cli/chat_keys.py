@@ -24,7 +24,7 @@ ENDS = ("SIGTERM", "SIGHUP")
 @contextmanager
 def on_ctrl_c(action: Callable[[], None], *, ends: bool = False) -> Iterator[None]:
     """While this lasts, Ctrl+C does ``action`` instead of ending the program, and with ``ends`` being told to end."""
-    if threading.current_thread() is not threading.main_thread():
+    if not _in_main_thread():
         yield
         return
     numbers = [signal.SIGINT, *(getattr(signal, name) for name in ENDS if ends and hasattr(signal, name))]
@@ -35,6 +35,23 @@ def on_ctrl_c(action: Callable[[], None], *, ends: bool = False) -> Iterator[Non
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _on_resumption(action: Callable[[], None]) -> Iterator[None]:
+    if not _in_main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGCONT, lambda number, frame: action())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCONT, previous)
+
+
+def _in_main_thread() -> bool:
+    """Only there may it be said what a signal does."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def give_up() -> None:
@@ -55,8 +72,17 @@ def no_echo() -> Iterator[None]:
     silent = termios.tcgetattr(keyboard)
     silent[3] &= ~termios.ECHO
     termios.tcsetattr(keyboard, termios.TCSADRAIN, silent)
+
+    def resumed() -> None:
+        with suppress(termios.error, OSError):
+            # in the background (`bg`) the terminal is not ours to set
+            if os.tcgetpgrp(keyboard) == os.getpgrp():
+                termios.tcsetattr(keyboard, termios.TCSADRAIN, silent)
+
     try:
-        yield
+        # after Ctrl+Z and `fg` the terminal is as the shell had it
+        with _on_resumption(resumed):
+            yield
     finally:
         # The terminal may have gone away meanwhile.
         with suppress(termios.error):

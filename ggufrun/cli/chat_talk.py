@@ -113,19 +113,23 @@ class Talk:
         if hangup.happened:
             raise SystemExit(hangup.status)
 
-    def _turn(self, reader: Reader, hangup: Hangup, text: str = "") -> bool:
-        """Read a line, ``text`` already in it, and do what it says; returns whether there is more to come."""
+    def _turn(self, reader: Reader, hangup: Hangup) -> bool:
+        """Read a line and do what it says; returns whether there is more to come."""
         with hangup.reading():
-            line = reader.read(self.screen, text)
+            line = reader.read(self.screen)
         if line is None:
             return False
         command = commands.parse(line)
-        if command is None:
-            if self._handed_back(line):
-                self._keep(always=False)
-            elif line.strip() or isinstance(self.session.format, AffixPrompt):
-                self._forgiving(self._asked(line.removeprefix("/") if line.startswith("//") else line))
-            return True
+        if command is not None:
+            return self._obeyed(command, reader, hangup)
+        if self._handed_back(line):
+            self._keep(always=False)
+        elif line.strip() or isinstance(self.session.format, AffixPrompt):
+            self._forgiving(self._asked(commands.message(line)))
+        return True
+
+    def _obeyed(self, command: tuple[str, str], reader: Reader, hangup: Hangup) -> bool:
+        """Do what a command says; returns whether there is more to come."""
         outcome = commands.run(self.session, *command)
         self.screen.note(*outcome.lines)
         self.screen.table(outcome.rows)
@@ -143,12 +147,15 @@ class Talk:
             self._forgiving(self.session.ask(outcome.message))
         elif outcome.edit is not None:
             with hangup.reading():
-                changed = reader.read(self.screen, outcome.edit)
+                changed = reader.read(self.screen, commands.typed(outcome.edit))
+            other = None if changed is None else commands.parse(changed)
             if changed is None or not changed.strip():
-                self.screen.note("nothing was changed")
+                self.screen.note("nothing was changed", "")
+            elif other is not None:
+                return self._obeyed(other, reader, hangup)
             else:
                 self.session.undo()
-                self._forgiving(self._asked(changed))
+                self._forgiving(self._asked(commands.message(changed)))
         else:
             self._keep(always=False)
         return not outcome.leave
