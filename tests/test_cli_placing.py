@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from ggufrun.cli import ending, opening, placing
+from ggufrun.engine import context as context_module
 from ggufrun.engine import fit
 from ggufrun.engine.context import ContextParams
 from ggufrun.engine.devices import Device, hidden_by
@@ -190,44 +191,39 @@ def test_what_is_said_of_a_choice(capsys: pytest.CaptureFixture[str]) -> None:
 @dataclass
 class Opened:
     params: ModelParams
+    closed: bool = False
 
     def close(self) -> None:
-        pass
+        self.closed = True
 
 
+@pytest.mark.parametrize("refused", ["model", "context"])
 def test_a_refusal_of_the_driver_is_stepped_back_from(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], refused: str
 ) -> None:
     monkeypatch.setattr(opening, "fitted", lambda *_: chosen(33, shares=(20.0, 13.0), left=4 * GIB))
-    monkeypatch.setattr(opening, "short", lambda *_: False)
-    tried = []
+    tried: list[Opened] = []
 
     def load(params: ModelParams) -> Any:
-        tried.append(params.gpu_layers)
-        if len(tried) < 3:
+        tried.append(Opened(params))
+        if refused == "model" and len(tried) < 3:
             raise EngineError("model.gguf cannot be loaded: unable to allocate CUDA0 buffer")
-        return Opened(params)
+        return tried[-1]
 
+    def context(model: Opened, _: ContextParams) -> Opened:
+        if refused == "context" and len(tried) < 3:
+            raise EngineError("no context of 4096 tokens: allocating 9.00 MiB: cudaMalloc failed: out of memory")
+        return Opened(model.params)
+
+    monkeypatch.setattr(context_module, "Context", context)
     found = opening.open_model(ModelParams(Path("model.gguf")), ContextParams(), placing.PLAIN, load)
-    assert tried == [33, 30, 24]
+    assert [one.params.gpu_layers for one in tried] == [33, 30, 24]
+    assert [one.closed for one in tried] == [refused == "context"] * 2 + [False]
     params = cast(Opened, found).params
     assert params.gpu_layers == 24 and params.placement.shares == (11.0, 13.0)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 and all(line.startswith("the driver refused the memory (") for line in said)
     assert said[1].endswith("trying 24 layers")
-
-
-def test_whether_the_memory_may_be_short() -> None:
-    """A device of 8 GiB, 7 of them for weights: what is free once these are loaded."""
-    found = chosen(33)
-    found = replace(found, margin=512 << 20)
-
-    def short(free: float) -> bool:
-        return opening.short(found, [Device("D0", "", "gpu", 9 * GIB, int(free * GIB))])
-
-    assert not short(1) and not short(0.5)
-    # others have taken some; the device does not count; it is gone
-    assert short(0.2) and short(8) and opening.short(found, [])
 
 
 @pytest.mark.parametrize("why", ["unknown architecture", "mmap failed: Cannot allocate memory"])

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ import pytest
 from ggufrun.engine import devices as devices_module
 from ggufrun.engine import lastwords, native, offload
 from ggufrun.engine.devices import Device, devices, has_gpu
-from ggufrun.engine.model import ModelParams
 
 
 def test_there_is_a_cpu() -> None:
@@ -132,24 +130,39 @@ def test_which_memory_is_a_cards_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cards", "layers", "placement", "one"),
+    ("card", "layers", "devices", "computes"),
     [
-        (1, None, {}, True),
-        (1, 5, {"main": 0}, True),
-        (1, 0, {}, False),
-        (0, None, {}, False),
-        (2, None, {}, False),
-        (2, None, {"split": "none"}, True),
-        (2, None, {"devices": ("D1",)}, True),
-        (2, None, {"devices": ("D1", "D0")}, False),
-        (2, None, {"devices": ("none",)}, False),
+        (True, None, (), True),
+        (True, 5, ("D1",), True),
+        (True, 0, (), False),
+        (True, None, ("none",), False),
+        (False, None, (), False),
     ],
 )
-def test_whether_one_device_computes(
-    monkeypatch: pytest.MonkeyPatch, cards: int, layers: int | None, placement: dict[str, Any], one: bool
+def test_whether_a_device_computes(
+    monkeypatch: pytest.MonkeyPatch, card: bool, layers: int | None, devices: tuple[str, ...], computes: bool
 ) -> None:
-    found = tuple(Device(f"D{index}", "", "gpu", 7, 5) for index in range(cards))
-    monkeypatch.setattr(offload, "devices", lambda: found)
-    monkeypatch.setattr(offload, "has_gpu", lambda: bool(found))
-    params = ModelParams(Path("m"), layers, placement=offload.Placement(**placement))
-    assert offload.on_one_device(params.gpu_layers, params.placement) is one
+    monkeypatch.setattr(offload, "has_gpu", lambda: card)
+    assert offload.on_devices(layers, offload.Placement(devices=devices)) is computes
+
+
+@pytest.mark.parametrize(
+    ("names", "layers", "placement", "ahead"),
+    [
+        (("D0",), None, {}, True),
+        (("D0", "D1"), -1, {}, True),
+        (("D0",), 33, {}, True),
+        (("D0",), 32, {}, False),
+        (("D0",), None, {"cpu_experts": 1}, False),
+        (("D0",), None, {"overrides": (("ffn", "CPU"),)}, False),
+        (("D0", "RPC0[a:1]"), None, {}, False),
+        (("D0", "RPC0[a:1]"), None, {"devices": ("D0",)}, True),
+        ((), None, {}, False),
+    ],
+)
+def test_whether_devices_go_ahead(
+    monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], layers: int | None, placement: dict[str, Any], ahead: bool
+) -> None:
+    monkeypatch.setattr(offload, "devices", lambda: tuple(Device(name, "", "gpu", 7, 5) for name in names))
+    monkeypatch.setattr(offload, "has_gpu", lambda: bool(names))
+    assert offload.goes_ahead(layers, offload.Placement(**placement), 32) is ahead

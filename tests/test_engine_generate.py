@@ -13,6 +13,13 @@ from tests.poems import POEMS
 GREEDY = SamplingParams(temp=0)
 
 
+@pytest.fixture(params=[False, True], ids=["asked for", "ahead"], autouse=True)
+def ahead(request: pytest.FixtureRequest, demo_context: Context) -> bool:
+    """A token is decoded before the next is asked for, as where GPUs compute."""
+    demo_context.ahead = request.param
+    return demo_context.ahead
+
+
 def ask(context: Context, title: str) -> list[int]:
     return context.model.vocab.tokenize(f"[INST] 背一下{title} [/INST]", special=True, bos=True)
 
@@ -53,11 +60,12 @@ def test_stopping_from_outside(demo_context: Context) -> None:
     assert len(made) == 3 and stats.reason is StopReason.INTERRUPTED
 
 
-def test_a_listener_that_goes_away(demo_context: Context) -> None:
+def test_a_listener_that_goes_away(demo_context: Context, ahead: bool) -> None:
     sampler = Sampler(demo_context.model, GREEDY, 512)
-    stats = GenerationStats()
-    stream = generate(demo_context, sampler, ask(demo_context, "春晓"), stats=stats)
-    next(stream)
+    stats, ids = GenerationStats(), ask(demo_context, "春晓")
+    stream = generate(demo_context, sampler, ids, stats=stats)
+    first = next(stream)
+    assert list(demo_context.held) == ([*ids, first] if ahead else ids)
     stream.close()  # type: ignore[attr-defined]
     sampler.close()
     assert stats.reason is StopReason.CLOSED and stats.time > 0

@@ -14,7 +14,7 @@ from ggufrun.engine import host, memory
 from ggufrun.engine.adapters import Adapter
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.devices import Device, has_gpu
-from ggufrun.engine.memory import Place, Use, measure, with_adapters
+from ggufrun.engine.memory import Footprint, Place, Use, measure, with_adapters
 from ggufrun.engine.model import Model, ModelParams
 from ggufrun.errors import EngineError, NotFoundError
 from tests.checkpoints import DEMO
@@ -142,3 +142,16 @@ def test_a_container_gives_what_its_limit_leaves() -> None:
     assert host.parse_cgroup(1000, "600\n", "") == 400
     assert host.parse_cgroup(1000, "", "") == 1000
     assert host.parse_cgroup(1000, "2000", "") == 0
+
+
+def test_without_flash_attention_the_scores_count_too(demo_model: Model) -> None:
+    """What a GPU makes F16 of them for a micro-batch and a context: tests/test_cuda_standin.py sees it taken."""
+    scores = 2 * CONFIG["num_attention_heads"] * 512 * 64
+    warning = ["llama_context: Flash Attention not supported, set to disabled"]
+    for asked, warned, size in (("off", [], scores), ("auto", warning, scores), ("auto", [], 0)):
+        with Context(demo_model, ContextParams(n_ctx=512, n_ubatch=64, threads=1, flash_attention=asked)) as context:
+            assert memory._scores(context, warned) == size
+    gpu, idle = Device("D0", "", "gpu", 9, 9), Device("D1", "", "gpu", 9, 9)
+    places = (Place(gpu, Use(1, 1, 1)), Place(idle, Use()))
+    more = memory._with_scores(Footprint(Place(gpu, Use()), places, 512, 4, 0, 512), 5)
+    assert [place.use.compute for place in more.devices] == [6, 0]

@@ -254,6 +254,16 @@ def test_progress_in_a_pipe_is_few_whole_lines() -> None:
     ]
 
 
+def test_a_long_build_in_a_pipe_tells_every_five_minutes() -> None:
+    stream, clock = io.StringIO(), [0.0]
+    line = progress.Progress(stream, clock=lambda: clock[0])
+    for step, minutes in ((1, 1), (2, 2), (3, 5), (4, 6), (5, 10), (6, 16)):
+        clock[0] = 60.0 * minutes
+        line.step(step, 100)
+    told = [text.split()[2] for text in stream.getvalue().splitlines()]
+    assert told == ["1/100", "4/100", "6/100"]
+
+
 def test_progress_on_a_terminal_is_one_line_that_moves() -> None:
     stream = Terminal()
     ticks = iter(range(0, 1000, 10))

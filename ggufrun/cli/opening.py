@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,6 @@ from ggufrun.errors import EngineError
 
 if TYPE_CHECKING:
     from ggufrun.engine.context import ContextParams
-    from ggufrun.engine.devices import Device
     from ggufrun.engine.fit import Fit
     from ggufrun.engine.model import Model, ModelParams
 
@@ -55,7 +54,7 @@ def open_model(
     chosen, step = found.applied(model), max(1, found.of // 10)
     while True:
         try:
-            return _tried(chosen, context, load, found)
+            return _tried(chosen, context, load)
         except EngineError as error:
             fewer = _less(chosen, found, step)
             if fewer is None or not REFUSED.search(f"{error.what}"):
@@ -65,32 +64,22 @@ def open_model(
             chosen, step = fewer, 2 * step
 
 
-def _tried(model: ModelParams, context: ContextParams, load: Callable[[ModelParams], Model], found: Fit) -> Model:
-    """The model, with a context made and dropped where memory may be short: the driver's last chance to refuse."""
+def _tried(model: ModelParams, context: ContextParams, load: Callable[[ModelParams], Model]) -> Model:
+    """The model, with a context made and dropped: the driver's last chance to refuse. It costs some milliseconds, and
+    no figure tells whether it can be spared: where a card is shared out (a container, a virtual GPU, Windows' desktop)
+    the driver counts memory as free that it does not give.
+    """
     from ggufrun.engine.context import Context
-    from ggufrun.engine.devices import devices
+    from ggufrun.engine.offload import NO_DEVICE
 
     opened = load(model)
-    if model.gpu_layers and short(found, devices()):
+    if model.placement.main != NO_DEVICE:
         try:
             Context(opened, replace(context, adapters=())).close()
         except BaseException:
             opened.close()
             raise
     return opened
-
-
-def short(found: Fit, now: Sequence[Device]) -> bool:
-    """May the memory be too short for the context, with the weights loaded? Somebody else may have taken some since it
-    was planned; and a device that does not count what was taken (Vulkan without budgets) does not tell.
-    """
-    free = {device.name: device.free for device in now}
-    for place in found.footprint.devices:
-        left = free.get(place.device.name, 0)
-        counts = left <= place.device.free - place.use.weights // 2
-        if not counts or left - place.use.cache - place.use.compute < max(found.margin // 2, 1 << 27):
-            return True
-    return False
 
 
 def _less(model: ModelParams, found: Fit, step: int) -> ModelParams | None:

@@ -12,7 +12,7 @@ from ggufrun.engine.adapters import Adapter, attach
 from ggufrun.engine.devices import card_memory
 from ggufrun.engine.model import Model
 from ggufrun.engine.native import forget_log, llama, reason
-from ggufrun.engine.offload import on_one_device
+from ggufrun.engine.offload import goes_ahead, on_devices
 from ggufrun.engine.rope import RopeParams
 from ggufrun.engine.sequence import TokenSequence
 from ggufrun.engine.threads import MAX_THREADS, default_threads
@@ -139,10 +139,11 @@ class Context(TokenSequence):
         self.sequences: list[TokenSequence] = []
         super().__init__(self, 0, api.llama_n_ctx_seq(self._context))
         self.batch = TokenBatch(api.llama_n_batch(self._context))
-        # A device does not ask whether to stop. Pieces of what it computes at once cost it nothing, but where several
-        # devices work on one batch after another.
-        alone = on_one_device(model.params.gpu_layers, model.params.placement)
-        self.stride = api.llama_n_ubatch(self._context) if alone else self.batch.capacity
+        # A device does not ask whether to stop. Pieces of what it computes at once cost nothing, not even where several
+        # devices work on one after another: they go on while the next piece is handed in.
+        layers, placement = model.params.gpu_layers, model.params.placement
+        self.stride = api.llama_n_ubatch(self._context) if on_devices(layers, placement) else self.batch.capacity
+        self.ahead = goes_ahead(layers, placement, int(api.llama_model_n_layer(model.pointer)))
         self._stop = False
         self._decode = api.llama_decode
         self._abort = api.ggml_abort_callback(self._asked_to_stop)

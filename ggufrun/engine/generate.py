@@ -32,7 +32,8 @@ class StopReason(Enum):
 
 @dataclass
 class GenerationStats:
-    """What a generation did, filled in while it runs. Times are seconds of the model, without what the caller does.
+    """What a generation did, filled in while it runs. Times are seconds of the model, without what the caller does
+    (but where GPUs work on meanwhile, the two are one).
 
     ``drafted`` tokens were guessed and ``accepted`` of them came true, in ``steps`` passes of the model; one without
     guesses takes ``plain_pass`` seconds (0: not known). ``shifts`` are the tokens that had to go, in order, whose
@@ -86,8 +87,9 @@ def generate(
 ) -> Iterator[int]:
     """Continue ``ids``: yields each new token as soon as it is chosen, the one that ends the text included.
 
-    At most ``limit`` tokens. A token is decoded when the one after it is asked for and may come; whoever goes on feeds
-    ``ids`` plus what was yielded, and only what is missing is decoded. The end, and why, is in ``stats``.
+    At most ``limit`` tokens. A token is decoded when the one after it is asked for and may come, or where GPUs compute
+    alone, before it is yielded: they work while the caller does. Whoever goes on feeds ``ids`` plus what was yielded,
+    and only what is missing is decoded. The end, and why, is in ``stats``.
 
     Without ``keep`` the context bounds the answer too. With it, a full context loses the older half of what follows the
     first ``keep`` tokens (see `stats.shifts`) and a negative ``limit`` means no end, but -2: as long as it fits. The
@@ -142,11 +144,18 @@ def generate(
             token = sampler.sample(context, steps.place)
             last = None if steps.drawn(token) else token
             stats.tokens += 1
+            ends = vocab.is_eog(token)
+            more = (shifting or stats.tokens < room) and (limit < 0 or stats.tokens < limit)
+            if steps.ahead and more and not ends and len(context.held) + 1 < context.n_ctx:
+                stats.steps += 1
+                steps.push(token, 1)
+                last = None
             left = perf_counter()
             yield token
-            away += perf_counter() - left
+            if not steps.ahead:
+                away += perf_counter() - left
             left = 0.0
-            if vocab.is_eog(token):
+            if ends:
                 # Not decoded: nobody asks for the logits after the end. The next turn's prompt brings it along.
                 stats.reason = StopReason.END
                 return

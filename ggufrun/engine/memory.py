@@ -12,7 +12,7 @@ layout is part of the ABI that GCC's and Clang's libraries promise to keep.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from ggufrun.engine import host
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.devices import Device, devices
 from ggufrun.engine.model import Model, ModelParams
-from ggufrun.engine.native import ggml, llama
+from ggufrun.engine.native import ggml, llama, warnings
 from ggufrun.errors import EngineError
 
 BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
@@ -101,8 +101,26 @@ def measure(model: ModelParams, context: ContextParams | None = None) -> Footpri
         Model(replace(model, no_alloc=True, mlock=False)) as opened,
         Context(opened, replace(context, adapters=())) as made,
     ):
-        found = _footprint(opened, made)
+        found = _with_scores(_footprint(opened, made), _scores(made, warnings()))
     return with_adapters(found, sum(one.path.stat().st_size for one in context.adapters if one.path.is_file()))
+
+
+def _scores(context: Context, warned: Sequence[str]) -> int:
+    """Bytes that each device takes beside the plan where flash attention is off, because it was asked to be or, as
+    llama.cpp ``warned``, because a device has no kernel for this model: the scores of a micro-batch against the whole
+    context are made F16 before they meet the values (CUDA's pool, Vulkan's buffer of a product's second factor).
+    """
+    if context.params.flash_attention != "off" and not any("Flash Attention not supported" in line for line in warned):
+        return 0
+    heads = int(llama().llama_model_n_head(context.model.pointer))
+    return 2 * heads * context.n_ctx * min(context.n_ctx, int(llama().llama_n_ubatch(context.pointer)))
+
+
+def _with_scores(found: Footprint, size: int) -> Footprint:
+    def more(place: Place) -> Place:
+        return replace(place, use=place.use + Use(compute=size)) if place.use.cache else place
+
+    return replace(found, devices=tuple(more(place) for place in found.devices))
 
 
 def with_adapters(found: Footprint, size: int) -> Footprint:

@@ -138,10 +138,15 @@ def gpu_layers(asked: int | None) -> int:
     return ALL_LAYERS if asked is None or asked < 0 else min(asked, ALL_LAYERS)
 
 
-def on_one_device(layers: int | None, placement: Placement) -> bool:
-    """Does one GPU alone compute for a model that was opened so, the processor beside it?"""
-    if layers == 0 or not has_gpu():
+def on_devices(layers: int | None, placement: Placement) -> bool:
+    """Does a GPU compute for a model that was opened so?"""
+    return layers != 0 and placement.devices != ("none",) and has_gpu()
+
+
+def goes_ahead(asked: int | None, placement: Placement, layers: int) -> bool:
+    """Is everything computed on GPUs of this machine, so that they work on while the program does something else?"""
+    whole = asked is None or asked < 0 or asked > layers
+    if not whole or placement.overrides or placement.cpu_experts or not on_devices(asked, placement):
         return False
-    if placement.devices:
-        return placement.devices != ("none",) and (len(placement.devices) == 1 or placement.split == "none")
-    return placement.split == "none" or sum(one.kind in ("gpu", "igpu") for one in devices()) == 1
+    used = [one.name for one in devices() if one.kind in ("gpu", "igpu")]
+    return not any(name.startswith("RPC") for name in placement.devices or used)

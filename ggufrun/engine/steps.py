@@ -14,7 +14,11 @@ from ggufrun.engine.window import Shift
 
 
 class Steps:
-    """One pass of the model a token. ``place`` is where in the last batch the logits are that come next."""
+    """One pass of the model a token. ``place`` is where in the last batch the logits are that come next. With ``ahead``
+    a pass costs no time to begin, and the caller's work goes on meanwhile.
+    """
+
+    ahead = False
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -109,4 +113,8 @@ def steps_for(context: Context, speculation: Speculation | None, guidance: Guida
     """The way that was asked for. What ``context`` holds is the prompt."""
     if guidance is not None:
         return GuidedSteps(context, guidance)
-    return GuessedSteps(context, speculation) if speculation is not None else Steps(context)
+    if speculation is not None:
+        return GuessedSteps(context, speculation)
+    plain = Steps(context)
+    plain.ahead = context.ahead
+    return plain

@@ -143,15 +143,16 @@ def speed(bench: Bench) -> Iterator[str]:
 
 def _elsewhere(program: Path, path: Path) -> str:
     """Why llama-bench would be measured on something else than ggufrun; empty if both compute on the same."""
-    from ggufrun.engine.devices import backends
+    from ggufrun.engine.devices import devices
 
+    ours = ", ".join(one.description for one in devices() if one.kind in ("gpu", "igpu"))
     small = ["-m", str(path), "-p", "0", "-n", "1", "-r", "1", "-ngl", "99", "-o", "json"]
     done = subprocess.run([program, *small], env=with_engine(), capture_output=True, text=True, check=False)
     try:
-        theirs = json.loads(done.stdout)[0]["backends"]
+        theirs = json.loads(done.stdout)[0]["gpu_info"]
     except (ValueError, LookupError):
         return f"it does not run with the engine's libraries ({(done.stderr.splitlines() or ['silently'])[-1]})"
-    return "" if theirs == backends() else f"it computes on {theirs}, ggufrun on {backends()}"
+    return "" if theirs == ours else f"it computes on {theirs or 'the processor'}, ggufrun on {ours}"
 
 
 def overhead(bench: Bench) -> Iterator[str]:

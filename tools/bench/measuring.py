@@ -86,10 +86,11 @@ def measure(comparison: Comparison, runs: int) -> tuple[list[Run], list[Run]]:
 
 
 def with_engine() -> dict[str, str]:
-    """The environment in which llama.cpp's tools take the libraries that ggufrun uses."""
+    """The environment in which llama.cpp's tools take the libraries that ggufrun uses, before those of the user's."""
     import llama_cpp
 
-    return {**os.environ, "LD_LIBRARY_PATH": str(Path(llama_cpp.__file__).parent / "lib")}
+    mine, users = str(Path(llama_cpp.__file__).parent / "lib"), os.environ.get("LD_LIBRARY_PATH")
+    return {**os.environ, "LD_LIBRARY_PATH": f"{mine}{os.pathsep}{users}" if users else mine}
 
 
 def row(comparison: Comparison, ours: Sequence[Run], theirs: Sequence[Run]) -> str:

@@ -18,8 +18,8 @@ SEEN = 0.1
 
 
 class Progress:
-    """One line that moves on a terminal; a line every quarter elsewhere. ``expected`` seconds are what such a build
-    takes by experience; what is done corrects them on the way.
+    """One line that moves on a terminal; elsewhere a line every quarter and every five minutes. ``expected`` seconds
+    are what such a build takes by experience; what is done corrects them on the way.
     """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic, expected: float = 0) -> None:
@@ -29,6 +29,7 @@ class Progress:
         self._start = clock()
         self._moving = stream.isatty()
         self._quarter = -1
+        self._said = self._start
         self._phase = ""
         self._steps = 0
 
@@ -48,8 +49,9 @@ class Progress:
             return
         self._steps = total
         quarter = 4 * done // max(total, 1)
-        if self._moving or quarter > self._quarter:
+        if self._moving or quarter > self._quarter or self._clock() - self._said >= LONG:
             self._quarter = quarter
+            self._said = 0.0 if self._moving else self._clock()
             self._write(f"engine: compiling {done}/{total}  {self._elapsed()}{self._left(done / max(total, 1))}")
 
     def _left(self, part: float) -> str:
