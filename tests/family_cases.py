@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from tests import family_cases_hybrid, family_cases_llama, family_cases_more, family_cases_recent
+from tests import (
+    family_cases_hybrid,
+    family_cases_llama,
+    family_cases_more,
+    family_cases_recent,
+    family_cases_world,
+)
 from tests.families import Case
 
-CASES: dict[str, Case] = (
-    family_cases_llama.CASES | family_cases_more.CASES | family_cases_recent.CASES | family_cases_hybrid.CASES
-)
+CASES: dict[str, Case] = {
+    name: case
+    for module in (
+        family_cases_llama,
+        family_cases_more,
+        family_cases_recent,
+        family_cases_hybrid,
+        family_cases_world,
+    )
+    for name, case in module.CASES.items()
+}

@@ -21,10 +21,11 @@ def main(folders: list[str]) -> None:
     torch, transformers = importlib.import_module("torch"), importlib.import_module("transformers")
     found = {}
     for folder in folders:
+        config = transformers.AutoConfig
         try:
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, attn_implementation="eager"
-            ).eval()
+            known = type(config.from_pretrained(folder)) in transformers.AutoModelForCausalLM._model_mapping
+            classes = transformers.AutoModelForCausalLM if known else transformers.AutoModelForImageTextToText
+            model = classes.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
             with torch.no_grad():
                 logits = model(torch.tensor([IDS])).logits[0, -1]
         except (ValueError, KeyError, RuntimeError, AssertionError, TypeError) as error:

@@ -12,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.convert import arch, pipeline, plan
@@ -136,3 +138,33 @@ def test_masks_and_tied_outputs_that_old_checkpoints_carry(tmp_path: Path) -> No
     planned.close()
     golden = json.loads((GOLDEN / "GPT2LMHeadModel.json").read_text())["cases"]["gpt2"]
     assert {info.name for info in planned.targets[0].header.tensors} == set(golden["tensors"])
+
+
+def test_experts_that_lie_straight_are_those_that_lie_transposed(tmp_path: Path) -> None:
+    """transformers 5 keeps the experts of Qwen3-VL otherwise than they were published; the shapes tell."""
+    case = replace(CASES["qwen3-vl-moe"], dtype="F32")
+    turned = write(tmp_path / "turned", case)
+    tensors = load_file(turned / "model.safetensors")
+    for name in tensors:
+        if ".mlp.experts." in name:
+            tensors[name] = np.ascontiguousarray(tensors[name].swapaxes(1, 2))
+    straight = write(tmp_path / "straight", case)
+    save_file(tensors, straight / "model.safetensors")
+    results = [ours(folder, folder.with_suffix(".gguf"), "f16")["tensors"] for folder in (turned, straight)]
+    assert results[0] == results[1]
+
+
+def test_layers_ahead_are_counted_by_what_is_there(tmp_path: Path) -> None:
+    """Fine-tuning with transformers leaves none, whatever config.json still says; and it may say nothing at all."""
+    for name, arch_name, ahead in (("qwen3.5-text", "qwen35", 1), ("qwen3-next-80b", "qwen3next", 1)):
+        for keeps in (True, False):
+            case = CASES[name]
+            shapes = {key: shape for key, shape in case.shapes.items() if keeps or not key.startswith("mtp.")}
+            folder = write(tmp_path / f"{name}-{keeps}", replace(case, shapes=shapes))
+            planned = plan.plan_convert(folder, (), lambda kind: tmp_path / "out.gguf")
+            planned.close()
+            header = planned.targets[0].header
+            assert header.get(f"{arch_name}.block_count") == 4 + ahead * keeps
+            assert header.get(f"{arch_name}.nextn_predict_layers") == (ahead if keeps else None)
+            recurrent = header.get(f"{arch_name}.attention.recurrent_layers")
+            assert recurrent == [True, True, True, False] + [False] * (ahead * keeps)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ggufrun.checkpoint.quantized import as_float32
 from ggufrun.checkpoint.tensor import Rows, Tensor
 from ggufrun.convert import transforms
 from ggufrun.errors import FormatError, UnsupportedError
+from tests.checkpoints import encode
 
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}
 
@@ -125,3 +128,30 @@ def test_plus_one(dtype: str, widened: Callable[[Any], Any]) -> None:
     changed = transforms.plus_one(stored.tensor)
     assert changed.dtype == ("F16" if dtype == "F16" else "F32")
     check(changed, expected + expected.dtype.type(1))
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16", "F64"])
+def test_minus_exp_is_rounded_once(dtype: str) -> None:
+    values = np.random.default_rng(7).uniform(-8, 4, 64)
+    stored = encode(dtype, values.astype(np.float32))
+    tensor = Tensor("a", dtype, (64,), lambda start, stop: stored.reshape(1, -1))
+    exact = as_float32(dtype, stored).astype(np.float64)
+    found = transforms.minus_exp(tensor)
+    assert found.dtype == "F32"
+    assert found.rows(0, 1).reshape(-1).tolist() == [float(np.float32(-math.exp(value))) for value in exact.tolist()]
+
+
+def test_columns_in_another_order() -> None:
+    table = np.arange(12, dtype=np.float32).reshape(3, 4)
+    tensor = Tensor("a", "F32", (3, 4), lambda start, stop: table[start:stop])
+    assert transforms.take_columns(tensor, np.array([3, 1, 0, 2])).rows(1, 3).tolist() == [[7, 5, 4, 6], [11, 9, 8, 10]]
+    with pytest.raises(FormatError, match="4 columns, 3 were expected"):
+        transforms.take_columns(tensor, np.array([0, 1, 2]))
+
+
+def test_dimensions_of_one() -> None:
+    def shaped(*shape: int) -> Tensor:
+        return Tensor("a", "F32", shape, lambda start, stop: np.zeros((stop - start, shape[-1]), np.float32))
+
+    assert transforms.squeezed(shaped(8, 1, 4)).shape == (8, 4)
+    assert transforms.squeezed(shaped(1, 1)).shape == (1,)

@@ -198,9 +198,9 @@ def test_the_error_for_an_unknown_architecture_offers_it(tmp_path: Path) -> None
     with pytest.raises(UnsupportedError) as error:
         arch.find(config)
     assert "--converter upstream" in error.value.todo
-    names = error.value.todo.partition("converts ")[2].split(", ")
-    assert names[0] in ("Qwen3ForCausalLM", "Qwen2ForCausalLM", "Qwen3MoeForCausalLM")
-    assert set(names) == set(arch.families())
+    alike, _, more = error.value.todo.partition("converts ")[2].partition(" and ")
+    assert len(set(alike.split(", ")) & {name for name in arch.families() if name.startswith("Qwen")}) == 3
+    assert more == f"{len(arch.families()) - 3} more"
 
 
 @pytest.mark.parametrize("option", ["--dry-run", "--resume", "--split-max-size=1G"])

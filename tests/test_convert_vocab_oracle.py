@@ -328,6 +328,45 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         },
         "llama4",
     ),
+    "lfm2": (
+        "Lfm2ForCausalLM",
+        {"vocab_size": SIZE + 4, "bos_token_id": SIZE, "eos_token_id": SIZE + 2, "layer_types": ["conv"]}
+        | {"block_auto_adjust_ff_dim": False, "block_ffn_dim_multiplier": 1.0, "block_multiple_of": 8}
+        | {"conv_L_cache": 3, "norm_eps": 1e-5},
+        {
+            "tokenizer.json": LLAMA3,
+            "tokenizer_config.json": FAST | {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"},
+        },
+        "lfm2",
+    ),
+    "minimax-m2": (
+        "MiniMaxM2ForCausalLM",
+        {"vocab_size": SIZE + 4, "bos_token_id": SIZE, "eos_token_id": SIZE + 2, "rotary_dim": 8},
+        {
+            "tokenizer.json": tokenizer_json(PUBLISHED["gpt-4o"], LLAMA3_ADDED) | {"post_processor": byte_level()},
+            "tokenizer_config.json": FAST | {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"},
+            "chat_template.jinja": "X",
+        },
+        "minimax-m2",
+    ),
+    "exaone4": (
+        "Exaone4ForCausalLM",
+        {"vocab_size": SIZE + 9, "eos_token_id": SIZE + 2, "sliding_window": None},
+        {
+            "tokenizer.json": tokenizer_json(PUBLISHED["gpt-2"], CHATML),
+            "tokenizer_config.json": FAST | {"eos_token": "<|im_end|>", "unk_token": "<|endoftext|>"},
+        },
+        "exaone4",
+    ),
+    "cohere2": (
+        "Cohere2ForCausalLM",
+        {"vocab_size": SIZE + 1, "logit_scale": 1.0, "sliding_window": 16, "rotary_pct": 1.0},
+        {
+            "tokenizer.json": tokenizer_json(DIGITS_GPT2, added("<PAD>"), nfc=True),
+            "tokenizer_config.json": FAST | {"pad_token": "<PAD>", "add_eos_token": False},
+        },
+        "command-r",
+    ),
     "baichuan": ("BaichuanForCausalLM", {"vocab_size": 2060}, {"tokenizer_config.json": {"add_bos_token": False}}, ""),
 }  # fmt: skip
 

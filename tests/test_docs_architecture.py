@@ -24,3 +24,8 @@ def test_named_files_and_options_exist() -> None:
         assert list(ROOT.glob(name.rstrip("/"))), name
     assert "InternLM2ForCausalLM" in families()
     assert '"--converter"' in (ROOT / "ggufrun" / "cli" / "convert.py").read_text()
+
+
+def test_every_family_is_listed() -> None:
+    table = (ROOT / "docs" / "checkpoints.md").read_text().partition("<!-- families -->")[2].partition("\n\n")[0]
+    assert sorted(re.findall(r"`(\w+)`", table)) == sorted(families())

@@ -43,6 +43,7 @@ BYTES, GPT2, DIGITS = "ByteLevel", "ByteLevel regex", "Digits individual"
 LLAMA3 = f"Split {CONTRACTIONS}|{WORD}|\\p{{N}}{{1,3}}|{SYMBOLS}|{SPACES}"
 QWEN2 = f"Split {CONTRACTIONS}|{WORD}|\\p{{N}}|{SYMBOLS}|{SPACES}"
 QWEN35 = f"Split {CONTRACTIONS}" r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|" + SPACES
+BAILING = rf"Split {CONTRACTIONS}|{WORD}|\p{{N}}|{SYMBOLS}|\s*[\r\n]|\s+(?!\S)|\s+"
 GPT4O = f"Split {CASED % (CONTRACTIONS + '?', CONTRACTIONS + '?')}|\\p{{N}}{{1,3}}|{SYMBOLS_SLASH}|{SPACES}"
 TEKKEN = f"Split {CASED % ('', '')}|\\p{{N}}|{SYMBOLS_SLASH}|{SPACES}"
 
@@ -87,6 +88,7 @@ RULES = (
         (LLAMA3, BYTES),
         architectures=("GlmForCausalLM", "Glm4ForCausalLM", "Glm4MoeForCausalLM", "Glm4MoeLiteForCausalLM"),
     ),
+    Rule("lfm2", (LLAMA3, BYTES), ignore_merges=True, architectures=("Lfm2ForCausalLM", "Lfm2MoeForCausalLM")),
     Rule("llama-bpe", (LLAMA3, BYTES), ignore_merges=True),
     Rule("dbrx", (LLAMA3, BYTES)),
     Rule("stablelm2", (QWEN2, BYTES), architectures=("StableLmForCausalLM",)),
@@ -95,6 +97,7 @@ RULES = (
     Rule("qwen2", (QWEN2, BYTES)),
     Rule("qwen35", (QWEN35, BYTES)),
     Rule("llama4", (GPT4O, BYTES), architectures=("Llama4ForConditionalGeneration", "Llama4ForCausalLM")),
+    Rule("minimax-m2", (GPT4O, BYTES), architectures=("MiniMaxM2ForCausalLM",)),
     Rule("gpt-4o", (GPT4O, BYTES)),
     Rule("tekken", (TEKKEN, BYTES)),
     Rule(
@@ -126,10 +129,8 @@ RULES = (
         "seed-coder",
         (rf"Split {CONTRACTIONS}|{WORD}|\p{{N}}{{1}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{SPACES}", BYTES),
     ),
-    Rule(
-        "bailingmoe",
-        (rf"Split {CONTRACTIONS}|{WORD}|\p{{N}}|{SYMBOLS}|\s*[\r\n]|\s+(?!\S)|\s+", BYTES),
-    ),
+    Rule("bailingmoe2", (BAILING, BYTES), architectures=("BailingMoeV2ForCausalLM",)),
+    Rule("bailingmoe", (BAILING, BYTES)),
     Rule("minicpm5", (r"Split \p{N}{1,3}", rf"Split {CONTRACTIONS}|{WORD}|\p{{N}}+|{SYMBOLS}|{SPACES}", BYTES)),
     Rule("ufakzeka", (rf"Split {WORD}|\p{{N}}|{SYMBOLS}|{SPACES}", BYTES)),
     Rule("laguna", (r"Split [^\n]+|[\n]+", QWEN2, BYTES)),

@@ -16,6 +16,7 @@ MODULES = (
     "llama4",
     "qwen",
     "qwenhybrid",
+    "qwenvl",
     "gemma",
     "phi",
     "deepseek",
@@ -36,6 +37,10 @@ MODULES = (
     "ernie",
     "gptoss",
     "hunyuan",
+    "minimax",
+    "bailing",
+    "exaone4",
+    "lfm2",
 )
 
 
@@ -46,15 +51,15 @@ def families() -> dict[str, Family]:
 
 
 def find(config: Config) -> Family:
-    """The family of a checkpoint; UnsupportedError lists the known names, those most alike first."""
+    """The family of a checkpoint; UnsupportedError lists the known names that are most alike."""
     known = families()
     for name in config.architectures:
         if name in known:
             return known[name]
     name = config.architectures[0]
     alike = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    others = ", ".join([*alike, *sorted(set(known) - set(alike))])
+    others = f"{', '.join(alike)} and {len(known) - len(alike)} more" if alike else f"{len(known)} others"
     raise UnsupportedError(
-        f"{config.path} is a {name}, which ggufrun does not convert itself",
+        f"{config.path} is a {name[:80]}, which ggufrun does not convert itself",
         f"try --converter upstream, llama.cpp's own converter; ggufrun converts {others}",
     )

@@ -1,6 +1,7 @@
-"""Command-R and Aya 23.
+"""Command-R, Command-R7B, Command A, and Aya.
 
-Source of names and order: llama.cpp's ``conversion/command_r.py``; of defaults: transformers' ``CohereConfig``.
+Source of names and order: llama.cpp's ``conversion/command_r.py``; of defaults: transformers' ``CohereConfig``
+and ``Cohere2Config``.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from collections.abc import Iterable
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.family import Family, heads_if_null
+from ggufrun.convert.arch.family import Family, head_if_null, heads_if_null
 from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.layout import ATTENTION, GATED, n_layers
+from ggufrun.convert.arch.layout import ATTENTION, GATED, decoder_sizes, n_layers
 from ggufrun.convert.arch.rope import PLAIN, standard
 from ggufrun.convert.config import Config
 from ggufrun.convert.vocab import bpe_vocabulary
-from ggufrun.errors import UnsupportedError
+from ggufrun.errors import FormatError, UnsupportedError
 
 DEFAULTS = {
     "vocab_size": 256000,
@@ -70,7 +71,62 @@ def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     writer.add_rope_scaling_type(gguf.RopeScalingType.NONE)
 
 
+def usual_layers(config: Config) -> list[str]:
+    """Every so many layers attend to everything."""
+    every = config.integer("sliding_window_pattern") if config.has("sliding_window_pattern") else 4
+    return [KINDS[(layer + 1) % every == 0] for layer in range(n_layers(config))]
+
+
+KINDS = ("sliding_attention", "full_attention")
+COHERE2 = {
+    **DEFAULTS,
+    "rotary_pct": 1.0,
+    "sliding_window": 4096,
+    "head_dim": head_if_null,
+    "layer_types": usual_layers,
+}
+del COHERE2["use_qk_norm"]
+
+
+def check_cohere2(config: Config) -> None:
+    config.require("hidden_act", ("silu",))
+    config.require("tie_word_embeddings", (True,))
+    config.require("attention_bias", (False,))
+    config.require("use_qk_norm", (False,))
+    if not 0 < config.number("rotary_pct") <= 1:
+        raise FormatError(f"{config.path} says rotary_pct = {config.values['rotary_pct']}", "correct the file")
+    sizes = decoder_sizes(config)
+    if sizes["queries"] != sizes["width"]:
+        raise UnsupportedError(f"{config.path} has heads of another size than width / heads", "llama.cpp knows none")
+    if config.values["layer_types"] != [KINDS[(layer + 1) % 4 == 0] for layer in range(n_layers(config))]:
+        raise UnsupportedError(
+            f"{config.path} has its sliding window in other layers than three of four", "llama.cpp knows no such model"
+        )
+
+
+def metadata2(config: Config, writer: gguf.GGUFWriter) -> None:
+    base_metadata(config, writer)
+    writer.add_logit_scale(config.number("logit_scale"))
+    writer.add_sliding_window(config.integer("sliding_window"))
+    writer.add_vocab_size(config.integer("vocab_size"))
+    writer.add_rope_dimension_count(int(config.number("rotary_pct") * decoder_sizes(config)["head"]))
+    writer.add_rope_scaling_type(gguf.RopeScalingType.NONE)
+
+
 FAMILIES = (
+    Family(
+        names=("Cohere2ForCausalLM",),
+        arch=gguf.MODEL_ARCH.COHERE2,
+        vocab=bpe_vocabulary,
+        defaults=COHERE2,
+        rope_parameters=standard(),
+        scalings=PLAIN,
+        check=check_cohere2,
+        metadata=metadata2,
+        whole="token_embd  vocabulary width\noutput_norm  width\n",
+        layer=LAYER,
+        transform=transform,
+    ),
     Family(
         names=("CohereForCausalLM",),
         arch=gguf.MODEL_ARCH.COMMAND_R,

@@ -1,6 +1,7 @@
-"""ERNIE 4.5, dense.
+"""ERNIE 4.5, dense and with experts.
 
-Source of names and order: llama.cpp's ``conversion/ernie.py``; of defaults: transformers' ``Ernie4_5Config``. Baidu's
+Source of names and order: llama.cpp's ``conversion/ernie.py``; of defaults: transformers' ``Ernie4_5Config`` and
+``Ernie4_5_MoeConfig``. Baidu's
 own files keep queries, keys and values together, and the two halves of the gated layer too.
 """
 
@@ -11,8 +12,9 @@ from collections.abc import Iterable
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.family import Family, head_if_null, heads_if_null
-from ggufrun.convert.arch.layout import DECODER, decoder_sizes
+from ggufrun.convert.arch.family import Family, Stack, head_if_null, heads_if_null
+from ggufrun.convert.arch.hyper import base_metadata
+from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, GATED, NORMS, SHARED_EXPERT, Sizes, decoder_sizes, n_layers
 from ggufrun.convert.arch.rope import standard
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import renamed, split_rows
@@ -30,6 +32,9 @@ DEFAULTS = {
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": True,
 }
+
+
+DENSE = NORMS + ATTENTION + GATED
 
 
 def check(config: Config) -> None:
@@ -51,7 +56,97 @@ def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
     yield tensor
 
 
+MOE = {
+    **{key: value for key, value in DEFAULTS.items() if key != "head_dim"},
+    "hidden_size": 2560,
+    "intermediate_size": 12288,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 20,
+    "num_key_value_heads": 4,
+    "moe_intermediate_size": 1536,
+    "moe_k": 6,
+    "moe_num_experts": 64,
+    "moe_num_shared_experts": 2,
+    "moe_layer_start_index": 1,
+    "moe_layer_end_index": lambda config: n_layers(config) - 1,
+    "moe_layer_interval": 1,
+}
+
+SPARSE = f"""{EXPERTS}{SHARED_EXPERT}
+exp_probs_b.bias?  1 experts
+"""
+AHEAD = ("model.mtp_block.", "model.mtp_emb_norm.", "model.mtp_hidden_norm.", "model.mtp_linear_proj.")
+"""Tensors that predict a second token, which have no place in a GGUF of this kind."""
+
+
+def check_moe(config: Config) -> None:
+    check(config)
+    config.require("moe_layer_interval", (1,))
+    config.require("moe_layer_end_index", (-1, n_layers(config) - 1))
+    config.require("moe_gate_act", ("softmax",))
+
+
+def moe_sizes(config: Config) -> Sizes:
+    inner = config.integer("moe_intermediate_size")
+    return {
+        **decoder_sizes(config),
+        "experts": n_experts(config),
+        "expert": inner,
+        "shared": inner * config.integer("moe_num_shared_experts", high=65536),
+    }
+
+
+def n_experts(config: Config) -> int:
+    return config.integer("moe_num_experts", high=65536)
+
+
+def moe_layer(config: Config, number: int) -> str:
+    sparse = number >= config.integer("moe_layer_start_index", low=0)
+    return DENSE.removesuffix(GATED) + SPARSE if sparse else DENSE
+
+
+def moe_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
+    """The converter takes the size of the shared experts for that of a dense layer over the heads of keys, which in the
+    published models it is."""
+    base_metadata(config, writer)
+    writer.add_expert_count(n_experts(config))
+    writer.add_expert_used_count(config.integer("moe_k"))
+    writer.add_interleave_moe_layer_step(config.integer("moe_layer_interval"))
+    writer.add_leading_dense_block_count(config.integer("moe_layer_start_index", low=0))
+    writer.add_expert_feed_forward_length(config.integer("moe_intermediate_size"))
+    writer.add_expert_shared_count(config.integer("moe_num_shared_experts"))
+    writer.add_expert_shared_feed_forward_length(moe_sizes(config)["shared"])
+
+
+def moe_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
+    if tensor.name.startswith(AHEAD):
+        return
+    if tensor.name.endswith(".e_score_correction_bias"):
+        tensor = renamed(tensor, f"{tensor.name.removesuffix('_bias')}.bias")
+    yield from transform(config, tensor)
+
+
+EXPERT_STACK = Stack(
+    r"model\.layers\.(?P<layer>\d+)\.mlp\.experts\.(?P<number>\d+)\.(?P<part>down_proj|gate_proj|up_proj)\.weight",
+    ("gate_proj", "up_proj", "down_proj"),
+    "model.layers.{layer}.mlp.experts.{part}.weight",
+    n_experts,
+)
+
 FAMILIES = (
+    Family(
+        names=("Ernie4_5_MoeForCausalLM",),
+        arch=gguf.MODEL_ARCH.ERNIE4_5_MOE,
+        vocab=llama_vocabulary,
+        defaults=MOE,
+        rope_parameters=standard(theta=500000.0),
+        check=check_moe,
+        metadata=moe_metadata,
+        sizes=moe_sizes,
+        layer=moe_layer,
+        transform=moe_transform,
+        stacks=(EXPERT_STACK,),
+    ),
     Family(
         names=("Ernie4_5_ForCausalLM", "Ernie4_5ForCausalLM"),
         arch=gguf.MODEL_ARCH.ERNIE4_5,
@@ -59,7 +154,7 @@ FAMILIES = (
         defaults=DEFAULTS,
         rope_parameters=standard(theta=500000.0),
         check=check,
-        layer=DECODER,
+        layer=DENSE,
         transform=transform,
     ),
 )

@@ -83,7 +83,7 @@ NO_SUCH = "llama.cpp knows no such model"
 def stretched_base(config: Config) -> float:
     """The base of the rotation, enlarged by ``alpha``."""
     head, alpha = decoder_sizes(config)["head"], rope(config).number("alpha")
-    if alpha <= 0 or head < 4:
+    if not 0 < alpha <= 1e6 or head < 4:
         raise FormatError(f"{config.path} says alpha = {alpha} of heads of {head}", "correct the file")
     return float(rope(config).number("rope_theta") * (alpha ** (head / (head - 2))))
 

@@ -14,11 +14,11 @@ import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch import llama
+from ggufrun.convert.arch.experts import turned_experts
 from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, GATED, NORMS, SHARED_EXPERT, Sizes, decoder_sizes, n_layers
 from ggufrun.convert.arch.rope import standard
 from ggufrun.convert.arch.text import text_part
 from ggufrun.convert.config import Config
-from ggufrun.convert.transforms import renamed, row_numbers, take_rows, transposed
 from ggufrun.convert.vocab import bpe_vocabulary
 from ggufrun.errors import UnsupportedError
 
@@ -92,20 +92,9 @@ def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
 
 
 def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
-    """The experts' matrices lie transposed, gate before up."""
+    counts = sizes(config)
     for text in text_part(tensor):
-        stem, found, part = text.name.rpartition(".experts.")
-        if not found:
-            yield text
-        elif part == "gate_up_proj":
-            counts = sizes(config)
-            turned = transposed(text)
-            rows = row_numbers(turned, counts["experts"], 2, counts["expert"])
-            for half, name in enumerate(("gate_proj", "up_proj")):
-                shape = (counts["experts"], counts["expert"], turned.shape[-1])
-                yield renamed(take_rows(turned, rows[:, half], shape), f"{stem}{found}{name}.weight")
-        else:
-            yield renamed(transposed(text), f"{text.name}.weight")
+        yield from turned_experts(text, counts["experts"], counts["expert"])
 
 
 FAMILIES = (

@@ -1,17 +1,24 @@
-"""OLMo 2.
+"""OLMo 2 and 3, and OLMoE.
 
-Source of names and order: llama.cpp's ``conversion/olmo.py``; of defaults: transformers' ``Olmo2Config``.
+Source of names and order: llama.cpp's ``conversion/olmo.py``; of defaults: transformers' ``Olmo2Config``,
+``Olmo3Config`` and ``OlmoeConfig``.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import gguf
 
+from ggufrun.convert.arch import qwen
 from ggufrun.convert.arch.family import Family, heads_if_null
-from ggufrun.convert.arch.layout import ATTENTION, GATED
+from ggufrun.convert.arch.hyper import base_metadata
+from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, GATED, Sizes, decoder_sizes, n_layers
+from ggufrun.convert.arch.layout import NORMS as PRE_NORMS
 from ggufrun.convert.arch.rope import standard
 from ggufrun.convert.config import Config
 from ggufrun.convert.vocab import bpe_vocabulary
+from ggufrun.errors import FormatError, UnsupportedError
 
 DEFAULTS = {
     "vocab_size": 50304,
@@ -25,9 +32,11 @@ DEFAULTS = {
     "tie_word_embeddings": False,
 }
 
-NORMS = """
+WIDE_NORMS = """
 attn_q_norm          queries
 attn_k_norm          keys
+"""
+NORMS = f"""{WIDE_NORMS}
 post_attention_norm  width
 post_ffw_norm        width
 """
@@ -40,6 +49,80 @@ def check(config: Config) -> None:
     config.require("sliding_window", ())
 
 
+def olmo3_rope(config: Config) -> dict[str, Any]:
+    """Only the layers that attend to everything scale their positions."""
+    section = config.section("rope_parameters") or Config(config.path, {})
+    full, local = (
+        dict(part.values) if (part := section.section(key)) else {} for key in ("full_attention", "sliding_attention")
+    )
+    if scaling := config.section("rope_scaling"):
+        full |= scaling.values
+    theta = config.values.get("rope_theta", 500000.0)
+    full.setdefault("rope_theta", theta)
+    local.setdefault("rope_theta", theta)
+    full.setdefault("rope_type", full.get("type", "default"))
+    return {"full_attention": full, "sliding_attention": local}
+
+
+def usual_layers(config: Config) -> list[str]:
+    """Every fourth layer attends to everything."""
+    return [KINDS[(layer + 1) % 4 == 0] for layer in range(n_layers(config))]
+
+
+KINDS = ("sliding_attention", "full_attention")
+OLMO3 = {**DEFAULTS, "sliding_window": 4096, "layer_types": usual_layers}
+
+
+def check_olmo3(config: Config) -> None:
+    config.require("hidden_act", ("silu",))
+    config.require("attention_bias", (False,))
+    kinds = config.values["layer_types"]
+    if not isinstance(kinds, list) or len(kinds) != n_layers(config) or any(kind not in KINDS for kind in kinds):
+        raise FormatError(f"{config.path} has layer_types that do not describe its layers", "correct the file")
+    if KINDS[0] not in kinds:
+        # llama.cpp would abort: it takes a window for one that some layer has
+        raise UnsupportedError(
+            f"{config.path} has a sliding window in no layer", "remove sliding_window: OLMo 2 has none"
+        )
+
+
+def olmo3_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
+    base_metadata(config, writer)
+    writer.add_sliding_window(config.integer("sliding_window"))
+    writer.add_sliding_window_pattern([kind == KINDS[0] for kind in config.values["layer_types"]])
+
+
+OLMOE = {
+    **DEFAULTS,
+    "hidden_size": 2048,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 16,
+    "max_position_embeddings": 4096,
+    "num_experts_per_tok": 8,
+    "num_experts": 64,
+    "norm_topk_prob": False,
+}
+
+
+def check_olmoe(config: Config) -> None:
+    config.require("hidden_act", ("silu",))
+    config.require("attention_bias", (False,))
+    config.require("clip_qkv", ())
+    config.require("norm_topk_prob", (False,))
+    found = decoder_sizes(config)
+    if found["keys"] != found["width"] or found["queries"] != found["width"]:
+        raise UnsupportedError(
+            f"{config.path} has fewer heads of keys than of queries, or of another size",
+            "llama.cpp knows no such OLMoE",
+        )
+
+
+def olmoe_sizes(config: Config) -> Sizes:
+    found = decoder_sizes(config)
+    return {**found, "experts": qwen.n_experts(config), "expert": found["inner"]}
+
+
 FAMILIES = (
     Family(
         names=("Olmo2ForCausalLM",),
@@ -50,5 +133,28 @@ FAMILIES = (
         check=check,
         layer=ATTENTION + NORMS + GATED,
         tied=False,
+    ),
+    Family(
+        names=("Olmo3ForCausalLM",),
+        arch=gguf.MODEL_ARCH.OLMO2,
+        vocab=bpe_vocabulary,
+        defaults=OLMO3,
+        rope_parameters=olmo3_rope,
+        check=check_olmo3,
+        metadata=olmo3_metadata,
+        layer=ATTENTION + NORMS + GATED,
+        tied=False,
+    ),
+    Family(
+        names=("OlmoeForCausalLM",),
+        arch=gguf.MODEL_ARCH.OLMOE,
+        vocab=bpe_vocabulary,
+        defaults=OLMOE,
+        rope_parameters=standard(),
+        check=check_olmoe,
+        sizes=olmoe_sizes,
+        layer=PRE_NORMS + ATTENTION + WIDE_NORMS + EXPERTS,
+        tied=False,
+        stacks=(qwen.EXPERT_STACK,),
     ),
 )

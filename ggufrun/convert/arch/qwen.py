@@ -12,12 +12,13 @@ from collections.abc import Iterable
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
+from ggufrun.convert.arch.experts import halves
 from ggufrun.convert.arch.family import Family, Stack, heads_if_null
 from ggufrun.convert.arch.hyper import base_metadata
 from ggufrun.convert.arch.layout import ATTENTION, DECODER, EXPERTS, NORMS, SHARED_EXPERT, WHOLE, Sizes, decoder_sizes
 from ggufrun.convert.arch.rope import standard
 from ggufrun.convert.config import Config
-from ggufrun.convert.transforms import renamed, row_numbers, take_rows
+from ggufrun.convert.transforms import renamed
 from ggufrun.convert.vocab import bpe_vocabulary, qwen_vocabulary
 from ggufrun.errors import FormatError, UnsupportedError
 
@@ -157,10 +158,7 @@ def split_experts(config: Config, tensor: Tensor) -> Iterable[Tensor]:
     stem, found, _ = tensor.name.removesuffix(".weight").partition(".experts.gate_up_proj")
     if found:
         sizes = moe_sizes(config)
-        rows = row_numbers(tensor, sizes["experts"], 2, sizes["expert"])
-        for half, name in enumerate(("gate_proj", "up_proj")):
-            shape = (sizes["experts"], sizes["expert"], tensor.shape[-1])
-            yield renamed(take_rows(tensor, rows[:, half], shape), f"{stem}.experts.{name}.weight")
+        yield from halves(tensor, stem, sizes["experts"], sizes["expert"])
     elif tensor.name.endswith(".experts.down_proj"):
         yield renamed(tensor, f"{tensor.name}.weight")
     else:

@@ -172,10 +172,11 @@ def llama3_frequencies(config: Config, head: int) -> list[Tensor]:
     exponents = np.arange(0, head, 2, dtype=np.float32) / np.float32(head)
     # powers in double, rounded once: numpy's single-precision power is off by a unit in the last place in one case of
     # ten, torch's (which the reference converter uses) in one of a hundred
-    powers = (values.number("rope_theta") ** exponents.astype(np.float64)).astype(np.float32)
-    # from here on single precision throughout, in the order of the reference converter
-    one = np.float32(1)
-    wavelengths = one / (one / powers) * np.float32(2 * math.pi)
+    with np.errstate(all="ignore"):
+        powers = (values.number("rope_theta") ** exponents.astype(np.float64)).astype(np.float32)
+        # from here on single precision throughout, in the order of the reference converter
+        one = np.float32(1)
+        wavelengths = one / (one / powers) * np.float32(2 * math.pi)
 
     def scale(wavelength: Any) -> Any:
         if wavelength < original / high:
@@ -185,7 +186,11 @@ def llama3_frequencies(config: Config, head: int) -> list[Tensor]:
         smooth = (one / wavelength * np.float32(original) - np.float32(low)) / np.float32(high - low)
         return one / ((one - smooth) / np.float32(factor) + smooth)
 
-    return [constant("rope_freqs.weight", np.array([scale(length) for length in wavelengths], np.float32))]
+    with np.errstate(all="ignore"):
+        factors = np.array([scale(length) for length in wavelengths], np.float32)
+    if not (np.isfinite(factors).all() and np.isfinite(wavelengths).all()):
+        raise FormatError(f"{config.path} has rope factors that make no sense", "correct the file")
+    return [constant("rope_freqs.weight", factors)]
 
 
 def long_factors(config: Config, rotated: int) -> list[Tensor]:

@@ -1,0 +1,169 @@
+"""The text parts of Qwen2-VL, Qwen2.5-VL and Qwen3-VL, dense and with experts.
+
+Source of names and order: llama.cpp's ``conversion/qwenvl.py`` and ``qwen3vl.py``; of defaults: transformers'
+``Qwen2VLTextConfig``, ``Qwen2_5_VLTextConfig``, ``Qwen3VLTextConfig`` and ``Qwen3VLMoeTextConfig``. They rotate by
+time, height and width, which of text are one and the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import gguf
+
+from ggufrun.checkpoint.tensor import Tensor
+from ggufrun.convert.arch import qwen
+from ggufrun.convert.arch.experts import turned_experts
+from ggufrun.convert.arch.family import Family, heads_if_null
+from ggufrun.convert.arch.hyper import base_metadata
+from ggufrun.convert.arch.layout import ATTENTION, DECODER, EXPERTS, NORMS, n_layers
+from ggufrun.convert.arch.rope import rope, standard
+from ggufrun.convert.arch.text import text_part
+from ggufrun.convert.config import Config
+from ggufrun.convert.vocab import bpe_vocabulary
+from ggufrun.errors import FormatError, UnsupportedError
+
+QWEN2 = {
+    **qwen.QWEN2,
+    "vocab_size": 152064,
+    "hidden_size": 8192,
+    "intermediate_size": 29568,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-5,
+}
+QWEN3 = {
+    **qwen.QWEN2,
+    "num_key_value_heads": heads_if_null,
+    "head_dim": 128,
+    "max_position_embeddings": 128000,
+}
+QWEN3_MOE = {
+    **qwen.QWEN2_MOE,
+    "num_key_value_heads": 16,
+    "head_dim": 128,
+    "max_position_embeddings": 128000,
+    # the name of the only way that this family knows
+    "norm_topk_prob": True,
+}
+del QWEN3_MOE["shared_expert_intermediate_size"]
+
+DEEPSTACK = 3
+"""In how many layers what is seen is added again, unless the file says so."""
+
+
+def positions(theta: float) -> Any:
+    """As transformers completes them; what older files call ``mrope`` is no scaling."""
+    usual = standard(theta)
+
+    def complete(config: Config) -> dict[str, Any]:
+        found = usual(config)
+        for key in ("rope_type", "type"):
+            if found.get(key) == "mrope":
+                found[key] = "default"
+        return found
+
+    return complete
+
+
+def check_sections(config: Config) -> None:
+    found = rope(config).values.get("mrope_section")
+    parts = found if isinstance(found, list) else []
+    if not 1 <= len(parts) <= 4 or any(type(part) is not int or not 0 <= part < 1 << 16 for part in parts):
+        raise FormatError(f"{config.path} says mrope_section = {found!r}", "complete rope_scaling")
+
+
+def check(config: Config) -> None:
+    qwen.check(config)
+    check_sections(config)
+
+
+def check3(config: Config) -> None:
+    check(config)
+    check_deepstack(config)
+
+
+def check_moe(config: Config) -> None:
+    qwen.check_qwen3_moe(config)
+    check_sections(config)
+    check_deepstack(config)
+
+
+def deepstack(config: Config) -> int:
+    """In how many layers what is seen is added again."""
+    seen = config.section("vision_config")
+    layers = seen.values.get("deepstack_visual_indexes") if seen else None
+    if layers is not None and not isinstance(layers, list):
+        raise FormatError(f"{config.path} says deepstack_visual_indexes = {layers!r}", "correct the file")
+    return DEEPSTACK if layers is None else len(layers)
+
+
+def check_deepstack(config: Config) -> None:
+    if deepstack(config) >= n_layers(config):
+        # llama.cpp would abort at the last layer, which computes fewer tokens
+        raise UnsupportedError(
+            f"{config.path} adds what is seen to {deepstack(config)} of {n_layers(config)} layers",
+            "llama.cpp can do so in all but the last",
+        )
+
+
+def qwen3_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
+    base_metadata(config, writer)
+    writer.add_num_deepstack_layers(deepstack(config))
+
+
+def moe_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
+    qwen.moe_metadata(config, writer)
+    writer.add_num_deepstack_layers(deepstack(config))
+
+
+def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
+    return text_part(tensor)
+
+
+def moe_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
+    sizes = qwen.moe_sizes(config)
+    for text in text_part(tensor):
+        yield from turned_experts(text, sizes["experts"], sizes["expert"])
+
+
+QWEN2VL = Family(
+    names=("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"),
+    arch=gguf.MODEL_ARCH.QWEN2VL,
+    defaults=QWEN2,
+    rope_parameters=positions(1e6),
+    sections=True,
+    check=check,
+    transform=transform,
+)
+
+FAMILIES = (
+    QWEN2VL,
+    replace(
+        QWEN2VL,
+        names=("Qwen3VLForConditionalGeneration",),
+        arch=gguf.MODEL_ARCH.QWEN3VL,
+        defaults=QWEN3,
+        rope_parameters=positions(5e5),
+        check=check3,
+        metadata=qwen3_metadata,
+        layer=DECODER + qwen.HEAD_NORMS,
+    ),
+    replace(
+        QWEN2VL,
+        names=("Qwen3VLMoeForConditionalGeneration",),
+        arch=gguf.MODEL_ARCH.QWEN3VLMOE,
+        vocab=bpe_vocabulary,
+        defaults=QWEN3_MOE,
+        rope_parameters=positions(5e5),
+        check=check_moe,
+        metadata=moe_metadata,
+        sizes=qwen.moe_sizes,
+        layer=NORMS + ATTENTION + qwen.HEAD_NORMS + EXPERTS,
+        transform=moe_transform,
+        stacks=(qwen.EXPERT_STACK,),
+    ),
+)
