@@ -42,6 +42,8 @@ def cuda(environment: Mapping[str, str], cache: Path, graphics: cards.Graphics, 
         defines |= {"GGML_NATIVE": "OFF", "GGUFRUN_PORTABLE": "ON"}
 
     def prepare() -> Ready:
+        if toolkit.instead:
+            say(f"cuda: {toolkit.instead}; taking PyPI's")
         kit = pypi.fetch(toolkit, cache / "toolkits") if from_pypi else toolkit
         host, problem = kits.trial(kit, environment)
         if problem:

@@ -7,11 +7,11 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tools.setup.cards import Graphics
-from tools.setup.common import SetupError, run, say
+from tools.setup.common import SetupError, run
 
 CHOICE = "CUDA_TOOLKIT"
 """The variable that settles where the toolkit comes from: ``system``, ``pypi``, or empty for whichever serves."""
@@ -26,10 +26,13 @@ int main() { nothing<<<1, 1>>>(); cublasHandle_t handle; return cublasCreate(&ha
 
 @dataclass(frozen=True)
 class Toolkit:
-    """``root`` is None for PyPI's until it is fetched. ``version`` is such as ``13.0.88``."""
+    """``root`` is None for PyPI's until it is fetched. ``version`` is such as ``13.0.88``. ``instead`` says why another
+    one, which is on this system, was passed over.
+    """
 
     version: str
     root: Path | None
+    instead: str = field(default="", compare=False)
 
     @property
     def major(self) -> int:
@@ -116,9 +119,7 @@ def choose(environment: Mapping[str, str], graphics: Graphics, system: str = "/u
             f"{f' ({passed_over})' if passed_over else ''}; "
             f"update it to 580 or newer, or install the CUDA {graphics.cuda} toolkit and set CUDA_HOME"
         )
-    if passed_over:
-        say(f"cuda: {passed_over}; taking PyPI's")
-    return PYPI
+    return replace(PYPI, instead=passed_over)
 
 
 def unsuited(toolkit: Toolkit, graphics: Graphics) -> str:
