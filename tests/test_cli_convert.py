@@ -199,3 +199,9 @@ def test_inspect_shows_what_a_gguf_and_a_checkpoint_hold(demo_gguf: Callable[[st
     assert folder["parameters"] == facts["parameters"]
     template = json.loads((DEMO / "tokenizer_config.json").read_text())["chat_template"]
     assert ggufrun("inspect", DEMO, "--template").stdout == template + "\n"
+
+
+def test_the_flags_of_llamas_converter(tmp_path: Path) -> None:
+    result = ggufrun("convert", DEMO, "--outtype", "q8_0", "--outfile=x.gguf", "--model-name", "Someone", cwd=tmp_path)
+    assert result.returncode == 0 and result.stdout == "x.gguf\n", result.stderr
+    assert "Someone" in ggufrun("inspect", "x.gguf", cwd=tmp_path).stdout

@@ -347,3 +347,16 @@ def test_convert_measures_on_a_plain_file(tmp_path: Path, types: list[str], caps
 def test_every_type_to_fit_is_one() -> None:
     assert set(BEST_FIRST) < set(FILE_TYPES.values())
     assert len(set(BEST_FIRST)) == len(BEST_FIRST) > 15
+
+
+def test_the_order_of_llama_quantize(measured: Callable[[str], Path], tmp_path: Path) -> None:
+    """IN OUT TYPE THREADS: nothing is made under another name; it is said how it is written here."""
+    model = measured("dense-f16")
+    fails(
+        ggufrun("quantize", model, "out.gguf", "q8_0", cwd=tmp_path),
+        "no file out.gguf; to write to it: .* -o out.gguf",
+        2,
+    )
+    fails(ggufrun("quantize", model, "q8_0", "4", cwd=tmp_path), "no file 4; threads are given with -j 4", 2)
+    fails(ggufrun("quantize", model, "q4", cwd=tmp_path), r"unknown type 'q4'; did you mean Q4_K_M\?", 2)
+    assert not list(tmp_path.iterdir())

@@ -176,3 +176,51 @@ def test_make_targets_of_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
     for target in set(re.findall(r"\bmake ([a-z]+)\b", (ROOT / "README.md").read_text("utf-8"))):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_help_lists_every_type() -> None:
+    from ggufrun.cli.options import TYPES
+    from ggufrun.quantize.types import FILE_TYPES
+
+    assert set(re.findall(r"\b[A-Z]+[0-9]\w*", TYPES)) == set(FILE_TYPES)
+    for name, bits in re.findall(r"(\w+) \((\d[\d.]*)", TYPES):
+        assert float(FILE_TYPES[name].about.split()[0]) == float(bits), name
+    for command in ("convert", "quantize"):
+        shown = subprocess.run(
+            [sys.executable, "-m", "ggufrun", command, "-h"], capture_output=True, text=True, check=True
+        )
+        assert all(line.strip() in shown.stdout for line in TYPES.splitlines()[1:])
+
+
+def test_what_other_tools_call_it() -> None:
+    """A command of another tool is answered with ours, which exists; `help COMMAND` is `COMMAND --help`."""
+    from ggufrun.cli.elsewhere import COMMANDS, CONVERTER_FLAGS
+
+    for name, advice in COMMANDS.items():
+        assert name not in program()
+        named = set(re.findall(r"ggufrun ([a-z]+) ", advice + " ")) - {"makes"}
+        assert named <= set(program()), advice
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "ggufrun", *words], capture_output=True, text=True, check=False)
+
+    result = run("run", "model.gguf")
+    assert (result.returncode, result.stderr) == (
+        2,
+        "ggufrun: there is no command run here; write ggufrun chat MODEL\n",
+    )
+    assert run("help").stdout == run("--help").stdout
+    assert run("help", "pull").stdout == run("pull", "--help").stdout != ""
+    assert run("help", "nothing").returncode == 2
+    flags = {flag for parameter in program()["convert"].params for flag in parameter.opts}
+    assert set(CONVERTER_FLAGS.values()) <= flags and not flags & set(CONVERTER_FLAGS)
+
+
+def test_the_list_of_commands_is_whole() -> None:
+    """No description is cut off on a screen of 80 columns."""
+    environment = os.environ | {"COLUMNS": "80"}
+    shown = subprocess.run(
+        [sys.executable, "-m", "ggufrun"], capture_output=True, text=True, check=False, env=environment
+    )
+    commands = (shown.stdout + shown.stderr).partition("Commands:")[2]
+    assert "doctor" in commands and "..." not in commands

@@ -28,6 +28,7 @@ from ggufrun.cli import (
     verify,
     worker,
 )
+from ggufrun.cli.elsewhere import Commands
 from ggufrun.cli.failing import explain, fail
 from ggufrun.errors import GgufrunError
 
@@ -36,6 +37,7 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="ggufrun",
+    cls=Commands,
     help="Convert checkpoints to GGUF, quantize them, and talk to them.",
     no_args_is_help=True,
     add_completion=False,

@@ -35,7 +35,9 @@ def bench(
         Counts, typer.Option("-n", "--n-gen", metavar="N[,N]", help="Tokens to generate.  [default: 128]")
     ] = None,
     both: Annotated[Counts, typer.Option("-pg", metavar="PP,TG", help="A prompt and then tokens, together.")] = None,
-    repetitions: Annotated[int, typer.Option("-r", "--repetitions", min=1, help="Times to repeat each test.")] = 5,
+    repetitions: Annotated[
+        int, typer.Option("-r", "--repetitions", metavar="N", min=1, help="Times to repeat each test.")
+    ] = 5,
     threads: Annotated[
         Counts, typer.Option("-t", "--threads", metavar="N[,N]", help="Threads.  [default: the processor's cores]")
     ] = None,
@@ -48,9 +50,9 @@ def bench(
     no_warmup: Annotated[bool, typer.Option("--no-warmup", help="Skip the run before the measured ones.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Measure speed: tokens a second of reading a prompt (pp) and of generating (tg).
+    """Measure speed: tokens a second, reading and generating.
 
-    The tests and the table are llama-bench's.
+    Reading a prompt is called pp, generating tg. The tests and the table are llama-bench's.
     """
     from ggufrun.engine.context import ContextParams
     from ggufrun.engine.devices import has_gpu

@@ -85,7 +85,8 @@ class ChatFlags:
     in_suffix: Annotated[str | None, _option("--in-suffix", help="Put after every message.")] = None
     in_prefix_bos: Annotated[bool, _option("--in-prefix-bos", help="Put BOS before the prefix.")] = False
     reverse: Annotated[
-        list[str] | None, _option("-r", "--reverse-prompt", help="Stop the answer at this text; repeats.")
+        list[str] | None,
+        _option("-r", "--reverse-prompt", help="Stop the answer at this text; repeats.", metavar="TEXT"),
     ] = None
     conversation: Annotated[
         bool | None,
@@ -204,7 +205,11 @@ class ChatFlags:
     ] = None
     dry_breakers: Annotated[
         list[str] | None,
-        _option("--dry-sequence-breaker", help="DRY: repetitions end at this text; repeats; none for no text."),
+        _option(
+            "--dry-sequence-breaker",
+            help="DRY: repetitions end at this text; repeats; none for no text.",
+            metavar="TEXT",
+        ),
     ] = None
     xtc_probability: Annotated[float | None, _option("--xtc-probability", help="XTC: how often (0: off).")] = None
     xtc_threshold: Annotated[float | None, _option("--xtc-threshold", help="XTC: tokens this probable may go.")] = None

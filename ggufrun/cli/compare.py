@@ -58,9 +58,10 @@ def compare(
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
-    """Rank quantizations by how far their predictions are from the reference's.
+    """Rank quantizations by what they lost.
 
-    The table is sorted by KL divergence, the smallest first.
+    That is how far their predictions are from the reference's. The table is sorted by KL divergence, the smallest
+    first.
     """
     from ggufrun.convert.writer import check_targets
     from ggufrun.engine.chunks import ChunkParams

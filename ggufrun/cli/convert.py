@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ggufrun.cli import options, records
+from ggufrun.cli.elsewhere import Converting
 from ggufrun.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(records.expanded(convert))
+    app.command(cls=Converting, epilog=options.TYPES)(records.expanded(convert))
 
 
 def convert(

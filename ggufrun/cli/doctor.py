@@ -38,9 +38,10 @@ def register(app: typer.Typer) -> None:
         ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
     ) -> None:
-        """Look at this machine: the engine's build and kernels, devices, memory, and what will be used.
+        """Look at this machine: engine, kernels, devices, memory.
 
-        Every GPU is tried: the embedded model, all of it there, must give the processor's results.
+        It says what will be used, and what to mend. Every GPU is tried: the embedded model, all of it there, must give
+        the processor's results.
         """
         facts = collect(rpc or "")
         findings = judge(facts)

@@ -25,9 +25,12 @@ TextFile = Annotated[
 Length = Annotated[int, typer.Option("-c", "--ctx-size", help="Tokens a chunk.")]
 Batch = Annotated[int, typer.Option("-b", "--batch-size", help="Tokens a batch: several chunks, or part of one.")]
 MicroBatch = Annotated[int, typer.Option("-ub", "--ubatch-size", help="Tokens computed at once.")]
-ChunkLimit = Annotated[int | None, typer.Option("--chunks", min=1, help="Measure on the first N chunks only.")]
+ChunkLimit = Annotated[
+    int | None, typer.Option("--chunks", metavar="N", min=1, help="Measure on the first N chunks only.")
+]
 Threads = Annotated[
-    int | None, typer.Option("-t", "--threads", min=1, max=512, help="Threads.  [default: the processor's cores]")
+    int | None,
+    typer.Option("-t", "--threads", metavar="N", min=1, max=512, help="Threads.  [default: the processor's cores]"),
 ]
 CacheK = Annotated[str, typer.Option("-ctk", "--cache-type-k", help="Type of the cache's keys.")]
 CacheV = Annotated[str, typer.Option("-ctv", "--cache-type-v", help="Type of the cache's values.")]

@@ -41,12 +41,16 @@ def imatrix(
     batch_size: evaluating.Batch = 2048,
     ubatch_size: evaluating.MicroBatch = 512,
     chunks: evaluating.ChunkLimit = None,
-    from_chunk: Annotated[int, typer.Option("--from-chunk", min=0, help="Leave out the first N chunks.")] = 0,
+    from_chunk: Annotated[
+        int, typer.Option("--from-chunk", metavar="N", min=0, help="Leave out the first N chunks.")
+    ] = 0,
     process_output: Annotated[bool, typer.Option("--process-output", help="Collect for output.weight too.")] = False,
     parse_special: Annotated[bool, typer.Option("--parse-special", help="Names of tokens in the text mean them.")] = (
         False
     ),
-    save_every: Annotated[int, typer.Option("--save-every", min=0, help="Save after so many chunks; 0: never.")] = 10,
+    save_every: Annotated[
+        int, typer.Option("--save-every", metavar="N", min=0, help="Save after so many chunks; 0: never.")
+    ] = 10,
     threads: evaluating.Threads = None,
     flash_attention: evaluating.FlashAttention = "auto",
     type_k: evaluating.CacheK = "f16",
@@ -57,10 +61,10 @@ def imatrix(
         False
     ),
 ) -> None:
-    """Measure an importance matrix: which columns of a model's matrices matter.
+    """Measure which columns of a model's matrices matter.
 
-    The file is the one that llama-imatrix writes, and llama-quantize and `ggufrun quantize --imatrix` read. Ctrl+C
-    saves what is there. What was measured before is left as it is.
+    The importance matrix is the file that llama-imatrix writes, and llama-quantize and `ggufrun quantize --imatrix`
+    read. Ctrl+C saves what is there. What was measured before is left as it is.
     """
     from ggufrun.cli.writing import base_name
 

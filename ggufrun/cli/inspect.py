@@ -31,7 +31,9 @@ def inspect(
     ],
     context: Annotated[
         int | None,
-        typer.Option("-c", "--ctx-size", min=1, help="Context for the memory estimate.  [default: 4096 at most]"),
+        typer.Option(
+            "-c", "--ctx-size", metavar="N", min=1, help="Context for the memory estimate.  [default: 4096 at most]"
+        ),
     ] = None,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     template: Annotated[bool, typer.Option("--template", help="Print the chat template.")] = False,
@@ -48,9 +50,10 @@ def inspect(
     place: placing.PlaceFlags = placing.PLAIN,
     as_json: options.Json = False,
 ) -> None:
-    """Show a model's architecture, sizes, types, vocabulary, template and memory.
+    """Show what a model file holds, and the memory it takes.
 
-    The flags of devices and of the cache belong to --fit.
+    Architecture, sizes, types, vocabulary and chat template; of checkpoints, too. The flags of devices and of the cache
+    belong to --fit.
     """
     from ggufrun.cli import difference
     from ggufrun.cli.receipt import read

@@ -53,7 +53,30 @@ def sort_arguments(arguments: Sequence[str]) -> tuple[list[str], list[FileType]]
             inputs[text] = None
     if not inputs:
         raise UsageError("no model is named", "write for example ggufrun quantize model-f16.gguf q4_k_m")
+    _refuse_output(list(inputs), list(types))
     return list(inputs), list(types)
+
+
+def _refuse_output(inputs: Sequence[str], types: Sequence[FileType]) -> None:
+    """UsageError for ``IN OUT TYPE [THREADS]``, as llama-quantize has it: here OUT would be another input."""
+    if inputs[-1].isdecimal() and not Path(inputs[-1]).exists():
+        raise UsageError(f"there is no file {inputs[-1]}", f"threads are given with -j {inputs[-1]}")
+    if len(inputs) != 2 or len(types) != 1 or not inputs[1].endswith(".gguf"):
+        return
+    source, output = map(Path, inputs)
+    if source.exists() and not output.exists() and not _is_local(inputs[1]):
+        hint = f"to write to it: ggufrun quantize {source} {types[0].name.lower()} -o {output}"
+        raise UsageError(f"there is no file {output}", hint)
+
+
+def _is_local(name: str) -> bool:
+    from ggufrun.hub import resolve_model
+
+    try:
+        resolve_model(name, gguf_only=True)
+    except GgufrunError:
+        return False
+    return True
 
 
 def find_sources(names: Sequence[str]) -> list[tuple[str, Path | GgufrunError]]:

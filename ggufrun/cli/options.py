@@ -29,6 +29,18 @@ def output_path(text: str) -> Path:
     return path
 
 
+TYPES = """\b
+Types, the largest first (bits a weight):
+F32  F16  BF16  Q8_0 (8.5)  Q6_K (6.6)  Q5_K_M (5.7)  Q5_K_S (5.5)
+Q4_K_M (4.8, the usual choice)  Q4_K_S (4.6)  IQ4_NL (4.5)  IQ4_XS (4.25)
+Q3_K_L (4.2)  Q3_K_M (3.9)  IQ3_M (3.7)  Q3_K_S (3.5)  IQ3_S (3.4)  Q2_K (3.0)
+With an importance matrix: IQ3_XS (3.3)  IQ3_XXS (3.1)  Q2_K_S (2.8)
+IQ2_M (2.7)  IQ2_S (2.5)  IQ2_XS (2.3)  IQ2_XXS (2.1)  IQ1_M (1.8)  IQ1_S (1.6)
+Legacy: Q5_1  Q5_0  Q4_1  Q4_0. For models trained for them: MXFP4_MOE
+TQ2_0  TQ1_0  Q2_0  Q1_0
+"""
+"""What can be asked for, for the end of ``--help``: that must not wait for the table in `quantize.types`."""
+
 Output = Annotated[
     Path | None,
     typer.Option(
@@ -44,7 +56,8 @@ SplitSize = Annotated[
     typer.Option("--split-max-size", metavar="SIZE", help="Write several files of at most this size, such as 4G."),
 ]
 Threads = Annotated[
-    int | None, typer.Option("-j", "--threads", min=1, max=1024, help="Worker threads.  [default: all processors]")
+    int | None,
+    typer.Option("-j", "--threads", metavar="N", min=1, max=1024, help="Worker threads.  [default: all processors]"),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be written, and write nothing.")]

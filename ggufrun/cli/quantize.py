@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(records.expanded(quantize))
+    app.command(epilog=options.TYPES)(records.expanded(quantize))
 
 
 def quantize(
@@ -46,7 +46,9 @@ def quantize(
     ] = None,
     ctx_size: Annotated[
         int | None,
-        typer.Option("-c", "--ctx-size", min=0, help="Tokens of context for --fit; 0: all.  [default: up to 4096]"),
+        typer.Option(
+            "-c", "--ctx-size", metavar="N", min=0, help="Tokens of context for --fit; 0: all.  [default: up to 4096]"
+        ),
     ] = None,
     type_k: Annotated[str, typer.Option("-ctk", "--cache-type-k", help="Type of the cache's keys for --fit.")] = "f16",
     type_v: Annotated[str, typer.Option("-ctv", "--cache-type-v", help="Type of its values.")] = "f16",

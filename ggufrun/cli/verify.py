@@ -46,7 +46,7 @@ def verify(
     ],
     as_json: options.Json = False,
 ) -> None:
-    """Check files against checksums, the hub's digests and their own structure.
+    """Check files: checksums, the hub's digests, their structure.
 
     Lists are Meta's checklist.chk (MD5) and what md5sum, sha256sum and the like write. Exit status 1 if a file is bad
     or missing.

@@ -27,13 +27,14 @@ def register(app: typer.Typer) -> None:
 
 def worker(
     host: Annotated[str, typer.Option("-H", "--host", help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("-p", "--port", min=0, max=65535, help="Port (0: any).")] = 50052,
+    port: Annotated[int, typer.Option("-p", "--port", metavar="N", min=0, max=65535, help="Port (0: any).")] = 50052,
     device: Annotated[
         list[str] | None,
         typer.Option("-d", "--device", metavar="NAME", help="Lend this one; repeats.  [default: all GPUs, or the CPU]"),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option("-t", "--threads", min=1, max=512, help="Threads.  [default: the processor's cores]")
+        int | None,
+        typer.Option("-t", "--threads", metavar="N", min=1, max=512, help="Threads.  [default: the processor's cores]"),
     ] = None,
     memory: Annotated[
         int | None, typer.Option("--memory", min=1, metavar="MIB", help="Lend no more than this of each device.")
@@ -42,10 +43,10 @@ def worker(
         bool, typer.Option("--public", help="Allow an address that other machines can reach. Read what it prints.")
     ] = False,
 ) -> None:
-    """Lend this machine's devices to a model that runs on another (--rpc there).
+    """Lend this machine's devices to a model on another machine.
 
-    It serves one client at a time, until Ctrl+C. The protocol is llama.cpp's, and has no protection of its own: through
-    the loopback address and an ssh tunnel only those who may log in can use it.
+    Give its address to --rpc there. It serves one client at a time, until Ctrl+C. The protocol is llama.cpp's, and has
+    no protection of its own: through the loopback address and an ssh tunnel only those who may log in can use it.
     """
     from ggufrun.engine import worker as work
     from ggufrun.engine.threads import default_threads

@@ -75,6 +75,9 @@ and without those for models that were trained for them (ternary, one bit, MXFP4
 
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "FP16": "F16", "FP32": "F32", "MXFP4": "MXFP4_MOE"}
 
+SHORT = {"Q2": "Q2_K", "Q3": "Q3_K_M", "Q4": "Q4_K_M", "Q5": "Q5_K_M", "Q6": "Q6_K", "Q8": "Q8_0", "INT4": "Q4_K_M"}
+"""What people call a size, and the usual type of it."""
+
 
 def find_file_type(text: str) -> FileType | None:
     """The file type of this name in any case (``q4_k_m``), if it is one."""
@@ -88,6 +91,8 @@ def parse_file_type(text: str) -> FileType:
     if found is not None:
         return found
     name = text.strip().upper().replace("-", "_")
+    if name in SHORT:
+        raise UsageError(f"unknown type {text!r}", f"did you mean {SHORT[name]}?")
     near = difflib.get_close_matches(name, FILE_TYPES, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"one of {', '.join(FILE_TYPES)}"
     raise UsageError(f"unknown type {text!r}", hint)

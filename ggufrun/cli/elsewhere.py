@@ -1,0 +1,60 @@
+"""What people who come from other tools type, and what it is called here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from ggufrun.errors import UsageError
+
+COMMANDS = {
+    "run": "write ggufrun chat MODEL",
+    "generate": "write ggufrun complete MODEL -p TEXT, or ggufrun chat MODEL TEXT",
+    "ls": "write ggufrun list",
+    "show": "write ggufrun inspect MODEL",
+    "info": "write ggufrun inspect MODEL",
+    "create": "write ggufrun convert FOLDER",
+    "get": "write ggufrun pull org/name:Q4_K_M",
+    "download": "write ggufrun pull org/name:Q4_K_M",
+    "ppl": "write ggufrun perplexity MODEL",
+    "merge": "write ggufrun convert BASE --lora ADAPTER",
+    "diff": "write ggufrun inspect MODEL --diff OTHER",
+    "version": "write ggufrun --version",
+    "rm": "remove the model's file: ggufrun list --json says where it is",
+    "serve": "llama.cpp's llama-server serves the files that ggufrun makes",
+}
+"""Commands of Ollama, LM Studio, llama.cpp and mlx-lm, and what to do instead."""
+
+CONVERTER_FLAGS = {"--outtype": "--type", "--outfile": "--output", "--model-name": "--name"}
+"""Flags of llama.cpp's converter, and what they are called here."""
+
+
+class Commands(TyperGroup):
+    """The commands, and ``help COMMAND``, which is the same as ``COMMAND --help``."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command. UsageError for one that another tool has, with what to do instead."""
+        name = args[0]
+        if name == "help":
+            if not args[1:]:
+                typer.echo(ctx.get_help())
+                ctx.exit()
+            return super().resolve_command(ctx, [args[1], "--help"])
+        if name in COMMANDS:
+            raise UsageError(f"there is no command {name} here", COMMANDS[name])
+        return super().resolve_command(ctx, args)
+
+
+class Converting(TyperCommand):
+    """`convert`, which takes the flags of llama.cpp's converter, too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give the flags their names, then parse."""
+        return super().parse_args(ctx, [_translated(arg) for arg in args])
+
+
+def _translated(arg: str) -> str:
+    flag, equals, value = arg.partition("=")
+    return CONVERTER_FLAGS.get(flag, flag) + equals + value
