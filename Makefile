@@ -10,7 +10,7 @@ READY := $(VENV)/ready
 STEERING = $$CMAKE_ARGS|$$CC|$$CXX|$$CFLAGS|$$CXXFLAGS|$$LDFLAGS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine cuda cuda-wheel vulkan cpu demo test check fuzz format bench gpu-check clean distclean FORCE
+.PHONY: help setup engine cuda cuda-wheel vulkan cpu wheels demo test check fuzz format bench gpu-check clean distclean FORCE
 
 help: ## list the targets
 	@echo 'make TARGET:'
@@ -53,6 +53,11 @@ vulkan: $(BIN)/python ## build the engine for Vulkan, keep its wheel in dist/, i
 cpu: $(BIN)/python ## back to the engine without CUDA or Vulkan (on macOS: with Metal, as always)
 	@$(BIN)/python -m tools.setup --backend cpu
 	@$(MAKE) --no-print-directory setup
+
+wheels: setup ## the engine's wheel, built for this machine, and ggufrun's, to install outside this folder: dist/
+	@$(BIN)/python -m tools.setup --no-install --dist dist
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@echo "pip install --find-links dist dist/ggufrun-*.whl"
 
 demo: setup ## the whole way on the embedded model: convert, quantize, ask it two questions
 	@sh tools/demo.sh "$(BIN)"

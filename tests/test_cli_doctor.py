@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from ggufrun.cli import doctor, doctor_findings
+from ggufrun.cli import doctor, doctor_findings, doctor_offload
 from ggufrun.engine import host
 from ggufrun.evaluate import build, machine
 from ggufrun.quantize import ggml, kernels
+from tests.checkpoints import ROOT
 
 CPUINFO = """\
 processor\t: 0
@@ -191,3 +192,11 @@ def test_the_models_folder_is_the_one_that_list_shows(monkeypatch: pytest.Monkey
     (tmp_path / "some.gguf").touch()
     listed = json.loads(run("list", "--json").stdout)
     assert json.loads(run("doctor", "--json").stdout)["models"] == {"folder": listed["folder"], "files": 1}
+
+
+def test_the_embedded_model_comes_along() -> None:
+    """In a clone it is found where it stands, in a package where the build configuration puts it."""
+    assert doctor_offload.EMBEDDED == ROOT / "models" / "tang-poet"
+    line = '"models/tang-poet" = "ggufrun/data/tang-poet"'
+    assert line in (ROOT / "pyproject.toml").read_text("utf-8")
+    assert doctor_offload.PACKAGE / "data" == ROOT / "ggufrun" / "data"

@@ -18,8 +18,12 @@ from ggufrun.errors import GgufrunError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-EMBEDDED = Path(__file__).resolve().parent.parent.parent / "models" / "tang-poet"
-"""The embedded model of a clone; a package that was installed from a wheel does not carry it."""
+PACKAGE = Path(__file__).resolve().parent.parent
+
+EMBEDDED = next(
+    (path for path in (PACKAGE / "data" / "tang-poet", PACKAGE.parent / "models" / "tang-poet") if path.is_dir()), None
+)
+"""The embedded model: of the package as it is installed, or of a clone; distributors may have left it out."""
 
 PATIENCE = 600
 """Seconds for one device: code for another architecture is compiled by the driver at first, which takes minutes."""
@@ -34,10 +38,10 @@ def prove_all(devices: Sequence[dict[str, Any]], rpc: str) -> list[dict[str, Any
     gpus = [device["name"] for device in devices if device["kind"] in ("gpu", "igpu")]
     if not gpus:
         return []
-    if not EMBEDDED.is_dir():
+    if EMBEDDED is None:
         return [{"device": name, "error": NO_MODEL, "untried": True} for name in gpus]
     proofs = []
-    with _embedded() as path:
+    with _as_gguf(EMBEDDED) as path:
         for name in gpus:
             trying = f"trying {name} (the first time may take minutes)"
             with console.err().status(trying) if console.err().is_terminal else nullcontext():
@@ -46,14 +50,14 @@ def prove_all(devices: Sequence[dict[str, Any]], rpc: str) -> list[dict[str, Any
 
 
 @contextmanager
-def _embedded() -> Iterator[Path]:
+def _as_gguf(checkpoint: Path) -> Iterator[Path]:
     from ggufrun.convert import pipeline
     from ggufrun.convert.plan import plan_convert
     from ggufrun.quantize.types import parse_file_type
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tang-poet.gguf"
-        plan = plan_convert(EMBEDDED, [parse_file_type("f16")], lambda _: path)
+        plan = plan_convert(checkpoint, [parse_file_type("f16")], lambda _: path)
         try:
             pipeline.run(plan)
         finally:
