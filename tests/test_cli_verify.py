@@ -32,7 +32,7 @@ def check(capsys: pytest.CaptureFixture[str]) -> Check:
     def run(path: Path | str) -> dict[str, dict[str, Any]]:
         status = 0
         try:
-            verify(str(path), as_json=True)
+            verify([str(path)], as_json=True)
         except typer.Exit as stop:
             status = stop.exit_code
         found = json.loads(capsys.readouterr().out)
@@ -204,3 +204,15 @@ def test_as_a_shell_sees_it(tmp_path: Path, demo_gguf: Callable[[str], Path]) ->
     rows = [line.split(maxsplit=1) for line in result.stdout.splitlines() if ".gguf" in line]
     assert [row[0] for row in rows] == ["ok", "bad"]
     assert rows[0][1].startswith("a [b].gguf") and "\x1b" not in result.stdout
+
+
+def test_several_paths(tmp_path: Path, capsys: pytest.CaptureFixture[str], demo_gguf: Callable[[str], Path]) -> None:
+    good, bad = tmp_path / "a" / "good.gguf", tmp_path / "b" / "bad.gguf"
+    for path, data in ((good, demo_gguf("q8_0").read_bytes()), (bad, b"GGUF")):
+        path.parent.mkdir()
+        path.write_bytes(data)
+    with pytest.raises(typer.Exit):
+        verify([str(good), str(bad.parent), str(good)], as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert statuses({row["file"]: row for row in found["files"]}) == {str(good): "ok", str(bad): "bad"}
+    assert len(found["files"]) == 2 and not found["ok"]

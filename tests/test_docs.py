@@ -194,7 +194,7 @@ def test_the_help_lists_every_type() -> None:
 
 def test_what_other_tools_call_it() -> None:
     """A command of another tool is answered with ours, which exists; `help COMMAND` is `COMMAND --help`."""
-    from ggufrun.cli.elsewhere import COMMANDS, CONVERTER_FLAGS
+    from ggufrun.cli.elsewhere import COMMANDS, CONVERTER_FLAGS, MORE
 
     for name, advice in COMMANDS.items():
         assert name not in program()
@@ -209,6 +209,10 @@ def test_what_other_tools_call_it() -> None:
         2,
         "ggufrun: there is no command run here; write ggufrun chat MODEL\n",
     )
+    result = run("complete", "model.gguf", "Once upon", "a")
+    assert result.stderr == "ggufrun: complete takes no further word: Once upon a; the text to continue goes after -p\n"
+    assert result.returncode == 2
+    assert set(MORE) <= set(program())
     assert run("help").stdout == run("--help").stdout
     assert run("help", "pull").stdout == run("pull", "--help").stdout != ""
     assert run("help", "nothing").returncode == 2

@@ -31,6 +31,19 @@ CONVERTER_FLAGS = {"--outtype": "--type", "--outfile": "--output", "--model-name
 """Flags of llama.cpp's converter, and what they are called here."""
 
 
+MORE = {
+    "chat": "put quotation marks around a message of several words",
+    "complete": "the text to continue goes after -p",
+    "convert": "types go after -t: -t q4_k_m -t q8_0",
+    "inspect": "two are compared with --diff OTHER",
+    "pull": "fetch one after the other",
+    "perplexity": "two are compared with --reference, several with ggufrun compare",
+    "list": "quotation marks hold a name with spaces together",
+    "doctor": "quotation marks hold a name with spaces together",
+}
+"""What to do about a word too many, by command."""
+
+
 class Commands(TyperGroup):
     """The commands, and ``help COMMAND``, which is the same as ``COMMAND --help``."""
 
@@ -45,6 +58,18 @@ class Commands(TyperGroup):
         if name in COMMANDS:
             raise UsageError(f"there is no command {name} here", COMMANDS[name])
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. UsageError for a word too many, with what was perhaps meant."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            # a kind of error that Typer has no name for in public
+            name, words = ctx.invoked_subcommand, str(getattr(error, "message", ""))
+            if name not in MORE or not words.startswith("Got unexpected extra argument"):
+                raise
+            extra = words[words.rindex(" (") + 2 : -1] if " (" in words else words
+            raise UsageError(f"{name} takes no further word: {extra}", MORE[name]) from error
 
 
 class Converting(TyperCommand):

@@ -41,8 +41,9 @@ class Verdict:
 
 
 def verify(
-    path: Annotated[
-        str, typer.Argument(metavar="PATH", help="File, folder, list of checksums, or local model.", show_default=False)
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH", help="Files, folders, lists of checksums, or local models.", show_default=False),
     ],
     as_json: options.Json = False,
 ) -> None:
@@ -51,10 +52,19 @@ def verify(
     Lists are Meta's checklist.chk (MD5) and what md5sum, sha256sum and the like write. Exit status 1 if a file is bad
     or missing.
     """
-    from ggufrun.errors import NotFoundError
     from ggufrun.hub import resolve_model
 
-    target = resolve_model(path)
+    targets = list(dict.fromkeys(resolve_model(path) for path in paths))
+    found = [verdict for target in targets for verdict in _verified(target, whole_names=len(targets) > 1)]
+    (_print_json if as_json else _print)(found)
+    if any(verdict.status != "ok" for verdict in found):
+        raise typer.Exit(1)
+
+
+def _verified(target: Path, *, whole_names: bool) -> list[Verdict]:
+    """What is to be said of each file of ``target``, by its name there, or with ``whole_names`` by its path."""
+    from ggufrun.errors import NotFoundError
+
     base = target if target.is_dir() else target.parent
     verdicts: dict[Path, Verdict] = {}
     expected = _expected(target, base, verdicts)
@@ -68,9 +78,9 @@ def verify(
     found = sorted((v for v in verdicts.values() if v.checks or v.problems or v.missing), key=lambda v: v.name)
     if not found:
         raise NotFoundError(f"{target} holds nothing to verify", "name a model file, or a folder with checksums")
-    (_print_json if as_json else _print)(found)
-    if any(verdict.status != "ok" for verdict in found):
-        raise typer.Exit(1)
+    for verdict in found if whole_names else ():
+        verdict.name = str(base / verdict.name)
+    return found
 
 
 def _name(path: Path, base: Path) -> str:
