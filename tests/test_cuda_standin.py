@@ -279,6 +279,15 @@ def test_a_worker_lends_its_cards(
         worker.wait()
 
 
+def test_ways_to_split(run: Run, demo_gguf: Callable[[str], Path]) -> None:
+    flags = ("-p", "床前", "-n", 3)
+    for how, used in (("layer", [True, True]), ("tensor", [True, True]), ("none", [True, False])):
+        done = run("8192,8192", "complete", demo_gguf("f16"), *flags, "-sm", how, copy_up_to=-1)
+        assert done.code == 0 and [bool(count) for count in done.seen.launches[:2]] == used, (how, done.err)
+    done = run("8192,8192", "complete", demo_gguf("f16"), *flags, "-sm", "row")
+    assert done.code == 1 and len(done.err.splitlines()) == 1 and "on NVIDIA cards also -sm tensor" in done.err
+
+
 def test_the_cards_that_are_built_for(seeing: Callable[..., dict[str, str]]) -> None:
     """The driver's library tells what nvidia-smi would, as in a container."""
     command = [sys.executable, "-c", cards.LIBRARY]

@@ -29,7 +29,7 @@ GpuLayers = Annotated[
 ]  # fmt: skip
 SplitMode = Annotated[
     str | None,
-    typer.Option("-sm", "--split-mode", metavar="MODE", help="Among GPUs: layer, row, none.", show_default=False),
+    typer.Option("-sm", "--split-mode", metavar="MODE", help="Among GPUs: layer, tensor, none.", show_default=False),
 ]
 TensorSplit = Annotated[
     str | None,

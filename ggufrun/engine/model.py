@@ -39,7 +39,7 @@ class ModelParams:
 ADVICE = (
     ("mmap failed", "close other programs, or take a smaller type of the model"),
     ("main_gpu", "-mg counts the devices from 0"),
-    ("split buffers", "split by layers: -sm layer"),
+    ("split buffers", "split by layers: -sm layer; on NVIDIA cards also -sm tensor"),
     ("split mode", "split by layers: -sm layer"),
     ("regular expression", "-ot takes C++'s regular expressions"),
     ("alloc", "give fewer layers (-ngl), or leave it out, and what fits is found"),
