@@ -46,7 +46,10 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Description:
-    """Sizes in bytes, lengths in tokens; a number that the file does not give is None."""
+    """Sizes in bytes, lengths in tokens; a number that the file does not give is None.
+
+    ``state_bytes`` are what layers without attention keep, however long the text.
+    """
 
     path: Path
     kind: str
@@ -67,6 +70,7 @@ class Description:
     vocabulary: Vocabulary
     template: str | None
     kv_bytes_per_token: int | None
+    state_bytes: int
 
     @property
     def bits_per_weight(self) -> float:
@@ -78,7 +82,7 @@ class Description:
         if self.kv_bytes_per_token is None:
             return None
         padded = -(-context // KV_PADDING) * KV_PADDING
-        return self.tensor_bytes + padded * self.kv_bytes_per_token
+        return self.tensor_bytes + padded * self.kv_bytes_per_token + self.state_bytes
 
 
 def describe(path: Path) -> tuple[Description, Header]:
@@ -125,6 +129,7 @@ def _describe(path: Path, kind: str, header: Header, file_bytes: int) -> Descrip
         vocabulary=_vocabulary(header),
         template=_text(header.get("tokenizer.chat_template")),
         kv_bytes_per_token=_kv_bytes(header, arch),
+        state_bytes=_state_bytes(header, arch),
     )
 
 
@@ -178,10 +183,47 @@ def _kv_bytes(header: Header, arch: str) -> int | None:
     if not isinstance(layers, int) or not 0 < layers <= 1 << 16:
         return None
     kv_heads = header.get(f"{arch}.attention.head_count_kv", heads)
-    per_layer = kv_heads if isinstance(kv_heads, list) else [kv_heads] * layers
+    per_layer = list(kv_heads) if isinstance(kv_heads, list) else [kv_heads] * layers
+    for number, recurrent in enumerate(_recurrent(header, arch)[: len(per_layer)]):
+        if recurrent:
+            per_layer[number] = 0
+    ahead = header.get(f"{arch}.nextn_predict_layers")
+    if isinstance(ahead, int) and 0 < ahead < len(per_layer):
+        # loaded only to guess ahead
+        per_layer[-ahead:] = [0] * ahead
     default = width // heads if isinstance(heads, int) and heads and isinstance(width, int) else None
     key = header.get(gguf.Keys.Attention.KEY_LENGTH.format(arch=arch), default)
     value = header.get(gguf.Keys.Attention.VALUE_LENGTH.format(arch=arch), default)
+    if header.get(f"{arch}.attention.key_length_mla"):
+        # latent attention: the values are part of what is kept as keys
+        value = 0
     if not isinstance(key, int) or not isinstance(value, int) or not all(isinstance(n, int) for n in per_layer):
         return None
     return sum(per_layer) * (key + value) * KV_BYTES
+
+
+def _recurrent(header: Header, arch: str) -> list[bool]:
+    """Which layers keep a state in place of keys and values, as far as the header tells."""
+    layers, told = header.get(f"{arch}.block_count"), header.get(f"{arch}.attention.recurrent_layers")
+    interval, kv_heads = header.get(f"{arch}.full_attention_interval"), header.get(f"{arch}.attention.head_count_kv")
+    if isinstance(told, list):
+        return [item is True or item == 1 for item in told]
+    if isinstance(interval, int) and interval > 0 and isinstance(layers, int) and 0 < layers <= 1 << 16:
+        return [(layer + 1) % interval != 0 for layer in range(layers)]
+    return [item == 0 for item in kv_heads] if isinstance(kv_heads, list) else []
+
+
+def _state_bytes(header: Header, arch: str) -> int:
+    """Bytes of the states of all recurrent layers, in F32 (``n_embd_r`` and ``n_embd_s`` in llama.cpp's hparams)."""
+
+    def number(key: str) -> int:
+        value = header.get(f"{arch}.{key}")
+        return value if isinstance(value, int) and 0 <= value < 1 << 31 else 0
+
+    window, width = number("shortconv.l_cache"), number("embedding_length")
+    kernel, inner, state = (number(f"ssm.{key}") for key in ("conv_kernel", "inner_size", "state_size"))
+    if window:
+        each = width * (window - 1)
+    else:
+        each = max(kernel - 1, 0) * (inner + 2 * number("ssm.group_count") * state) + state * inner
+    return 4 * each * sum(_recurrent(header, arch))
