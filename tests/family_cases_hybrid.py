@@ -160,4 +160,80 @@ def qwen_cases() -> dict[str, Case]:
     }
 
 
-CASES: dict[str, Case] = qwen_cases()
+def granite_cases() -> dict[str, Case]:
+    tiny = config(
+        "GraniteMoeHybridForCausalLM",
+        "granitemoehybrid",
+        intermediate_size=24,
+        num_hidden_layers=3,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        shared_intermediate_size=40,
+        attention_multiplier=0.5,
+        # so that the layers say more than the embedding
+        embedding_multiplier=0.125,
+        logits_scaling=2.0,
+        residual_multiplier=4.0,
+        tie_word_embeddings=True,
+        position_embedding_type="nope",
+        layer_types=["mamba", "attention", "mamba"],
+        mamba_n_heads=12,
+        mamba_d_head=8,
+        mamba_n_groups=1,
+        mamba_d_state=16,
+        mamba_d_conv=4,
+        mamba_expand=2,
+        mamba_conv_bias=True,
+        mamba_proj_bias=False,
+        normalization_function="rmsnorm",
+        rope_theta=10000,
+        rms_norm_eps=1e-5,
+        hidden_act="silu",
+    )
+
+    def shapes(kinds: list[str], *, routed: bool, shared: int) -> Shapes:
+        found: Shapes = {"model.embed_tokens.weight": (VOCABULARY, 48), "model.norm.weight": (48,)}
+        for layer, kind in enumerate(kinds):
+            stem = f"model.layers.{layer}."
+            found |= norms(stem)
+            if kind == "mamba":
+                found |= {
+                    f"{stem}mamba.in_proj.weight": (96 + 128 + 12, 48),
+                    f"{stem}mamba.conv1d.weight": (128, 1, 4),
+                    f"{stem}mamba.conv1d.bias": (128,),
+                    f"{stem}mamba.dt_bias": (12,),
+                    f"{stem}mamba.A_log": (12,),
+                    f"{stem}mamba.D": (12,),
+                    f"{stem}mamba.norm.weight": (96,),
+                    f"{stem}mamba.out_proj.weight": (48, 96),
+                }
+            else:
+                found |= {
+                    f"{stem}self_attn.q_proj.weight": (48, 48),
+                    f"{stem}self_attn.k_proj.weight": (16, 48),
+                    f"{stem}self_attn.v_proj.weight": (16, 48),
+                    f"{stem}self_attn.o_proj.weight": (48, 48),
+                }
+            found |= {
+                f"{stem}shared_mlp.input_linear.weight": (2 * shared, 48),
+                f"{stem}shared_mlp.output_linear.weight": (48, shared),
+            }
+            if routed:
+                found |= {
+                    f"{stem}block_sparse_moe.input_linear.weight": (4, 48, 48),
+                    f"{stem}block_sparse_moe.output_linear.weight": (4, 48, 24),
+                    f"{stem}block_sparse_moe.router.layer.weight": (4, 48),
+                }
+        return found
+
+    mixed = ["mamba", "attention", "mamba"]
+    dense = tiny | {"num_local_experts": 0, "num_experts_per_tok": 0, "intermediate_size": 40}
+    whole = dense | {"layer_types": ["attention"] * 3, "position_embedding_type": "rope"}
+    return {
+        "granite-4-h-small": Case(tiny, shapes(mixed, routed=True, shared=40)),
+        "granite-4-h-micro": Case(dense, shapes(mixed, routed=False, shared=40), "F32", "bf16"),
+        "granite-4-micro": Case(whole, shapes(["attention"] * 3, routed=False, shared=40)),
+    }
+
+
+CASES: dict[str, Case] = qwen_cases() | granite_cases()

@@ -216,9 +216,10 @@ def expert_cases() -> dict[str, Case]:
         num_local_experts=4,
         num_experts_per_tok=2,
         attention_multiplier=0.5,
-        embedding_multiplier=3.0,
+        # so that the layers say more than the embedding
+        embedding_multiplier=0.125,
         logits_scaling=2.0,
-        residual_multiplier=0.25,
+        residual_multiplier=4.0,
         tie_word_embeddings=True,
     )
     parallel = {

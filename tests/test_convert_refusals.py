@@ -346,6 +346,26 @@ REFUSED: dict[str, tuple[str, dict[str, Any], type[GgufrunError], str]] = {
     "a multiple of nothing": ("lfm2", {"block_multiple_of": 0}, FormatError, "block_multiple_of"),
     "a size beyond number": ("lfm2", {"block_ffn_dim_multiplier": 1e300}, FormatError, "intermediate_size"),
     "LFM2's layers of unknown kinds": ("lfm2-moe", {"layer_types": ["conv", "x", "conv"]}, FormatError, "layer_types"),
+    "Mamba's heads that do not fill its width": (
+        "granite-4-h-small",
+        {"mamba_n_heads": 10},
+        FormatError,
+        "do not fill",
+    ),
+    "another expansion of Mamba": ("granite-4-h-small", {"mamba_expand": 4}, UnsupportedError, "mamba_expand"),
+    "positions beside Mamba": (
+        "granite-4-h-small",
+        {"position_embedding_type": "rope"},
+        UnsupportedError,
+        "position_embedding_type",
+    ),
+    "two sizes without experts": ("granite-4-h-micro", {"intermediate_size": 48}, UnsupportedError, "one size"),
+    "Granite's layers of unknown kinds": (
+        "granite-4-micro",
+        {"layer_types": ["attention"]},
+        FormatError,
+        "layer_types",
+    ),
     "another width": (
         "chatglm3",
         {"ffn_hidden_size": 96},

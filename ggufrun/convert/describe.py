@@ -199,7 +199,7 @@ def _kv_bytes(header: Header, arch: str) -> int | None:
         value = 0
     if not isinstance(key, int) or not isinstance(value, int) or not all(isinstance(n, int) for n in per_layer):
         return None
-    return sum(per_layer) * (key + value) * KV_BYTES
+    return int(sum(per_layer)) * (key + value) * KV_BYTES
 
 
 def _recurrent(header: Header, arch: str) -> list[bool]:

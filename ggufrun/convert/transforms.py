@@ -223,6 +223,18 @@ def squeezed(tensor: Tensor) -> Tensor:
     return replace(tensor, shape=tuple(size for size in tensor.shape if size != 1) or (1,))
 
 
+def reshaped(tensor: Tensor, height: int, width: int) -> Tensor:
+    """The values of a vector as a matrix."""
+    row_numbers(tensor, height, width)
+    if len(tensor.shape) != 1:
+        raise FormatError(f"{tensor.name} has the shape {tensor.shape}, no vector", "download it again")
+    return replace(
+        tensor,
+        shape=(height, width),
+        rows=lambda start, stop: tensor.rows(0, 1).reshape(height, width)[start:stop],
+    )
+
+
 def take_columns(tensor: Tensor, order: Order) -> Tensor:
     """The values of every row in the order of their numbers in ``order``."""
     if tensor.shape[-1] != len(order):

@@ -28,6 +28,7 @@ MODULES = (
     "cohere",
     "olmo",
     "granite",
+    "granitehybrid",
     "stablelm",
     "falcon",
     "gpt",
@@ -55,7 +56,8 @@ def find(config: Config) -> Family:
     known = families()
     for name in config.architectures:
         if name in known:
-            return known[name]
+            family = known[name]
+            return family.chosen(config) if family.chosen else family
     name = config.architectures[0]
     alike = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     others = f"{', '.join(alike)} and {len(known) - len(alike)} more" if alike else f"{len(known)} others"

@@ -82,7 +82,7 @@ class Family:
     not called as in a GGUF then is mapped by the ``gguf`` package's table. ``extra`` adds tensors in front, under their
     GGUF names. ``vocab`` reads the tokenizer files, one of the functions in ``convert.vocab``. ``ahead`` tells from
     config.json and the names of the checkpoint's tensors (None: not known) how many layers follow the last, which
-    predict further tokens and are kept in the GGUF.
+    predict further tokens and are kept in the GGUF. ``chosen`` is for a name that stands for several kinds of GGUF.
     """
 
     names: tuple[str, ...]
@@ -104,6 +104,7 @@ class Family:
     extra: Callable[[Config], Iterable[Tensor]] = no_tensors
     vocab: VocabFunction = add_vocabulary
     ahead: Callable[[Config, Collection[str] | None], int] = none_ahead
+    chosen: Callable[[Config], Family] | None = None
 
     def complete(self, config: Config, names: Collection[str] | None = None) -> Config:
         """The values of a config.json with those of its text part, and the family's defaults.

@@ -87,11 +87,12 @@ def moe_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
 
 def moe_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
     """Gate and up of an expert are one matrix, as those of the shared expert are."""
-    found = moe_sizes(config)
     match = TOGETHER.fullmatch(tensor.name)
     if match is None:
         yield from llama.transform(_without_head_size(config), tensor)
-    elif match[2] == "shared_mlp":
+        return
+    found = moe_sizes(config)
+    if match[2] == "shared_mlp":
         parts = (("gate", found["shared"]), ("up", found["shared"]))
         yield from split_rows(tensor, *((f"blk.{match[1]}.ffn_{part}_shexp.weight", size) for part, size in parts))
     else:

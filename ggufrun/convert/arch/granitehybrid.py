@@ -1,0 +1,191 @@
+"""Granite 4: layers of Mamba 2 with attention in some, or attention in all, dense or with experts.
+
+Source of names and order: ``GraniteHybridModel`` in llama.cpp's ``conversion/granite.py`` and ``Mamba2Model`` in its
+``mamba.py``; of defaults: transformers' ``GraniteMoeHybridConfig``. Without a layer of Mamba the GGUF is that of an
+older Granite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import gguf
+
+from ggufrun.checkpoint.tensor import Tensor
+from ggufrun.convert.arch import granite, llama
+from ggufrun.convert.arch.family import Family
+from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, GATED, NORMS, SHARED_EXPERT, Sizes, n_layers
+from ggufrun.convert.config import Config
+from ggufrun.convert.transforms import minus_exp, renamed, reshaped, split_rows, squeezed
+from ggufrun.convert.vocab import bpe_vocabulary
+from ggufrun.errors import FormatError, UnsupportedError
+
+KINDS = ("mamba", "attention")
+
+DEFAULTS = {
+    **granite.MOE,
+    "shared_intermediate_size": 1024,
+    "mamba_n_heads": 128,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 256,
+    "mamba_d_head": lambda config: expand(config) * config.integer("hidden_size") // heads(config),
+    "mamba_d_conv": 4,
+    "mamba_expand": 2,
+}
+
+CONTEXT = 1 << 20
+"""Tokens that a model without positions can attend to: any number."""
+
+MAMBA = """
+ssm_in           projected width
+ssm_conv1d       mixed kernel
+ssm_conv1d.bias  mixed
+ssm_dt.bias      mamba_heads
+ssm_a.           mamba_heads 1
+ssm_d.           mamba_heads 1
+ssm_norm         groups group
+ssm_out          width mamba_inner
+"""
+
+
+def expand(config: Config) -> int:
+    return config.integer("mamba_expand", high=65536)
+
+
+def heads(config: Config) -> int:
+    return config.integer("mamba_n_heads", high=1 << 20)
+
+
+def kinds(config: Config) -> list[str]:
+    """What every layer is."""
+    found = config.values.get("layer_types")
+    if not isinstance(found, list) or len(found) != n_layers(config) or any(kind not in KINDS for kind in found):
+        raise FormatError(f"{config.path} has layer_types that do not describe its layers", "correct the file")
+    return found
+
+
+def has_mamba(config: Config) -> bool:
+    return KINDS[0] in kinds(config)
+
+
+def n_experts(config: Config) -> int:
+    return config.integer("num_local_experts", low=0, high=65536)
+
+
+def check(config: Config) -> None:
+    llama.check(config)
+    for key, allowed in (
+        ("attention_bias", (False,)),
+        ("mamba_conv_bias", (True,)),
+        ("mamba_proj_bias", (False,)),
+        ("normalization_function", ("rmsnorm",)),
+        ("position_embedding_type", ("nope",) if has_mamba(config) else ("rope",)),
+        # llama.cpp wants it so
+        ("mamba_expand", (2,)),
+    ):
+        config.require(key, allowed)
+    found = sizes(config)
+    if heads(config) * config.integer("mamba_d_head") != found["mamba_inner"] or not found["group"]:
+        raise FormatError(f"{config.path} has heads of Mamba that do not fill its width", "correct the file")
+    if not n_experts(config) and granite.shared_size(config) != found["inner"]:
+        raise UnsupportedError(
+            f"{config.path} has a gated layer of {granite.shared_size(config)} and says intermediate_size = "
+            f"{found['inner']}",
+            "llama.cpp knows one size of a model without experts",
+        )
+
+
+def sizes(config: Config) -> Sizes:
+    found = granite.sizes(config)
+    inner, groups = expand(config) * found["width"], config.integer("mamba_n_groups", high=65536)
+    state = config.integer("mamba_d_state", high=1 << 20)
+    mixed = inner + 2 * groups * state
+    return {
+        **found,
+        "experts": n_experts(config),
+        "expert": found["inner"],
+        "shared": granite.shared_size(config),
+        "mamba_heads": heads(config),
+        "mamba_inner": inner,
+        "groups": groups,
+        "group": 0 if inner % groups else inner // groups,
+        "mixed": mixed,
+        "projected": inner + mixed + heads(config),
+        "kernel": config.integer("mamba_d_conv", high=65536),
+    }
+
+
+def layer(config: Config, number: int) -> str:
+    table = NORMS + (MAMBA if kinds(config)[number] == KINDS[0] else ATTENTION)
+    if not n_experts(config):
+        return table + GATED
+    return table + EXPERTS + (SHARED_EXPERT if granite.shared_size(config) else "")
+
+
+def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
+    found = sizes(config)
+    granite.moe_metadata(config, writer)
+    writer.add_ssm_conv_kernel(found["kernel"])
+    writer.add_ssm_state_size(config.integer("mamba_d_state"))
+    writer.add_ssm_group_count(found["groups"])
+    writer.add_ssm_inner_size(found["mamba_inner"])
+    writer.add_ssm_time_step_rank(found["mamba_heads"])
+    writer.add_head_count_kv([found["kv_heads"] if kind == KINDS[1] else 0 for kind in kinds(config)])
+    writer.add_rope_scaling_finetuned(not has_mamba(config))
+    if has_mamba(config):
+        writer.add_context_length(CONTEXT)
+
+
+def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
+    found = sizes(config)
+    stem, mamba, part = tensor.name.partition(".mamba.")
+    if part == "dt_bias":
+        yield renamed(tensor, f"{stem}{mamba}dt_proj.bias")
+    elif part in ("A_log", "D"):
+        yield reshaped(minus_exp(tensor) if part == "A_log" else tensor, found["mamba_heads"], 1)
+    elif part == "norm.weight":
+        yield reshaped(tensor, found["groups"], found["group"])
+    elif part == "conv1d.weight":
+        yield squeezed(tensor)
+    elif mamba:
+        yield tensor
+    elif found["experts"] or ".shared_mlp." not in tensor.name:
+        yield from granite.moe_transform(config, tensor)
+    else:
+        yield from _gated(tensor, found["inner"])
+
+
+def _gated(tensor: Tensor, inner: int) -> Iterable[Tensor]:
+    """Without experts, what is shared is all there is."""
+    block = tensor.name.split(".layers.")[-1].split(".")[0]
+    if tensor.name.endswith(".input_linear.weight"):
+        yield from split_rows(tensor, *((f"blk.{block}.ffn_{part}.weight", inner) for part in ("gate", "up")))
+    else:
+        yield renamed(tensor, f"blk.{block}.ffn_down.weight")
+
+
+def chosen(config: Config) -> Family:
+    """The kind of GGUF: without Mamba that of a Granite with or without experts."""
+    values = config.values
+    if values.get("layer_types") is None or has_mamba(config):
+        return HYBRID
+    with_experts = values.get("num_experts_per_tok") or values.get("num_experts_per_token")
+    return replace(HYBRID, arch=gguf.MODEL_ARCH.GRANITE_MOE if with_experts else gguf.MODEL_ARCH.GRANITE)
+
+
+HYBRID = replace(
+    llama.LLAMA,
+    names=("GraniteMoeHybridForCausalLM",),
+    arch=gguf.MODEL_ARCH.GRANITE_HYBRID,
+    vocab=bpe_vocabulary,
+    defaults=DEFAULTS,
+    check=check,
+    metadata=metadata,
+    sizes=sizes,
+    layer=layer,
+    transform=transform,
+    chosen=chosen,
+)
+
+FAMILIES = (HYBRID,)
