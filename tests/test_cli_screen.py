@@ -288,11 +288,14 @@ def test_a_model_comes_from_the_hub_if_one_likes(folder: Path, demo_gguf: Callab
         screen.prompt()
         screen.type("/exit\r")
         assert screen.leave() == 0 and (folder / "org" / "poet-GGUF" / "poet-Q8_0.gguf").exists()
-        # Now it is here.
-        screen = start(folder, "org/poet-GGUF", **hub)
-        screen.prompt()
-        screen.type("/exit\r")
-        assert screen.leave() == 0
+        # Now it is here, and so is what links to it.
+        link = "https://huggingface.co/org/poet-GGUF/blob/main/poet-Q8_0.gguf"
+        for name in ("org/poet-GGUF", "hf.co/org/poet-GGUF:Q8_0", link):
+            screen = start(folder, name, **hub)
+            screen.prompt()
+            assert "[Y/n]" not in screen.text
+            screen.type("/exit\r")
+            assert screen.leave() == 0
         for name, words in (("org/poet", "ggufrun convert org/poet"), ("org/poet-GGUF:q2_k", "there are F16, Q8_0")):
             screen = start(folder, name, **hub)
             screen.until("ggufrun: ")
@@ -411,3 +414,17 @@ def test_after_suspension_nothing_is_echoed(open_chat: Open) -> None:
     screen.prompt()
     screen.type("\x04")
     assert screen.leave() == 0
+
+
+def test_names_of_models_stay_whole(folder: Path, demo_gguf: Callable[[str], Path]) -> None:
+    """Where there is no room for all columns, some go, and no name is broken."""
+    place = folder / "someone" / "Another-Model-7B-Instruct-GGUF"
+    place.mkdir(parents=True)
+    (place / "Another-Model-Q8_0.gguf").symlink_to(demo_gguf("q8_0"))
+    for columns, gone in ((200, ""), (120, "modified"), (100, "architecture"), (85, "parameters")):
+        screen = Screen("list", str(folder), columns=columns)
+        assert screen.leave() == 0
+        assert "someone/Another-Model-7B-Instruct-GGUF/Another-Model-Q8_0" in screen.text
+        head = next(line for line in screen.text.splitlines() if "name" in line)
+        assert gone == "" or gone not in head, columns
+        assert "size" in head and ("modified" in head) == (columns == 200)

@@ -21,6 +21,12 @@ from ggufrun.hub.select import gguf_or_checkpoint, gguf_sets, type_label
         ("hf://org/name", HubId("org/name")),
         ("https://huggingface.co/org/name/", HubId("org/name")),
         ("hf.co/org/name:Q8_0", HubId("org/name", None, "Q8_0")),
+        # what a browser's address line has, and its download button
+        ("https://huggingface.co/org/name/tree/main", HubId("org/name")),
+        ("https://huggingface.co/org/name/tree/v1.0/", HubId("org/name", "v1.0")),
+        ("https://huggingface.co/org/name/blob/main/x-Q8_0.gguf", HubId("org/name", None, "x-Q8_0.gguf")),
+        ("https://hf.co/org/name/resolve/dev/Q8/x.gguf?download=true", HubId("org/name", "dev", "Q8/x.gguf")),
+        ("org/name/x.gguf", HubId("org/name", None, "x.gguf")),
     ],
 )
 def test_ids(text: str, expected: HubId) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -39,6 +40,11 @@ def named(name: str) -> Path:
         found = _hub_id(name)
         if found is None:
             raise
+        plain = found.repo + (f":{found.kind}" if found.kind else "")
+        if plain != name and found.revision is None:
+            # a link to what has been fetched before
+            with contextlib.suppress(NotFoundError):
+                return settings.local_model(plain)
         if not at_terminal():
             raise NotFoundError(error.what, f"if it is on the hub, fetch it: ggufrun pull {name}") from error
         return fetch(found)

@@ -126,29 +126,44 @@ def _architecture(folder: Path) -> str | None:
         return None
 
 
+LESS = ("modified", "architecture", "parameters")
+"""Columns that go where the names have no room, in this order."""
+
+
 def _table(rows: list[dict[str, Any]]) -> Any:
+    """All columns, or those that leave the names whole on this screen."""
+    out = console.out()
+    wide = out.options.update(width=10_000, max_width=10_000)
+    table = _made(rows, ())
+    for count in range(1, len(LESS) + 1):
+        if not out.is_terminal or out.measure(table, options=wide).maximum <= out.width:
+            break
+        table = _made(rows, LESS[:count])
+    return table
+
+
+def _made(rows: list[dict[str, Any]], without: tuple[str, ...]) -> Any:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD)
-    for name in ("name", "type", "size", "architecture", "parameters", "modified"):
-        right = name in ("size", "parameters")
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
-    show_problems = any(row["problem"] for row in rows)
-    if show_problems:
-        table.add_column("problem", overflow="fold")
+    columns = ["name", "type", "size", "architecture", "parameters", "modified"]
+    if any(row["problem"] for row in rows):
+        columns.append("problem")
+    shown = [name for name in columns if name not in without]
+    for name in shown:
+        table.add_column(name, justify="right" if name in ("size", "parameters") else "left", overflow="fold")
     for row in rows:
         parameters = row["parameters"]
-        cells = [
-            Text(row["name"]),
-            row["type"] or "?",
-            size_text(row["bytes"]),
-            Text(row["architecture"] or "?"),
-            f"{parameters:,}" if parameters is not None else "?",
-            row["modified"][:16].replace("T", " "),
-        ]
-        if show_problems:
-            cells.append(Text(row["problem"] or "", style="red"))
-        table.add_row(*cells)
+        cells = {
+            "name": Text(row["name"]),
+            "type": row["type"] or "?",
+            "size": size_text(row["bytes"]),
+            "architecture": Text(row["architecture"] or "?"),
+            "parameters": f"{parameters:,}" if parameters is not None else "?",
+            "modified": row["modified"][:16].replace("T", " "),
+            "problem": Text(row["problem"] or "", style="red"),
+        }
+        table.add_row(*(cells[name] for name in shown))
     return table

@@ -1,4 +1,4 @@
-"""How a model on the hub is written: ``org/name``, ``org/name@revision``, ``org/name:TYPE``."""
+"""How a model on the hub is written: ``org/name``, ``org/name@revision``, ``org/name:TYPE``, or the link to it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ FILE_SUFFIXES = {".gguf", ".safetensors", ".bin", ".pth", ".pt", ".json", ".mode
 
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 _ID = re.compile(rf"(?P<repo>{_PART}/{_PART})(?:@(?P<revision>[^\s:@]{{1,200}}))?(?::(?P<kind>[^\s:@]{{1,200}}))?")
+
+_LINK = re.compile(r"(?P<repo>[^/]+/[^/]+)/(?:(?:blob|resolve|tree)/(?P<revision>[^/]+)/?)?(?P<file>[^:@]+\.gguf)?")
+"""What a browser shows or copies: of a repository at a revision, or of a file in it."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,10 @@ def _exists(path: Path) -> bool:
 def _match(text: str) -> HubId | None:
     for host in HOSTS:
         text = text.removeprefix(host)
+    link = _LINK.fullmatch(text.partition("?")[0])
+    if link is not None and (link["revision"] or link["file"]):
+        at = f"@{link['revision']}" if link["revision"] not in (None, "main") else ""
+        text = link["repo"] + at + (f":{link['file']}" if link["file"] else "")
     found = _ID.fullmatch(text.rstrip("/") if "@" not in text else text)
     if found is None or "--" in found["repo"] or ".." in found["repo"]:
         return None

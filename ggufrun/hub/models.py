@@ -159,4 +159,5 @@ def _is_pulled_from(model: LocalModel, name: str) -> bool:
     repo, _, kind = name.lower().partition(":")
     parents = [f"/{parent.as_posix().lower()}" for parent in Path(model.name).parents]
     is_there = any(parent.endswith(f"/{repo}") for parent in parents) and model.is_gguf
-    return is_there and (not kind or model.type.lower() == kind.replace("-", "_"))
+    is_it = model.type.lower() == kind.replace("-", "_") or any(path.name.lower() == kind for path in model.files)
+    return is_there and (not kind or is_it)
