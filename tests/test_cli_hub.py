@@ -190,3 +190,25 @@ def test_the_documentation_names_commands_and_settings_that_exist() -> None:
     sources = "".join(path.read_text("utf-8") for path in (ROOT / "ggufrun").rglob("*.py"))
     for name in set(re.findall(r"GGUFRUN_[A-Z]+", text)):
         assert f'"{name}"' in sources
+
+
+def test_the_shell_completes(shell: Shell, demo_gguf: Callable[[str], Path]) -> None:
+    """Commands, flags, and the names of local models; where no model is called so the shell offers files."""
+    (shell.models / "org").mkdir(parents=True)
+    (shell.models / "org" / "poet-Q8_0.gguf").symlink_to(demo_gguf("q8_0"))
+
+    def completed(*words: str) -> list[str]:
+        told = {"_GGUFRUN_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(["ggufrun", *words])}
+        environment = shell.environment | told | {"COMP_CWORD": str(len(words))}
+        command = "import sys; sys.argv[0] = 'ggufrun'; from ggufrun.__main__ import main; main()"
+        result = subprocess.run(
+            [sys.executable, "-c", command], capture_output=True, text=True, cwd=shell.home, env=environment, check=True
+        )
+        assert result.stderr == ""
+        return result.stdout.split()
+
+    assert completed("verif") == ["verify"]
+    assert completed("convert", "--split") == ["--split-max-size"]
+    for command in ("chat", "complete", "inspect", "quantize", "bench", "perplexity", "compare", "imatrix", "verify"):
+        assert completed(command, "or") == ["org/poet-Q8_0"], command
+    assert completed("chat", "nothing") == []

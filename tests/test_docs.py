@@ -139,7 +139,7 @@ FOREIGN_FLAGS: dict[str, str] = {
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_flags_exist(page: Path) -> None:
     """In running text: whatever looks like a flag is one, of some command."""
-    known = {"-h", "--help", "--version", *WITHOUT_EFFECT, *FOREIGN_FLAGS}
+    known = {"-h", "--help", "--version", "--install-completion", *WITHOUT_EFFECT, *FOREIGN_FLAGS}
     for command in program().values():
         known |= {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
     text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.S | re.M)

@@ -27,7 +27,10 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    names: Annotated[list[str], typer.Argument(metavar="MODEL", help="GGUF files.", show_default=False)],
+    names: Annotated[
+        list[str],
+        typer.Argument(autocompletion=options.model_names, metavar="MODEL", help="GGUF files.", show_default=False),
+    ],
     prompt: Annotated[
         Counts, typer.Option("-p", "--n-prompt", metavar="N[,N]", help="Tokens of prompt.  [default: 512]")
     ] = None,

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from ggufrun.cli import placing
+from ggufrun.cli.options import model_names
 
 OPTIONAL_VALUES: dict[str, str] = {"--color": "on", "-co": "on", "-fa": "on", "--flash-attn": "on"}
 """Flags that took no value in older llama.cpp and take one today, and what they mean alone."""
@@ -42,12 +43,20 @@ def _option(*names: str, help: str, metavar: str | None = None) -> Any:
 class ChatFlags:
     """What stands on the command line, unchecked."""
 
-    first: Annotated[str | None, typer.Argument(metavar="MODEL", help="A .gguf file.", show_default=False)] = None
+    first: Annotated[
+        str | None,
+        typer.Argument(
+            autocompletion=model_names,
+            metavar="MODEL",
+            help="A .gguf file, or a model that list shows; chat fetches org/name:TYPE, too.",
+            show_default=False,
+        ),
+    ] = None
     second: Annotated[
         str | None, typer.Argument(metavar="INSTRUCTION", help="The first message.", show_default=False)
     ] = None
 
-    model: Annotated[str | None, _option("-m", "--model", help="A .gguf file.", metavar="FILE")] = None
+    model: Annotated[str | None, _option("-m", "--model", help="The same as a flag.", metavar="FILE")] = None
     prompt: Annotated[
         str | None, _option("-p", "--prompt", help="The first message; beside --in-* the text as it stands.")
     ] = None

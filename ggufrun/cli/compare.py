@@ -44,9 +44,14 @@ class Ranked:
 
 def compare(
     reference_name: Annotated[
-        str, typer.Argument(metavar="REFERENCE", help="GGUF in full precision.", show_default=False)
+        str,
+        typer.Argument(
+            autocompletion=options.model_names, metavar="REFERENCE", help="GGUF in full precision.", show_default=False
+        ),
     ],
-    names: Annotated[list[str], typer.Argument(metavar="MODEL", help="Quantizations of it.")],
+    names: Annotated[
+        list[str], typer.Argument(autocompletion=options.model_names, metavar="MODEL", help="Quantizations of it.")
+    ],
     text: evaluating.TextFile = None,
     ctx_size: evaluating.Length = 512,
     batch_size: evaluating.Batch = 2048,

@@ -23,7 +23,10 @@ def register(app: typer.Typer) -> None:
 
 def imatrix(
     sources: Annotated[
-        list[str], typer.Argument(metavar="MODEL", help="GGUF file; with --merge, importance matrices.")
+        list[str],
+        typer.Argument(
+            autocompletion=options.model_names, metavar="MODEL", help="GGUF file; with --merge, importance matrices."
+        ),
     ],
     text: evaluating.TextFile = None,
     output: Annotated[

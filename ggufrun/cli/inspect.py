@@ -27,7 +27,13 @@ def register(app: typer.Typer) -> None:
 
 def inspect(
     path: Annotated[
-        str, typer.Argument(metavar="FILE", help="GGUF file, checkpoint folder or local model.", show_default=False)
+        str,
+        typer.Argument(
+            autocompletion=options.model_names,
+            metavar="FILE",
+            help="GGUF file, checkpoint folder or local model.",
+            show_default=False,
+        ),
     ],
     context: Annotated[
         int | None,

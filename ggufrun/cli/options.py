@@ -41,6 +41,18 @@ TQ2_0  TQ1_0  Q2_0  Q1_0
 """
 """What can be asked for, for the end of ``--help``: that must not wait for the table in `quantize.types`."""
 
+
+def model_names(incomplete: str) -> list[str]:
+    """The local models whose names begin so, for the shell's completion; where there are none it offers files."""
+    from ggufrun.errors import GgufrunError
+    from ggufrun.hub.models import models_folder, scan
+
+    try:
+        return [model.name for model in scan(models_folder()) if model.name.startswith(incomplete)]
+    except (GgufrunError, OSError):
+        return []
+
+
 Output = Annotated[
     Path | None,
     typer.Option(

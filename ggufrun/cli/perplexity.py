@@ -26,7 +26,9 @@ def register(app: typer.Typer) -> None:
 
 
 def perplexity(
-    model_name: Annotated[str, typer.Argument(metavar="MODEL", help="GGUF file.", show_default=False)],
+    model_name: Annotated[
+        str, typer.Argument(autocompletion=options.model_names, metavar="MODEL", help="GGUF file.", show_default=False)
+    ],
     text: evaluating.TextFile = None,
     reference: Annotated[
         str | None, typer.Option("--reference", metavar="MODEL", help="Compare with this one, such as the F16 file.")

@@ -31,6 +31,7 @@ def quantize(
     arguments: Annotated[
         list[str],
         typer.Argument(
+            autocompletion=options.model_names,
             metavar="INPUT|TYPE",
             help="GGUF files or local models, best F16, BF16 or F32; and q4_k_m, q8_0, ...: several share one read.",
             show_default=False,

@@ -43,7 +43,12 @@ class Verdict:
 def verify(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH", help="Files, folders, lists of checksums, or local models.", show_default=False),
+        typer.Argument(
+            autocompletion=options.model_names,
+            metavar="PATH",
+            help="Files, folders, lists of checksums, or local models.",
+            show_default=False,
+        ),
     ],
     as_json: options.Json = False,
 ) -> None:
