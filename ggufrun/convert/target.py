@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -162,6 +162,7 @@ def quantized_target(
             f"{file_type.name} needs an importance matrix{needing[0] if needing else ''}",
             "give one with --imatrix FILE, measure one with --imatrix auto, or choose a larger type, such as IQ3_S",
         )
+    model = Model(model.metadata, {name: _as_ggml(tensor) for name, tensor in model.tensors.items()})
     types = [(name, ggml.block_types()[kind].id) for name, kind in planned.tensors]
     if sorted(name for name, _ in types) != sorted(existing):
         raise FormatError("llama.cpp's plan names other tensors than the model has", "report this")
@@ -181,6 +182,12 @@ def quantized_target(
         values.pop(key, None)
         values[key] = gguffile.encode(len(_layers(model.tensors)), Kind.UINT32)
     return make_target(path, file_type, Model(values, model.tensors), types, planned.n_fallback, importance)
+
+
+def _as_ggml(tensor: Tensor) -> Tensor:
+    """With the dimensions that ggml counts, and so its quantizer writes: outer ones of size one are none to it."""
+    first = next((index for index, size in enumerate(tensor.shape) if size != 1), len(tensor.shape) - 1)
+    return replace(tensor, shape=tensor.shape[first:]) if first > 0 else tensor
 
 
 def without_layers(model: Model, layers: Collection[int]) -> Model:
