@@ -59,11 +59,16 @@ def test_every_command_works_before_anything_was_said(session: Session) -> None:
 def test_unknown(session: Session) -> None:
     assert say(session, "/nothing") == "there is no command /nothing; /help lists them"
     assert say(session, "/exprot x") == "there is no command /exprot; did you mean /export?"
+    assert say(session, "/show info") == "there is no command /show; did you mean /model?"
+    assert not set(commands.ELSEWHERE) & set(commands.BY_NAME)
 
 
 def test_set(session: Session) -> None:
     assert say(session, "/set temp 0.25") == "temp is 0.25" and session.sampling.temp == 0.25
     assert "temp 0.25" in say(session, "/set")
+    # as Ollama and the flags have it
+    assert say(session, "/set parameter temperature 0.5") == "temp is 0.5" and session.sampling.temp == 0.5
+    assert say(session, "/set num_predict 7") == "n is 7" and session.limit == 7
     assert say(session, "/set nothing 1").startswith("there is no setting nothing; choose from temp, ")
 
 

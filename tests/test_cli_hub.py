@@ -125,6 +125,11 @@ def test_pull_by_type_list_and_use_by_name(shell: Shell, demo_gguf: Callable[[st
     assert re.search(r"org/poet-GGUF/poet-Q4_K_M +Q4_K_M +2\.1 MiB +llama +3,410,176 +\d{4}-", table)
     assert json.loads(shell.does("inspect", "org/poet-gguf:q4_k_m", "--json"))["path"] == printed.strip()
     assert "39 tensors" in shell.does("verify", "poet-Q4_K_M")
+    # llama.cpp's flag for it; in a pipe nothing is fetched unasked
+    for command in ("chat", "complete"):
+        assert shell.does(command, "-hf", "org/poet-GGUF:q4_k_m", "-p", "hi", "-n", "2")
+        result = shell(command, "-hf", "org/other-GGUF:q4_k_m", "-p", "hi")
+        assert result.returncode == 1 and "fetch it: ggufrun pull org/other-GGUF:q4_k_m" in result.stderr
     target = shell.home / "again.gguf"
     shell.does("quantize", "poet-q4_k_m", "q8_0", "--allow-requantize", "-o", target)
     assert target.is_file()

@@ -69,6 +69,10 @@ def parse(line: str) -> tuple[str, str] | None:
     return (name.lower(), rest.strip()) if name and "/" not in name else None
 
 
+ELSEWHERE = {"show": "model", "info": "stats", "temp": "set temp", "file": "read", "history": "export", "redo": "regen"}
+"""Commands of other programs, and what is like them."""
+
+
 def message(line: str) -> str:
     """What a line that is no command says to the model: of two slashes at its beginning, one."""
     return line.removeprefix("/") if line.startswith("//") else line
@@ -87,7 +91,7 @@ def run(session: Session, name: str, argument: str) -> Outcome:
     """Carry out a command; errors that the user can mend come back as lines."""
     command = BY_NAME.get(name)
     if command is None:
-        near = difflib.get_close_matches(name, BY_NAME, n=1, cutoff=0.7)
+        near = [ELSEWHERE[name]] if name in ELSEWHERE else difflib.get_close_matches(name, BY_NAME, n=1, cutoff=0.7)
         hint = f"did you mean /{near[0]}?" if near else "/help lists them"
         return Outcome((f"there is no command /{name}; {hint}",))
     try:
@@ -253,7 +257,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(("regen", "retry"), "", "answer the last question again", _regen),
     Command(("edit",), "[TEXT]", "change the last question and ask it again", _edit),
     Command(("undo",), "", "take back the last question and its answer", _undo),
-    Command(("clear", "new"), "", "forget the conversation", _clear),
+    Command(("clear", "new", "reset"), "", "forget the conversation", _clear),
     Command(("system",), "[TEXT]", "show the system prompt, or set it (- for none)", _system),
     Command(("model",), "[NAME]", "show the model, or go on with another one", _model),
     Command(("style",), "[NAME]", "show the prompt format, and why, or change it", _style),

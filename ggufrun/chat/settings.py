@@ -16,6 +16,16 @@ KINDS = {item.name: item.type for item in fields(SamplingParams)}
 """The settings of sampling, and the type of each."""
 
 
+ALIASES = {
+    "temperature": "temp",
+    "typical_p": "typical",
+    "num_predict": "n",
+    "n_predict": "n",
+    "predict": "n",
+}
+"""What the flags, llama.cpp and Ollama call them."""
+
+
 def listed(session: Session) -> tuple[tuple[str, str], ...]:
     """Every setting and its value, as it would be typed."""
     now = [(name, getattr(session.sampling, name)) for name in KINDS]
@@ -29,7 +39,11 @@ def change(session: Session, text: str) -> str:
     value that does not fit it.
     """
     name, typed = re.fullmatch(r"([^\s=]*)\s*=?\s*(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    if name == "parameter" and typed:
+        # Ollama's way
+        return change(session, typed)
     name = name.replace("-", "_").lower()
+    name = ALIASES.get(name, name)
     if name not in KINDS and name != "n":
         raise UsageError(f"there is no setting {name}", f"choose from {', '.join([*KINDS, 'n'])}")
     if typed:

@@ -48,7 +48,7 @@ class ChatFlags:
         typer.Argument(
             autocompletion=model_names,
             metavar="MODEL",
-            help="A .gguf file, or a model that list shows; chat fetches org/name:TYPE, too.",
+            help="A .gguf file, a model that list shows, or org/name:TYPE on the hub.",
             show_default=False,
         ),
     ] = None
@@ -56,7 +56,9 @@ class ChatFlags:
         str | None, typer.Argument(metavar="INSTRUCTION", help="The first message.", show_default=False)
     ] = None
 
-    model: Annotated[str | None, _option("-m", "--model", help="The same as a flag.", metavar="FILE")] = None
+    model: Annotated[
+        str | None, _option("-m", "--model", "-hf", "--hf-repo", help="The same as a flag.", metavar="MODEL")
+    ] = None
     prompt: Annotated[
         str | None, _option("-p", "--prompt", help="The first message; beside --in-* the text as it stands.")
     ] = None

@@ -80,7 +80,8 @@ def run(flags: CompleteFlags) -> None:
     """Open the model and continue the text."""
     if flags.model is not None and flags.first is not None:
         raise UsageError("the model is given twice, by -m and by itself", "give it once; -p takes the text")
-    path, _ = settings.model_and_instruction(flags)
+    name, _ = settings.model_name(flags)
+    path = chat_model.named(name)
     settings.check_file(path)
     text = prompt_text(flags)
     from ggufrun.chat.choose import recommended
