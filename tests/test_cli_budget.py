@@ -255,6 +255,14 @@ def test_a_card_that_does_not_tell_its_memory() -> None:
     assert last.state == "bad" and last.value == "CUDA0 does not tell its memory" and "COMPUTE" in last.hint
 
 
+@pytest.mark.parametrize(("why", "hint"), [("out of memory", "nvidia-smi` lists"), ("devices are busy", "COMPUTE")])
+def test_a_card_that_refuses_a_program(why: str, hint: str) -> None:
+    gpu = {**CPU, "name": "CUDA0", "kind": "gpu", "total": 0, "free": 0, "refused": why}
+    engine = {"devices": [CPU, gpu], "gpu_backends": ["CUDA"], "features": []}
+    last = doctor_findings.judge_devices(engine, [CARD])[-1]
+    assert last.state == "bad" and last.value == f"CUDA0 cannot be used: {why}" and hint in last.hint
+
+
 def test_a_card_in_use_needs_no_word() -> None:
     gpu = {**CPU, "name": "CUDA0", "kind": "gpu"}
     engine = {"devices": [CPU, gpu], "gpu_backends": ["CUDA"], "features": ["ARCHS=750,800,900"]}

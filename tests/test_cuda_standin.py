@@ -211,6 +211,38 @@ def test_a_card_that_fails(
         assert "the conversation is kept" in done.err and session.exists()
 
 
+@pytest.mark.parametrize(
+    ("cards", "used"),
+    [("8192:0", []), ("8192:0,8192", [1]), ("8192,8192:0", [0]), ("8192:0,8192,8192:0,8192", [1, 3])],
+)
+def test_cards_of_which_others_have_all(
+    run: Run, demo_gguf: Callable[[str], Path], cards: str, used: list[int]
+) -> None:
+    """ggml ends a process that only asks such a card for its memory, and llama.cpp asks every card."""
+    path, count = demo_gguf("f16"), cards.count(",") + 1
+    others = [index for index in range(count) if index not in used]
+    question = ("complete", path, "-p", "床前", "-n", 2)
+    done = run(cards, *question)
+    assert done.code == 0, done.err
+    told = [f"CUDA{index} is left out: other programs have all of its memory" for index in others]
+    assert [line.partition(" (")[0] for line in done.err.splitlines()] == told
+    assert [index for index, launches in enumerate(done.seen.launches) if launches] == used
+    for flags in (("-ngl", 0), ("-dev", "none"), *(("-dev", f"CUDA{index}") for index in used)):
+        done = run(cards, *question, *flags)
+        assert done.code == 0 and done.err == "", done.err
+    places = planned(run, cards, path)["places"]
+    assert [place["name"] for place in places] == [*(f"CUDA{index}" for index in used), "CPU"]
+    done = run(cards, *question, "-dev", f"CUDA{others[0]}")
+    assert done.code == 1 and "cannot be used: out of memory" in done.err and len(done.err.splitlines()) == 1
+    facts = json.loads(run(cards, "doctor", "--json").out)
+    assert [proof["device"] for proof in facts["offload"]] == [f"CUDA{index}" for index in used]
+
+
+def test_a_card_that_another_program_has_for_itself(run: Run, demo_gguf: Callable[[str], Path]) -> None:
+    done = run("8192:0,8192", "complete", demo_gguf("f16"), "-p", "床前", "-n", 2, full_error=46)
+    assert done.code == 0 and done.err.startswith("CUDA0 is left out: CUDA-capable device(s) is/are busy")
+
+
 def test_a_driver_that_is_too_old(run: Run, demo_gguf: Callable[[str], Path]) -> None:
     done = run("8000", "complete", demo_gguf("f16"), "-p", "床前", "-n", 1, count_error=35)
     assert done.code == 0 and "finds no GPU, so the processor computes" in done.err

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ggufrun.bindings import bindings
 from ggufrun.engine import devices as devices_module
 from ggufrun.engine import lastwords, native, offload
 from ggufrun.engine.devices import Device, devices, has_gpu
@@ -166,3 +167,64 @@ def test_whether_devices_go_ahead(
     monkeypatch.setattr(offload, "devices", lambda: tuple(Device(name, "", "gpu", 7, 5) for name in names))
     monkeypatch.setattr(offload, "has_gpu", lambda: bool(names))
     assert offload.goes_ahead(layers, offload.Placement(**placement), 32) is ahead
+
+
+class _Function:
+    restype: Any = None
+
+    def __call__(self, status: int) -> bytes:
+        return b"out of memory"
+
+
+class Runtime:
+    """CUDA's runtime with three cards, of which others have the first wholly."""
+
+    def __init__(self) -> None:
+        self.current = 0
+        self.fetched = False
+        self.cudaGetErrorString = _Function()
+
+    def cudaGetDeviceCount(self, count: Any) -> int:
+        count._obj.value = 3
+        return 0
+
+    def cudaSetDevice(self, index: int) -> int:
+        self.current = index
+        return 2 if index == 0 else 0
+
+    def cudaMemGetInfo(self, free: Any, total: Any) -> int:
+        return 0
+
+    def cudaGetLastError(self) -> int:
+        self.fetched = True
+        return 0
+
+
+def test_cards_that_refuse_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = Runtime()
+    monkeypatch.setattr(devices_module, "_runtime", lambda: runtime)
+    assert devices_module.refusals.__wrapped__() == {"CUDA0": "out of memory"}
+    # what follows happens on a card that works, and no error is left for ggml to find
+    assert runtime.current == 1 and runtime.fetched
+
+
+def test_without_a_card_that_refuses_the_engine_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    native = bindings().llama_model_params()
+    offload.Placement().apply(native)
+    assert not native.devices and not native.no_host
+    found = (
+        Device("CUDA0", "", "gpu", 0, 0, "out of memory"),
+        Device("CUDA1", "", "gpu", 7, 5),
+        Device("Vulkan0", "", "igpu", 7, 5),
+        Device("RPC0", "", "gpu", 7, 5),
+    )
+    monkeypatch.setattr(offload, "devices", lambda: found)
+    assert offload._usual() == ["RPC0", "CUDA1"]
+    assert not found[0].is_gpu and found[1].is_gpu
+
+
+def test_shares_of_nothing_are_even(monkeypatch: pytest.MonkeyPatch) -> None:
+    for free, shares in ((0, (1.0, 1.0)), (5, ())):
+        gpus = (Device("D0", "", "gpu", 9, 0), Device("D1", "", "gpu", 9, free), Device("CPU", "", "cpu", 9, 9))
+        monkeypatch.setattr(offload, "devices", lambda gpus=gpus: gpus)
+        assert offload._of_nothing() == shares

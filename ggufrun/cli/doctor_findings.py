@@ -17,6 +17,8 @@ LITTLE_MEMORY = 2 << 30
 MUTE = "another program may have it for itself (`nvidia-smi -q -d COMPUTE`): wait for it, or choose another card"
 """Of a card without memory: the driver refuses to tell."""
 
+FULL = "other programs have all of its memory (`nvidia-smi` lists them): it is left out until they end"
+
 REFUSALS = (
     (
         "driver version is insufficient",
@@ -137,7 +139,12 @@ def judge_devices(engine: dict[str, Any], cards: list[dict[str, Any]]) -> list[F
     found += [
         Finding("device", f"{device['name']} does not tell its memory", "bad", MUTE)
         for device in devices
-        if device["kind"] in ("gpu", "igpu") and not device["total"]
+        if device["kind"] in ("gpu", "igpu") and not device["total"] and not device.get("refused")
+    ]
+    found += [
+        Finding("device", f"{device['name']} cannot be used: {why}", "bad", FULL if "memory" in why else MUTE)
+        for device in devices
+        if (why := device.get("refused"))
     ]
     for card in cards:
         found += judge_card(card, engine, gpu)

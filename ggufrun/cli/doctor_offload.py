@@ -35,7 +35,7 @@ NO_MODEL = "there is no model to try it with: run `ggufrun doctor` of a clone of
 
 def prove_all(devices: Sequence[dict[str, Any]], rpc: str) -> list[dict[str, Any]]:
     """A record for every GPU of ``devices``: its proof, or an ``error``."""
-    gpus = [device["name"] for device in devices if device["kind"] in ("gpu", "igpu")]
+    gpus = [device["name"] for device in devices if device["kind"] in ("gpu", "igpu") and not device.get("refused")]
     if not gpus:
         return []
     if EMBEDDED is None:

@@ -126,9 +126,14 @@ def say(found: Fit) -> None:
 
 def hint(model: ModelParams) -> None:
     """One line when a card lies idle, or when a build for a GPU has found none."""
-    from ggufrun.engine.devices import gpu_backends, has_gpu, hidden_by
+    from ggufrun.engine.devices import gpu_backends, has_gpu, hidden_by, refusals
 
-    if has_gpu() or model.gpu_layers == 0 or model.placement.devices == ("none",):
+    if model.gpu_layers == 0 or model.placement.devices:
+        return
+    for name, why in refusals().items():
+        taken = "other programs have all of its memory" if "memory" in why else why
+        console.note(f"{name} is left out: {taken} (`ggufrun doctor` knows more)")
+    if refusals() or has_gpu():
         return
     built = gpu_backends()
     if line := "" if hidden_by(built) else idle(built, card_here()):

@@ -6,6 +6,7 @@ import ctypes
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from ggufrun.engine import host
@@ -32,46 +33,97 @@ LIBRARIES = {"CUDA": "libggml-cuda.*", "Vulkan": "libggml-vulkan.*"}
 """A backend that cannot even start is not in the registry; its library tells that it was built."""
 
 
+RUNTIMES = ("libcudart.so.13", "libcudart.so.12")
+
+
 @dataclass(frozen=True)
 class Device:
-    """Something that the engine can compute on; bytes of memory as the backend reports them."""
+    """Something that the engine can compute on; bytes of memory as the backend reports them. ``refused`` is why no
+    program can begin on it, in CUDA's words: others have all of its memory, or one has it for itself.
+    """
 
     name: str
     description: str
     kind: str
     total: int
     free: int
+    refused: str = ""
+
+    @property
+    def is_gpu(self) -> bool:
+        """A GPU that can be used."""
+        return self.kind in ("gpu", "igpu") and not self.refused
 
 
 def devices() -> tuple[Device, ...]:
     """Every device, with the memory that is free now: of the processor what the system can give, of which llama.cpp
     says that all is free. Raises EngineError when the engine cannot be loaded.
     """
-    lib = ggml()
+    lib, refused = ggml(), refusals()
     available = host.memory().available
     found = []
     for index in range(lib.ggml_backend_dev_count()):
         device = lib.ggml_backend_dev_get(index)
+        name = lib.ggml_backend_dev_name(device).decode("utf-8", "replace")
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        lib.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+        if name not in refused:
+            lib.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
         kind = lib.ggml_backend_dev_type(device)
         if kind == 0 and available is not None:
             free.value = min(free.value, available)
         found.append(
             Device(
-                lib.ggml_backend_dev_name(device).decode("utf-8", "replace"),
+                name,
                 lib.ggml_backend_dev_description(device).decode("utf-8", "replace").strip(),
                 KINDS[kind] if 0 <= kind < len(KINDS) else str(kind),
                 total.value,
                 free.value,
+                refused.get(name, ""),
             )
         )
     return tuple(found)
 
 
+@cache
+def refusals() -> dict[str, str]:
+    """CUDA's devices on which no program can begin, by name, and why. ggml ends a process that asks one of them for its
+    memory, and llama.cpp asks all of them; so whoever opens a model names the others.
+    """
+    llama()
+    runtime = _runtime()
+    count = ctypes.c_int()
+    if runtime is None or runtime.cudaGetDeviceCount(ctypes.byref(count)):
+        return {}
+    runtime.cudaGetErrorString.restype = ctypes.c_char_p
+    found, usable = {}, []
+    for index in range(count.value):
+        memory = ctypes.c_size_t(), ctypes.c_size_t()
+        status = runtime.cudaSetDevice(index) or runtime.cudaMemGetInfo(*map(ctypes.byref, memory))
+        if status:
+            found[f"CUDA{index}"] = runtime.cudaGetErrorString(status).decode("utf-8", "replace")
+        else:
+            usable.append(index)
+    runtime.cudaSetDevice(usable[0] if usable else 0)
+    # an error stays until it is fetched, and ggml would take it for its own
+    runtime.cudaGetLastError()
+    return found
+
+
+def _runtime() -> ctypes.CDLL | None:
+    """CUDA's runtime, if ggml-cuda has loaded it."""
+    if not hasattr(os, "RTLD_NOLOAD"):
+        return None
+    for name in RUNTIMES:
+        try:
+            return ctypes.CDLL(name, mode=os.RTLD_NOW | os.RTLD_NOLOAD)
+        except OSError:
+            pass
+    return None
+
+
 def has_gpu() -> bool:
     """Is there a GPU that this build can use? ``llama_supports_gpu_offload`` alone is also true of a build with RPC."""
-    return bool(llama().llama_supports_gpu_offload()) and any(device.kind in ("gpu", "igpu") for device in devices())
+    return bool(llama().llama_supports_gpu_offload()) and any(device.is_gpu for device in devices())
 
 
 def card_memory() -> int:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ggufrun.engine.devices import devices, has_gpu
+from ggufrun.engine.devices import devices, has_gpu, refusals
 from ggufrun.engine.native import ggml, llama
-from ggufrun.errors import UsageError
+from ggufrun.errors import EngineError, UsageError
 
 ALL_LAYERS = 999
 """More layers than any model has, as llama.cpp's users write it."""
@@ -68,15 +68,18 @@ class Placement:
         native.split_mode = SPLITS[self.split]
         native.main_gpu = self.main
         kept: list[Any] = []
-        if self.devices:
-            chosen = (ctypes.c_void_p * (len(self.devices) + 1))(*self._pointers())
+        # the memory that CUDA pins belongs to its first device, whose driver is asked about it
+        native.no_host = native.no_host or bool(refusals())
+        if self.devices or refusals():
+            pointers = self._pointers()
+            chosen = (ctypes.c_void_p * (len(pointers) + 1))(*pointers)
             native.devices = ctypes.cast(chosen, ctypes.c_void_p)
             kept.append(chosen)
-        if self.shares:
+        if wanted := self.shares or _of_nothing():
             size = int(llama().llama_max_devices())
-            if len(self.shares) > size:
-                raise UsageError(f"-ts gives {len(self.shares)} shares", f"this engine knows {size} devices at most")
-            shares = (ctypes.c_float * size)(*self.shares)
+            if len(wanted) > size:
+                raise UsageError(f"-ts gives {len(wanted)} shares", f"this engine knows {size} devices at most")
+            shares = (ctypes.c_float * size)(*wanted)
             native.tensor_split = ctypes.cast(shares, type(native.tensor_split))
             kept.append(shares)
         pairs = [*self.overrides]
@@ -103,7 +106,22 @@ class Placement:
         for name in self.devices:
             if name not in known:
                 raise UsageError(f"-dev: there is no device {name}", f"choose from {', '.join([*known, 'none'])}")
-        return [known[name] for name in dict.fromkeys(self.devices)]
+            if why := refusals().get(name):
+                raise EngineError(f"{name} cannot be used: {why}", "`ggufrun doctor` knows more")
+        return [known[name] for name in dict.fromkeys(self.devices or _usual())]
+
+
+def _usual() -> list[str]:
+    """The devices that llama.cpp takes by itself, in its order, without those that cannot be used."""
+    gpus = [one for one in devices() if one.is_gpu]
+    own = [one for one in gpus if one.kind == "gpu"] or gpus
+    return [one.name for one in sorted(own, key=lambda one: not one.name.startswith("RPC"))]
+
+
+def _of_nothing() -> tuple[float, ...]:
+    """Even shares where nothing is free on any GPU: llama.cpp shares by what is free, and would divide by zero."""
+    gpus = [one for one in devices() if one.is_gpu]
+    return () if any(one.free for one in gpus) else (1.0,) * len(gpus)
 
 
 class _Override(ctypes.Structure):
@@ -148,5 +166,5 @@ def goes_ahead(asked: int | None, placement: Placement, layers: int) -> bool:
     whole = asked is None or asked < 0 or asked > layers
     if not whole or placement.overrides or placement.cpu_experts or not on_devices(asked, placement):
         return False
-    used = [one.name for one in devices() if one.kind in ("gpu", "igpu")]
+    used = [one.name for one in devices() if one.is_gpu]
     return not any(name.startswith("RPC") for name in placement.devices or used)

@@ -18,7 +18,7 @@ from ggufrun.errors import EngineError, UsageError
 
 def choose(names: Sequence[str] = ()) -> tuple[Device, ...]:
     """The devices to lend: those called ``names``, else the GPUs, else the processor. Raises UsageError."""
-    here = [device for device in devices() if device.kind in ("cpu", "gpu", "igpu")]
+    here = [device for device in devices() if device.kind == "cpu" or device.is_gpu]
     if names:
         by_name = {device.name: device for device in here}
         for name in names:

@@ -5,6 +5,7 @@ number of cards and any size of model. `build` compiles them; variables from `en
 
 =========================  ==========================================================================================
 ``STANDIN_CARDS``          ``TOTAL[:FREE[:ROOM]]`` a card, MiB, with commas: the card's, said to be free, really given
+``STANDIN_FULL_ERROR``     what a card says of which nothing is free: 2 (out of memory), or 46 (another has it)
 ``STANDIN_CAPABILITY``     ``90`` for 9.0
 ``STANDIN_DRIVER``         what CUDA the driver runs, ``13000`` for 13.0
 ``STANDIN_COUNT_ERROR``    what CUDA says when it is asked for its cards, ``35`` where the driver is too old

@@ -38,7 +38,7 @@ struct card {
 };
 
 static struct card cards[CARDS];
-static int count, capability = 90, count_error, no_kernel, lost_error, noisy;
+static int count, capability = 90, count_error, no_kernel, lost_error, full_error, noisy;
 static size_t copied = SIZE_MAX, code;
 static double delay;
 static uint64_t lost_after = UINT64_MAX;
@@ -68,6 +68,7 @@ __attribute__((constructor)) static void read_variables(void) {
     no_kernel   = (int) number("STANDIN_NO_KERNEL", 0);
     lost_after  = (uint64_t) number("STANDIN_LOST_AFTER", -1);
     lost_error  = (int) number("STANDIN_LOST_ERROR", 719);
+    full_error  = (int) number("STANDIN_FULL_ERROR", OUT_OF_MEMORY);
     copied      = (size_t) number("STANDIN_COPY_UP_TO", -1);
     noisy       = (int) number("STANDIN_NOISE", 0);
     code        = (size_t) number("STANDIN_CODE", 0) * MIB;
@@ -108,6 +109,11 @@ static void give(int device, size_t size) {
 
 static int failed(int error) {
     return last = error;
+}
+
+// On a card of which nothing is free no program can even begin.
+static int full(void) {
+    return cards[current].told == 0 ? failed(full_error) : SUCCESS;
 }
 
 static int lost(void) {
@@ -152,7 +158,7 @@ int cudaFree(void * pointer) {
 }
 
 int cudaMemGetInfo(size_t * free, size_t * total) {
-    if (lost()) {
+    if (full() || lost()) {
         return last;
     }
     struct card * card = &cards[current];
@@ -374,7 +380,7 @@ int cudaSetDevice(int device) {
         return failed(INVALID_DEVICE);
     }
     current = device;
-    return SUCCESS;
+    return full();
 }
 
 int cudaGetDevice(int * device) {
@@ -442,6 +448,7 @@ int cudaDeviceReset(void) {
 const char * cudaGetErrorString(int error) {
     switch (error) {
         case OUT_OF_MEMORY: return "out of memory";
+        case 46: return "CUDA-capable device(s) is/are busy or unavailable";
         case 35: return "CUDA driver version is insufficient for CUDA runtime version";
         case 100: return "no CUDA-capable device is detected";
         case NO_KERNEL_IMAGE: return "no kernel image is available for execution on the device";
@@ -516,7 +523,7 @@ struct event {
 int cudaEventCreateWithFlags(struct event ** event, unsigned flags) {
     (void) flags;
     *event = calloc(1, sizeof(**event));
-    return SUCCESS;
+    return full();
 }
 
 int cudaEventDestroy(struct event * event) {
@@ -545,7 +552,7 @@ int cudaStreamWaitEvent(void * stream, struct event * event, unsigned flags) {
 int cudaStreamCreateWithFlags(void ** stream, unsigned flags) {
     (void) flags;
     *stream = calloc(1, 8);
-    return SUCCESS;
+    return full();
 }
 
 int cudaStreamDestroy(void * stream) {
