@@ -8,7 +8,6 @@ Where the terminal may count cells in another way than we do, or has changed its
 from __future__ import annotations
 
 import io
-import os
 import re
 import shutil
 import unicodedata
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, get_character_cell_size
 
+from ggufrun.cli.chat_colours import code_theme
 from ggufrun.cli.chat_wrap import Row, places, wrap
 
 if TYPE_CHECKING:
@@ -45,12 +45,6 @@ SEPARATOR = re.compile(r"\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$")
 
 CODE_CONTEXT = 60
 """Lines of a code block that the colours of the next one are worked out from."""
-
-
-def code_theme() -> str:
-    """Colours for code: bright ones, unless the terminal says that its background is light."""
-    background = os.environ.get("COLORFGBG", "").rpartition(";")[2]
-    return "ansi_light" if background in ("7", "15") else "ansi_dark"
 
 
 class MarkdownWriter:
