@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from ggufrun.cli import console, opening, placing
+from ggufrun.cli import console, opening, placing, tables
 from ggufrun.cli.units import size_text
 from ggufrun.errors import EngineError
 
@@ -116,7 +116,7 @@ def longest_context(model: ModelParams, context: ContextParams, found: Fit, meas
 
 def show(found: Fit, lines: list[str]) -> None:
     """The table, and the lines beneath it."""
-    console.out().print(table(found))
+    tables.show(table(found), console.out())
     for line in [summary(found), *lines]:
         console.out().print(line, markup=False)
 
@@ -129,7 +129,8 @@ def table(found: Fit) -> Table:
 
     made = Table(box=box.SIMPLE_HEAD)
     for name in ("device", "free", "weights", "cache", "buffers", "left"):
-        made.add_column(name, justify="left" if name == "device" else "right")
+        is_number = name != "device"
+        made.add_column(name, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
     for place in (*found.footprint.devices, found.footprint.host):
         use = place.use
         left = Text(size_text(place.left), style="" if place.left >= 0 else "red")

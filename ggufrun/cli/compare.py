@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ggufrun.cli import console, evaluating, options, placing
+from ggufrun.cli import console, evaluating, options, placing, tables
 from ggufrun.cli.units import size_text
 from ggufrun.errors import TargetError
 
@@ -167,7 +167,7 @@ def _print(reference: Path, ranked: Sequence[Ranked]) -> None:
         }
         signs = [letter(number)] if terminal else []
         table.add_row(*signs, one.path.name, *(cells[name] for name in columns))
-    console.out().print(table)
+    tables.show(table, console.out())
     if terminal and len(ranked) > 1:
         for line in text_plot(_points(ranked), width=min(72, console.out().width - 10)):
             console.out().print(line, markup=False)

@@ -65,6 +65,15 @@ def warn(text: str) -> None:
     err().print(f"warning: {text}", markup=False, style="yellow" if err().is_terminal else None)
 
 
+def can_write(text: str) -> bool:
+    """Has the encoding of stdout all characters of ``text``?"""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def print_json(value: Any) -> None:
     """One JSON document on stdout, Chinese text as it is where that can be written."""
     sys.stdout.write(_json(value, indent=2) + "\n")
@@ -78,12 +87,8 @@ def print_json_line(value: Any) -> None:
 
 def _json(value: Any, indent: int | None = None) -> str:
     text = json.dumps(value, ensure_ascii=False, indent=indent)
-    try:
-        text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        # a terminal without Unicode, or a file name that is no text
-        return json.dumps(value, indent=indent)
-    return text
+    # a terminal without Unicode, or a file name that is no text
+    return text if can_write(text) else json.dumps(value, indent=indent)
 
 
 def write_anything() -> None:

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufrun.cli import console
+from ggufrun.cli import console, tables
 from ggufrun.cli.progress import bytes_bar
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ def show(left: Path, right: Path, all_tensors: bool, as_json: bool) -> None:
         console.print_json(_json(found))
         return
     if found.keys:
-        console.out().print(_keys(found, left, right))
+        tables.show(_keys(found, left, right), console.out())
     if found.tensors:
         listed = found.tensors if all_tensors else sorted(found.tensors, key=_weight)[:SHOWN]
-        console.out().print(_tensors([item for item in found.tensors if item in listed], left, right))
+        tables.show(_tensors([item for item in found.tensors if item in listed], left, right), console.out())
         if len(listed) < len(found.tensors):
             console.note(f"and {len(found.tensors) - len(listed)} tensors that differ less; --tensors lists all")
     console.out().print(_summary(found), markup=False)
@@ -71,7 +71,7 @@ def _tensors(items: list[TensorDifference], left: Path, right: Path) -> Table:
     from rich.text import Text
 
     table = _table("tensor", _name(left, right), _name(right, left))
-    table.add_column("relative error", justify="right")
+    table.add_column("relative error", justify="right", no_wrap=True)
     for item in items:
         sides = [_side(side, shape=item.error is None) for side in (item.left, item.right)]
         table.add_row(Text(item.name), *sides, _error(item.error))

@@ -19,7 +19,8 @@ from ggufrun.cli import budget, console, doctor_offload, ending, evaluating, pla
 from ggufrun.cli.doctor_findings import Finding, judge
 from ggufrun.errors import EngineError, GgufrunError
 
-MARKS = {"ok": ("✓", "green"), "hint": ("!", "yellow"), "bad": ("✗", "red")}
+MARKS = {"ok": ("✓", "+", "green"), "hint": ("!", "!", "yellow"), "bad": ("✗", "x", "red")}
+"""Marks of the states, those where there is no Unicode, and colours."""
 
 PROBE = "import sys; from ggufrun.cli.doctor import probe; probe(*sys.argv[1:])"
 
@@ -158,10 +159,15 @@ def show(findings: list[Finding]) -> None:
     from rich.text import Text
 
     table = Table(box=None, show_header=False, padding=(0, 1))
+    table.add_column()
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for finding in findings:
-        mark, colour = MARKS[finding.state]
+        mark, plain, colour = MARKS[finding.state]
         value = Text(finding.value)
         if finding.hint:
             value.append(f"\n{finding.hint}", style="dim" if finding.state == "ok" else colour)
-        table.add_row(Text(mark, style=colour), Text(finding.name, style="bold"), value)
+        table.add_row(
+            Text(mark if console.can_write(mark) else plain, style=colour), Text(finding.name, style="bold"), value
+        )
     console.out().print(table)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufrun.cli import console
+from ggufrun.cli import console, tables
 from ggufrun.cli.units import parse_size, size_text
 from ggufrun.errors import EngineError, GgufrunError, UsageError
 
@@ -185,7 +185,7 @@ def _print(
     table.add_column("type", no_wrap=True)
     for name in ("file", "bits", "in memory"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("")
+    table.add_column("", overflow="fold")
     taken, _, fits = _judge(own, limit)
     table.add_row(
         "the input", size_text(own.total.weights), "", size_text(taken), "fits as it is" if fits else "too large"
@@ -198,4 +198,4 @@ def _print(
         word = "chosen" if picked else "fits" if one.fits else "too large"
         cells = (size_text(one.size or 0), f"{one.bits:.2f}", size_text(one.memory or 0))
         table.add_row(one.name, *cells, word, style="bold" if picked else "" if one.fits else "dim")
-    console.err().print(table)
+    tables.show(table, console.err())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ggufrun.cli import console, evaluating, options, placing
+from ggufrun.cli import console, evaluating, options, placing, tables
 from ggufrun.cli.units import size_text
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ def inspect(
         console.out().print(found.template or "", markup=False, soft_wrap=True)
         return
     console.out().print(_overview(found, asked, read(header), _format(file, header), _holds(header)))
-    console.out().print(_types(found))
+    tables.show(_types(found), console.out())
     if tensors:
-        console.out().print(_tensors(header))
+        tables.show(_tensors(header), console.out())
 
 
 def _table(*columns: tuple[str, bool]) -> Table:
@@ -103,7 +103,7 @@ def _table(*columns: tuple[str, bool]) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD)
     for name, is_number in columns:
-        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
     return table
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufrun.cli import console
+from ggufrun.cli import console, tables
 from ggufrun.cli.failing import explain
 from ggufrun.cli.units import size_text
 from ggufrun.errors import GgufrunError, UsageError
@@ -159,7 +159,7 @@ def print_outcomes(outcomes: Sequence[Outcome], dry_run: bool) -> None:
                 f"{one.seconds:.1f}" if number == 0 and not dry_run else "",
                 Text(target["path"]),
             )
-    console.err().print(table)
+    tables.show(table, console.err())
     failed = sum(bool(one.error) for one in outcomes)
     done = sum(len(one.targets) for one in outcomes)
     word = "planned" if dry_run else "written"

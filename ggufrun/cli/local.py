@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ggufrun.cli import console, options
+from ggufrun.cli import console, options, tables
 from ggufrun.cli.units import size_text
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def list_models(
     if not rows:
         console.note(f"no models in {place}; fetch one with `ggufrun pull org/name:Q4_K_M`")
         return
-    console.out().print(_table(rows))
+    tables.show(_table(rows), console.out())
     console.note(f"in {place}")
 
 
@@ -153,7 +153,8 @@ def _made(rows: list[dict[str, Any]], without: tuple[str, ...]) -> Any:
         columns.append("problem")
     shown = [name for name in columns if name not in without]
     for name in shown:
-        table.add_column(name, justify="right" if name in ("size", "parameters") else "left", overflow="fold")
+        right = name in ("size", "parameters")
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)
     for row in rows:
         parameters = row["parameters"]
         cells = {

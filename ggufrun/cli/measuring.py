@@ -47,7 +47,7 @@ def measure(
                     models.append(stack.enter_context(opened))
                 parts: list[list[Scores]] = [[] for _ in group]
                 work = score_against(base, models, params, pieces, whole)
-                names = ", ".join(path.name for path in group)
+                names = group[0].name if len(group) == 1 else f"{len(group)} models"
                 with progress.steps(work, len(pieces), names) as steps:
                     for scores in steps:
                         for known, new in zip(parts, scores, strict=True):

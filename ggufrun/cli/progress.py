@@ -10,6 +10,7 @@ from ggufrun.cli import console
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
+    from rich.progress import ProgressColumn
 
     from ggufrun.hub import Progress
 
@@ -44,12 +45,19 @@ def fetch_bar() -> Iterator[Callable[[Progress], None]]:
         yield update
 
 
+def _bar() -> ProgressColumn:
+    """What is done and what is not, in colours that tell them apart on a light background, too."""
+    from rich.progress import BarColumn
+
+    return BarColumn(bar_width=None, style="bright_black", complete_style="green", finished_style="green")
+
+
 def _bytes() -> Bar:
     from rich import progress
 
     return progress.Progress(
         progress.TextColumn("{task.description}", markup=False),
-        progress.BarColumn(bar_width=None),
+        _bar(),
         progress.DownloadColumn(),
         progress.TransferSpeedColumn(),
         progress.TimeRemainingColumn(compact=True),
@@ -72,7 +80,7 @@ def steps(work: Generator[T, None, None], total: int, what: str, talks: bool = F
 
         bar = progress.Progress(
             progress.TextColumn("{task.description}", markup=False),
-            progress.BarColumn(bar_width=None),
+            _bar(),
             progress.MofNCompleteColumn(),
             progress.TextColumn("ETA"),
             progress.TimeRemainingColumn(compact=True),

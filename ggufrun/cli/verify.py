@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ggufrun.cli import console, options
+from ggufrun.cli import console, options, tables
 from ggufrun.cli.progress import bytes_bar
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ def _print(found: list[Verdict]) -> None:
     for verdict in found:
         words = "; ".join([*verdict.problems, *verdict.checks]) or "nothing to check it against"
         table.add_row(Text(verdict.status, style=styles[verdict.status]), Text(verdict.name), Text(words))
-    console.out().print(table)
+    tables.show(table, console.out())
 
 
 def _print_json(found: list[Verdict]) -> None:

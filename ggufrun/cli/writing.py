@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufrun.cli import console, options
+from ggufrun.cli import console, options, tables
 from ggufrun.cli.progress import bytes_bar
 from ggufrun.cli.units import parse_size, size_text
 from ggufrun.errors import UsageError
@@ -160,16 +160,16 @@ def _print_plan(plan: Plan) -> None:
     for target in plan.targets:
         title = console.literal(f"{target.path} ({target.file_type.name})")
         table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
-        table.add_column("tensor")
-        table.add_column("shape", justify="right")
-        table.add_column("from")
-        table.add_column("to")
-        table.add_column("size", justify="right")
+        table.add_column("tensor", overflow="fold")
+        table.add_column("shape", justify="right", no_wrap=True)
+        table.add_column("from", no_wrap=True)
+        table.add_column("to", no_wrap=True)
+        table.add_column("size", justify="right", no_wrap=True)
         for placed in target.tensors:
             shape = " x ".join(map(str, placed.tensor.shape))
             kind = ggml.block_type(placed.kind).name
             table.add_row(placed.name, shape, placed.tensor.dtype.lower(), kind.lower(), size_text(placed.n_bytes))
-        console.out().print(table)
+        tables.show(table, console.out())
         console.out().print(
             f"{target.path}: {size_text(target.size)}, {target.bits_per_weight:.2f} bits a weight; nothing was written",
             markup=False,

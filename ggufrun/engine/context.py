@@ -40,7 +40,7 @@ DEFAULT_CONTEXT = 4096
 """Tokens, unless the user says otherwise: models trained with 128 K would ask for gigabytes of cache."""
 
 SEQUENCE = 0
-"""The only sequence in the memory."""
+"""The sequence that is the context itself; others have numbers from 1 on."""
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ while everything else on the machine is pushed out of memory.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from ggufrun.engine.context import ContextParams
 from ggufrun.engine.devices import card_memory
 from ggufrun.engine.memory import Footprint, host_device, measure
 from ggufrun.engine.model import ModelParams
+from ggufrun.engine.outline import parts
 from ggufrun.errors import EngineError
 
 BITS: dict[str, float] = {
@@ -24,8 +24,6 @@ BITS: dict[str, float] = {
     "Q2_K": 3.0,
 }
 """Usual types and their bits a weight, as they come out for models of seven billion weights."""
-
-SHARD = re.compile(r"-\d{5}-of-(\d{5})(\.gguf)$")
 
 SUSPICIOUS = 0.5
 """The share of the memory that a file may take before it is looked at closely, which costs reading its header."""
@@ -46,12 +44,7 @@ def check(model: ModelParams, context: ContextParams) -> None:
 
 def size_on_disk(path: Path) -> int:
     """Bytes of a model's file, or of all its shards."""
-    match = SHARD.search(path.name)
-    names = [path]
-    if match:
-        stem, count = path.name[: match.start()], int(match[1])
-        names = [path.with_name(f"{stem}-{number:05d}-of-{match[1]}.gguf") for number in range(1, count + 1)]
-    return sum(one.stat().st_size for one in names if one.is_file())
+    return sum(part.stat().st_size for part in parts(path) if part.is_file())
 
 
 def too_large(path: Path, found: Footprint, total: int) -> EngineError:
@@ -76,5 +69,5 @@ def too_large(path: Path, found: Footprint, total: int) -> EngineError:
 
 
 def gib(count: int) -> str:
-    """Bytes for people."""
+    """Gibibytes, without the unit."""
     return f"{count / (1 << 30):.1f}"

@@ -22,7 +22,7 @@ LOAD_READ, LOAD_MMAP, LOAD_MLOCK, LOAD_MMAP_MLOCK = 0, 1, 2, 3
 
 @dataclass(frozen=True)
 class ModelParams:
-    """How to open a model. ``gpu_layers`` None means all of them when the build has a GPU; negative means all.
+    """How to open a model. ``gpu_layers`` None means all of them where there is a GPU; negative means all.
 
     ``no_alloc`` reads the header and the vocabulary and plans the memory without taking it: for measuring only.
     """
