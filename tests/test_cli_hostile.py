@@ -214,7 +214,7 @@ def test_a_name_in_brackets_is_no_markup(tmp_path: Path, demo_gguf: Callable[[st
     model.symlink_to(demo_gguf("f16"))
     result = ggufrun("quantize", model.name, "q8_0", "--dry-run", cwd=tmp_path)
     assert result.returncode == 0 and "[x] [bold]-Q8_0.gguf (Q8_0)" in result.stdout, result.stderr
-    result = ggufrun("quantize", model.name, "nothing.gguf", "q8_0", cwd=tmp_path)
+    result = ggufrun("quantize", model.name, "nothing", "q8_0", cwd=tmp_path)
     assert "1 file written from 1 of 2 inputs" in result.stderr and "[x] [bold].gguf" in result.stderr
     result = ggufrun("compare", model.name, "[x] [bold]-Q8_0.gguf", "--chunks", "1", cwd=tmp_path)
     assert result.returncode == 0 and "[x] [bold]-Q8_0.gguf" in result.stdout
