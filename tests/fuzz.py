@@ -21,7 +21,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,10 @@ from ggufrun.errors import GgufrunError
 from ggufrun.quantize.types import FILE_TYPES
 from tests import torch_writer
 from tests.checkpoints import encode, llama_config, llama_tensors, safetensors_bytes, write_llama
+from tests.families import VOCABULARY, write
+from tests.family_cases import CASES
 from tests.rank_samples import tekken
-from tests.vocabularies import PUBLISHED, TEKKEN, rank_table, slow_files, tokenizer_json, write_folder
+from tests.vocabularies import PUBLISHED, SIZE, TEKKEN, rank_table, slow_files, tokenizer_json, write_folder
 
 CORPUS = Path(__file__).parent / "corpus"
 SECONDS_PER_CASE = 10
@@ -121,6 +123,18 @@ def bpe_llama(folder: Path, files: dict[str, Any] | None = None) -> None:
     (folder / "model.safetensors").write_bytes(safetensors_bytes(stored))
 
 
+def family(folder: Path, name: str, files: dict[str, Any], size: int) -> None:
+    """The tiny checkpoint ``name`` with a tokenizer of at most ``size`` tokens."""
+    case = CASES[name]
+    config = {**case.config, "vocab_size": size}
+    shapes = {key: tuple(size if n == VOCABULARY else n for n in shape) for key, shape in case.shapes.items()}
+    for path in (write(folder / "made", replace(case, config=config, shapes=shapes))).iterdir():
+        path.rename(folder / path.name)
+    write_folder(folder / "files", config, files)
+    for path in (folder / "files").iterdir():
+        path.rename(folder / path.name)
+
+
 def adapter(folder: Path) -> None:
     small_llama(folder / "base")
     settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "bias": "none"}
@@ -164,6 +178,25 @@ TARGETS: dict[str, Target] = {
     ),
     "tekken": Target(
         lambda folder: bpe_llama(folder, {"tekken.json": tekken(rank_table(), TEKKEN)}), convert, ("tekken.json",)
+    ),
+    "hybrid": Target(
+        lambda folder: family(
+            folder, "qwen3.5-text", {"tokenizer.json": tokenizer_json(PUBLISHED["qwen35"])}, SIZE + 4
+        ),
+        convert,
+        ("config.json", "model.safetensors"),
+    ),
+    "ahead": Target(
+        lambda folder: family(folder, "ling-mini-2", {"tokenizer.json": tokenizer_json(PUBLISHED["qwen2"])}, SIZE + 4),
+        convert,
+        ("config.json", "model.safetensors"),
+    ),
+    "hunyuan": Target(
+        lambda folder: family(
+            folder, "hunyuan-a13b", {"hy.tiktoken": rank_table()}, len(rank_table().splitlines()) + 9
+        ),
+        convert,
+        ("config.json", "hy.tiktoken"),
     ),
     "adapter": Target(adapter, merge, ("adapter_config.json", "adapter_model.safetensors")),
     "gguf": Target(gguf_file, quantize, ("model.gguf",)),
