@@ -19,6 +19,7 @@ from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.cli import calibrating, imatrix, measuring
 from ggufrun.convert.annotate import annotate
 from ggufrun.convert.imatrix import load_imatrix
+from ggufrun.engine import host
 from ggufrun.engine.chunks import ChunkParams
 from ggufrun.errors import NotFoundError
 from ggufrun.evaluate.imatrix import Collector
@@ -241,6 +242,16 @@ def test_models_are_opened_together_as_memory_allows(
         assert list(measuring.groups(f16, [q8, q4])) == expected
     with pytest.raises(NotFoundError):
         measuring.measure(f16, [f16.with_name("none.gguf")], "", None, None, None)  # type: ignore[arg-type]
+
+
+def test_what_a_container_allows_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for memory, expected in (
+        (host.Memory(64 << 30, 4 << 30, 8 << 30), 3 << 30),
+        (host.Memory(64 << 30, None, None), 32 << 30),
+        (host.Memory(None, None, None), 0),
+    ):
+        monkeypatch.setattr(host, "memory", lambda memory=memory: memory)
+        assert measuring._available() == expected
 
 
 def test_bench_has_llama_benchs_table(measured: Callable[[str], Path]) -> None:

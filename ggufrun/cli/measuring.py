@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -79,13 +78,7 @@ def groups(reference: Path, sources: Sequence[Path]) -> Iterator[list[Path]]:
 
 def _available() -> int:
     """Bytes of memory that are free or can be freed, less a quarter for everything that is not weights."""
-    try:
-        with Path("/proc/meminfo").open(encoding="ascii") as file:
-            fields = dict(line.split(":", 1) for line in file)
-        return int(fields["MemAvailable"].split()[0]) * 1024 * 3 // 4
-    except (OSError, KeyError, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (AttributeError, OSError, ValueError):
-        return 0
+    from ggufrun.engine import host
+
+    found = host.memory()
+    return found.available * 3 // 4 if found.available is not None else (found.total or 0) // 2
