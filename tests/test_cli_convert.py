@@ -205,3 +205,11 @@ def test_the_flags_of_llamas_converter(tmp_path: Path) -> None:
     result = ggufrun("convert", DEMO, "--outtype", "q8_0", "--outfile=x.gguf", "--model-name", "Someone", cwd=tmp_path)
     assert result.returncode == 0 and result.stdout == "x.gguf\n", result.stderr
     assert "Someone" in ggufrun("inspect", "x.gguf", cwd=tmp_path).stdout
+
+
+def test_a_folder_that_is_missing_for_several_types(tmp_path: Path) -> None:
+    result = ggufrun("convert", DEMO, "-t", "f16", "-t", "q8_0", "-o", "build/demo", cwd=tmp_path)
+    fails(result, "there is no folder build/demo, and 2 types are asked for; mkdir -p build/demo", 2)
+    (tmp_path / "x.gguf").touch()
+    result = ggufrun("convert", DEMO, "-t", "f16", "-t", "q8_0", "-o", "x.gguf", cwd=tmp_path)
+    fails(result, "x.gguf is one file, 2 types are asked for", 2)

@@ -144,7 +144,15 @@ def test_a_program_that_is_told_to_end(open_chat: Open, tmp_path: Path) -> None:
         assert json.loads(kept.read_bytes())["turns"][0]["answer"].startswith(POEMS["静夜思"])
         again = open_chat()
         again.until("was cut off is kept: /load")
+        again.say(f"/load {kept}")
+        again.until("1 question")
         again.prompt()
+        again.type("/exit\r")
+        assert again.leave() == 0
+        # gone on with, it is still there, but needs no mention
+        again = open_chat()
+        again.prompt()
+        assert "cut off" not in again.text and kept.exists()
         again.type("/exit\r")
         assert again.leave() == 0
         kept.unlink()

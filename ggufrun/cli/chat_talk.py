@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
@@ -131,6 +132,8 @@ class Talk:
     def _obeyed(self, command: tuple[str, str], reader: Reader, hangup: Hangup) -> bool:
         """Do what a command says; returns whether there is more to come."""
         outcome = commands.run(self.session, *command)
+        if command[0] == "load" and self.session.past:
+            forget_rescued(Path(command[1].strip("\"'")).expanduser())
         self.screen.note(*outcome.lines)
         self.screen.table(outcome.rows)
         if self.screen.toolbar and outcome.answer is None and outcome.message is None and outcome.edit is None:
@@ -282,6 +285,13 @@ def hangup_file() -> Path:
     folder = user_data_path("ggufrun", appauthor=False)
     folder.mkdir(parents=True, exist_ok=True)
     return folder / "chat_hangup.json"
+
+
+def forget_rescued(path: Path) -> None:
+    """If ``path`` is the conversation that was kept, it is gone on with now, and needs no mention any more."""
+    with contextlib.suppress(OSError):
+        if path.samefile(hangup_file()):
+            os.utime(path, (0, 0))
 
 
 def recently_rescued() -> Path | None:

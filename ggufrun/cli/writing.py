@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 def target_namer(output: Path | None, stem: str, n_types: int) -> Callable[[FileType], Path]:
     """How targets are called: ``output`` is a file, a folder, or None for the current folder."""
     if output is not None and not output.is_dir():
+        if n_types > 1 and not output.exists() and output.suffix != ".gguf":
+            raise UsageError(f"there is no folder {output}, and {n_types} types are asked for", f"mkdir -p {output}")
         if n_types > 1:
             raise UsageError(f"{output} is one file, {n_types} types are asked for", "name an existing folder with -o")
         return lambda file_type: output
