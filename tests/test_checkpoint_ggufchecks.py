@@ -81,3 +81,29 @@ def test_architectures_without_attention_have_no_heads() -> None:
 def test_no_architecture() -> None:
     with pytest.raises(FormatError, match="no architecture"):
         check_hyperparameters(Path("x.gguf"), Header({}, ()))
+
+
+@pytest.mark.parametrize(
+    ("arch", "key", "value", "sound"),
+    [
+        ("qwen35", "full_attention_interval", 0, 4),
+        ("lfm2", "shortconv.l_cache", 0, 3),
+        ("ernie4_5-moe", "interleave_moe_layer_step", 0, 1),
+        ("granitehybrid", "ssm.group_count", 0, 1),
+        ("qwen3next", "ssm.time_step_rank", 0, 32),
+        ("olmo2", "attention.sliding_window_pattern", [False, False], [True, False]),
+        ("qwen3vl", "n_deepstack_layers", 2, 1),
+    ],
+)
+def test_what_only_some_architectures_trip_over(arch: str, key: str, value: Any, sound: Any) -> None:
+    for given, refused in ((value, True), (sound, False)):
+        plain = {"block_count": 2, "embedding_length": 64, "attention.head_count": 4, "attention.sliding_window": 8}
+        metadata = {"general.architecture": encode(arch, Kind.STRING)}
+        for name, number in {**plain, key: given}.items():
+            kind = Kind.ARRAY if isinstance(number, list) else Kind.UINT32
+            metadata[f"{arch}.{name}"] = encode(number, kind)
+        if refused:
+            with pytest.raises(FormatError, match=rf"x\.gguf says {key}"):
+                check_hyperparameters(Path("x.gguf"), Header(metadata, (TENSOR,)))
+        else:
+            check_hyperparameters(Path("x.gguf"), Header(metadata, (TENSOR,)))

@@ -1,7 +1,8 @@
 """Hyper-parameters that would make llama.cpp abort the process, refused before it sees them.
 
 llama.cpp throws for most of what it cannot use, and that becomes an error. For these it has assertions
-(``llama_model_base::load_hparams`` of the pinned release), and a process that aborts explains nothing.
+(``llama_model_base::load_hparams`` of the pinned release and the families in ``src/models``) or divides by them, and a
+process that aborts explains nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +23,22 @@ WITHOUT_HEADS = ("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7")
 SCALINGS = ("none", "linear", "yarn", "longrope")
 """What ``rope.scaling.type`` may be."""
 
+
+MAMBA2 = (
+    "mamba2", "falcon-h1", "granitehybrid", "nemotron_h", "nemotron_h_moe", "plamo2", "qwen3next", "qwen35",
+    "qwen35moe",
+)  # fmt: skip
+DIVISORS: dict[str, tuple[str, ...]] = {
+    "full_attention_interval": (),
+    "shortconv.l_cache": (),
+    "interleave_moe_layer_step": ("ernie4_5-moe",),
+    "ssm.group_count": MAMBA2,
+    "ssm.time_step_rank": MAMBA2,
+}
+"""What is divided by, or counted down from, and in which architectures (none named: in all that have the key)."""
+
+DEEPSTACK = ("qwen3vl", "qwen3vlmoe")
+"""Architectures that add what is seen once more in their first layers."""
 
 NO_MODELS = {
     "adapter": ("a LoRA adapter", "give it with --lora, beside its model"),
@@ -84,6 +101,17 @@ def check_hyperparameters(path: Path, header: Header) -> None:
         none = f"{arch}.{key}" in header.metadata and max(numbers(key, 1)) == 0
         if none and not (key == "attention.head_count" and arch in WITHOUT_HEADS):
             refuse(key, 0)
+    for key, archs in DIVISORS.items():
+        if (not archs or arch in archs) and f"{arch}.{key}" in header.metadata and 0 in numbers(key, 1):
+            refuse(key, 0)
+    pattern = header.get(f"{arch}.attention.sliding_window_pattern")
+    window = arch == "olmo2" and max(numbers("attention.sliding_window", 0))
+    if window and isinstance(pattern, list) and not any(pattern):
+        # a window is taken for one that some layer has
+        refuse("attention.sliding_window_pattern", "no layer")
+    if arch in DEEPSTACK and max(numbers("n_deepstack_layers", 0)) >= max(numbers("block_count", 1)):
+        # the last layer computes fewer tokens than are to be added
+        refuse("n_deepstack_layers", max(numbers("n_deepstack_layers", 0)))
     scaling = header.get(f"{arch}.rope.scaling.type", "none")
     if scaling not in SCALINGS:
         refuse("rope.scaling.type", scaling)
