@@ -227,7 +227,7 @@ def test_a_system_prompt_beside_affixes_is_not_ignored_in_silence(run: Run, mode
 
 USAGE: list[tuple[list[str], str]] = [
     (["--no-such-flag"], "No such option"),
-    (["a", "b"], "unexpected extra argument"),
+    (["a", "b"], "chat takes no further word: a b"),
     (["--temp", "hot"], "Invalid value"),
     (["--temp", "nan"], "temp is nan"),
     (["--top_p", "1.5"], "top_p is 1.5"),
