@@ -186,6 +186,9 @@ def test_what_is_said_of_a_choice(capsys: pytest.CaptureFixture[str]) -> None:
     opening.say(chosen(33, experts=7, shares=(20.0, 13.0)))
     said = capsys.readouterr().err
     assert said.startswith("all layers, without the experts of 7 fit on D0 (7.00 GiB of 8.00 GiB free), D1 (")
+    found = chosen(0)
+    opening.say(replace(found, footprint=replace(found.footprint, devices=())))
+    assert capsys.readouterr().err == "no layer fits on a GPU, nor what would help the processor; it does all\n"
 
 
 @dataclass

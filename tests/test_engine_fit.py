@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from ggufrun.engine.context import ContextParams
 from ggufrun.engine.devices import Device
 from ggufrun.engine.memory import Footprint, Place, Use
 from ggufrun.engine.model import ModelParams
-from ggufrun.engine.offload import EXPERTS, Placement
+from ggufrun.engine.offload import EXPERTS, NO_DEVICE, Placement
 from ggufrun.engine.outline import Outline, outline, parts, summed
-from ggufrun.errors import UsageError
+from ggufrun.errors import EngineError, UsageError
 from tests.shapes import Shape, write_shape
 
 MODEL, CONTEXT = ModelParams(Path("model.gguf")), ContextParams()
@@ -265,3 +265,22 @@ def test_what_cannot_be_placed(values: dict[str, object], said: str) -> None:
 def test_the_pattern_finds_experts_only() -> None:
     assert re.search(EXPERTS, "blk.1.ffn_gate_exps.weight") and re.search(EXPERTS, "blk.0.ffn_down_chexps.weight")
     assert not re.search(EXPERTS, "blk.1.ffn_gate.weight") and not re.search(EXPERTS, "blk.1.ffn_gate_shexp.weight")
+
+
+def test_a_plan_that_is_refused_leaves_the_processor() -> None:
+    """llama.cpp's plan of a recurrent memory takes that memory."""
+    machine = Machine([100], Outline((10,) * 4, (0,) * 4, 10))
+
+    def measured(params: ModelParams, context: ContextParams) -> Footprint:
+        if params.placement.main != NO_DEVICE:
+            raise EngineError("no context of 9 tokens: allocating 9.00 MiB: cudaMalloc failed: out of memory")
+        return replace(machine.measure(params, context), devices=())
+
+    found = fit.choose(MODEL, CONTEXT, 0, measured, lambda _: machine.sizes)
+    assert found is not None and (found.layers, found.of, found.placement.main) == (0, 5, NO_DEVICE)
+
+    def broken(params: ModelParams, context: ContextParams) -> Footprint:
+        raise EngineError("the file is damaged")
+
+    with pytest.raises(EngineError, match="damaged"):
+        fit.choose(MODEL, CONTEXT, 0, broken, lambda _: machine.sizes)

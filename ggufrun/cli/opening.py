@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -15,11 +14,6 @@ if TYPE_CHECKING:
     from ggufrun.engine.context import ContextParams
     from ggufrun.engine.fit import Fit
     from ggufrun.engine.model import Model, ModelParams
-
-REFUSED = re.compile(r"^(?!.*mmap failed).*(alloc|out of memory)", re.IGNORECASE)
-"""What the engine says when there is no memory, in one way or another. Where a file cannot be mapped, it is the
-computer's that is missing, of which fewer layers on a card take more.
-"""
 
 
 def fitted(model: ModelParams, context: ContextParams, flags: placing.PlaceFlags) -> Fit | None:
@@ -44,6 +38,8 @@ def open_model(
 
     Where the driver refuses the memory all the same, fewer layers are tried, and that is said.
     """
+    from ggufrun.engine.fit import is_refusal
+
     found = fitted(model, context, flags)
     if not quiet:
         hint(model)
@@ -57,7 +53,7 @@ def open_model(
             return _tried(chosen, context, load)
         except EngineError as error:
             fewer = _less(chosen, found, step)
-            if fewer is None or not REFUSED.search(f"{error.what}"):
+            if fewer is None or not is_refusal(error):
                 raise
             how = f"{fewer.gpu_layers} layers" if fewer.gpu_layers or chosen.gpu_layers else "the processor alone"
             console.note(f"the driver refused the memory ({error.what}); trying {how}")
@@ -117,6 +113,9 @@ def say(found: Fit) -> None:
     what = f"{found.layers} of {found.of} layers" if found.layers < found.of else "all layers"
     if found.placement.cpu_experts:
         what += f", without the experts of {min(found.placement.cpu_experts, found.footprint.layers)}"
+    if not found.footprint.devices:
+        console.note("no layer fits on a GPU, nor what would help the processor; it does all")
+        return
     where = ", ".join(
         f"{place.device.name} ({size_text(place.use.total)} of {size_text(place.device.free)} free)"
         for place in found.footprint.devices

@@ -10,6 +10,7 @@ output after them to the last.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,12 +19,18 @@ from ggufrun.engine.memory import Footprint, measure
 from ggufrun.engine.model import ModelParams
 from ggufrun.engine.offload import ALL_LAYERS, NO_DEVICE, Placement
 from ggufrun.engine.outline import Outline, outline
+from ggufrun.errors import EngineError
 
 MARGIN = 512 << 20
 """Bytes of each device that are left alone: the driver's own growth, other programs' windows."""
 
 ATTEMPTS = 8
 """Proposals that are measured, at most."""
+
+REFUSED = re.compile(r"^(?!.*mmap failed).*(alloc|out of memory)", re.IGNORECASE)
+"""What the engine says when there is no memory, in one way or another. Where a file cannot be mapped, it is the
+computer's that is missing, of which fewer layers on a card take more.
+"""
 
 Measure = Callable[[ModelParams, ContextParams], Footprint]
 
@@ -84,6 +91,11 @@ class Fit:
     def applied(self, params: ModelParams) -> ModelParams:
         """``params`` with this choice."""
         return replace(params, gpu_layers=self.layers, placement=self.placement)
+
+
+def is_refusal(error: EngineError) -> bool:
+    """Did a device, or the computer, not give the memory?"""
+    return REFUSED.search(str(error.what)) is not None
 
 
 def pack(costs: Sequence[int], room: Sequence[int]) -> tuple[int, ...]:
@@ -148,7 +160,13 @@ def choose(
     Raises what `measure` raises.
     """
     whole = replace(model, gpu_layers=ALL_LAYERS)
-    first = measured(whole, context)
+    try:
+        first = measured(whole, context)
+    except EngineError as error:
+        # the plan of a recurrent memory is not quite without memory
+        if not is_refusal(error):
+            raise
+        return _alone(model, context, margin, measured)
     if not first.devices:
         return None
     of = first.layers + 1
@@ -248,9 +266,15 @@ def _nothing(model: ModelParams, context: ContextParams, margin: int, measured: 
     """No layer on a device. They still help the processor with long prompts, unless even that has no room."""
     found = measured(model, context)
     if not _has_room(found, margin):
-        model = replace(model, placement=replace(model.placement, shares=(), split="none", main=NO_DEVICE))
-        found = measured(model, context)
+        return _alone(model, context, margin, measured)
     return Fit(0, of, model.placement, found, margin)
+
+
+def _alone(model: ModelParams, context: ContextParams, margin: int, measured: Measure) -> Fit:
+    """The processor by itself."""
+    placement = replace(model.placement, shares=(), split="none", main=NO_DEVICE)
+    found = measured(replace(model, gpu_layers=0, placement=placement), context)
+    return Fit(0, found.layers + 1, placement, found, margin)
 
 
 def _creep(
