@@ -73,8 +73,10 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # a shell starts background jobs with Ctrl+C ignored, and every program they start inherits that
+    # a shell starts background jobs with Ctrl+C ignored, nohup a program with SIGHUP; what they start inherits that
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
