@@ -110,12 +110,12 @@ def say(found: Fit) -> None:
             "the card for itself (`ggufrun doctor` knows more)"
         )
         return
-    what = f"{found.layers} of {found.of} layers" if found.layers < found.of else "all layers"
-    if found.placement.cpu_experts:
-        what += f", without the experts of {min(found.placement.cpu_experts, found.footprint.layers)}"
     if not found.footprint.devices:
         console.note("no layer fits on a GPU, nor what would help the processor; it does all")
         return
+    what = f"{found.layers} of {found.of} layers" if found.layers < found.of else "all layers"
+    if found.placement.cpu_experts:
+        what += f", without the experts of {min(found.placement.cpu_experts, found.footprint.layers)}"
     where = ", ".join(
         f"{place.device.name} ({size_text(place.use.total)} of {size_text(place.device.free)} free)"
         for place in found.footprint.devices

@@ -32,8 +32,8 @@ VISIBLE = {
 LIBRARIES = {"CUDA": "libggml-cuda.*", "Vulkan": "libggml-vulkan.*"}
 """A backend that cannot even start is not in the registry; its library tells that it was built."""
 
-
 RUNTIMES = ("libcudart.so.13", "libcudart.so.12")
+"""CUDA's runtime, as ggml-cuda asks the loader for it."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import gguf
 
@@ -17,7 +16,7 @@ from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch.family import Family
 from ggufrun.convert.arch.hyper import base_metadata, file_type
 from ggufrun.convert.arch.layout import DECODER, decoder_sizes, n_layers
-from ggufrun.convert.arch.rope import PLAIN, SCALED, base_if_unusual, rope, standard
+from ggufrun.convert.arch.rope import PLAIN, SCALED, base_if_unusual, of_two_bases, rope, standard
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import plus_one, renamed
 from ggufrun.convert.vocab import gemma2_vocabulary, gemma_vocabulary
@@ -77,20 +76,6 @@ WINDOW_EVERY = {"gemma2": 2, "gemma3": 6}
 """Every so many layers attend to everything, the others to the window."""
 
 NOT_TEXT = ("vision_tower.", "multi_modal_projector.")
-
-
-def gemma3_rope(config: Config) -> dict[str, Any]:
-    """Layers with the window rotate with another base; only full attention is scaled."""
-    section = config.section("rope_parameters") or Config(config.path, {})
-    full, local = (
-        dict(part.values) if (part := section.section(key)) else {} for key in ("full_attention", "sliding_attention")
-    )
-    if scaling := config.section("rope_scaling"):
-        full |= scaling.values
-    full.setdefault("rope_theta", config.values.get("rope_theta", 1e6))
-    full.setdefault("rope_type", full.get("type", "default"))
-    local.setdefault("rope_theta", config.values.get("rope_local_base_freq", 1e4))
-    return {"full_attention": full, "sliding_attention": local}
 
 
 def check(config: Config) -> None:
@@ -210,7 +195,7 @@ FAMILIES = (
         arch=gguf.MODEL_ARCH.GEMMA3,
         vocab=gemma2_vocabulary,
         defaults=GEMMA3,
-        rope_parameters=gemma3_rope,
+        rope_parameters=of_two_bases(("rope_theta", 1e6), ("rope_local_base_freq", 1e4)),
         scalings=SCALED,
         check=check_gemma3,
         metadata=gemma3_metadata,

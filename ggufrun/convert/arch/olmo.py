@@ -6,8 +6,6 @@ Source of names and order: llama.cpp's ``conversion/olmo.py``; of defaults: tran
 
 from __future__ import annotations
 
-from typing import Any
-
 import gguf
 
 from ggufrun.convert.arch import qwen
@@ -15,7 +13,7 @@ from ggufrun.convert.arch.family import Family, heads_if_null
 from ggufrun.convert.arch.hyper import base_metadata
 from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, GATED, Sizes, decoder_sizes, n_layers
 from ggufrun.convert.arch.layout import NORMS as PRE_NORMS
-from ggufrun.convert.arch.rope import standard
+from ggufrun.convert.arch.rope import of_two_bases, standard
 from ggufrun.convert.config import Config
 from ggufrun.convert.vocab import bpe_vocabulary
 from ggufrun.errors import FormatError, UnsupportedError
@@ -47,21 +45,6 @@ def check(config: Config) -> None:
     config.require("attention_bias", (False,))
     # a checkpoint with a window is an OLMo 3
     config.require("sliding_window", ())
-
-
-def olmo3_rope(config: Config) -> dict[str, Any]:
-    """Only the layers that attend to everything scale their positions."""
-    section = config.section("rope_parameters") or Config(config.path, {})
-    full, local = (
-        dict(part.values) if (part := section.section(key)) else {} for key in ("full_attention", "sliding_attention")
-    )
-    if scaling := config.section("rope_scaling"):
-        full |= scaling.values
-    theta = config.values.get("rope_theta", 500000.0)
-    full.setdefault("rope_theta", theta)
-    local.setdefault("rope_theta", theta)
-    full.setdefault("rope_type", full.get("type", "default"))
-    return {"full_attention": full, "sliding_attention": local}
 
 
 def usual_layers(config: Config) -> list[str]:
@@ -139,7 +122,7 @@ FAMILIES = (
         arch=gguf.MODEL_ARCH.OLMO2,
         vocab=bpe_vocabulary,
         defaults=OLMO3,
-        rope_parameters=olmo3_rope,
+        rope_parameters=of_two_bases(("rope_theta", 5e5), ("rope_theta", 5e5)),
         check=check_olmo3,
         metadata=olmo3_metadata,
         layer=ATTENTION + NORMS + GATED,

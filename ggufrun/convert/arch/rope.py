@@ -35,6 +35,27 @@ PARTIAL = ("partial_rotary_factor", "rope_pct", "rope_percent")
 ORIGINAL = "original_max_position_embeddings"
 
 
+def of_two_bases(whole: tuple[str, float], window: tuple[str, float]) -> Standard:
+    """For layers that attend to everything and layers with a window: each kind has a base of its own (its key and what
+    it is without one), and only the first is scaled.
+    """
+
+    def read(config: Config) -> dict[str, Any]:
+        section = config.section("rope_parameters") or Config(config.path, {})
+        full, local = (
+            dict(part.values) if (part := section.section(key)) else {}
+            for key in ("full_attention", "sliding_attention")
+        )
+        if scaling := config.section("rope_scaling"):
+            full |= scaling.values
+        for found, (key, usual) in ((full, whole), (local, window)):
+            found.setdefault("rope_theta", config.values.get(key, usual))
+        full.setdefault("rope_type", full.get("type", "default"))
+        return {"full_attention": full, "sliding_attention": local}
+
+    return read
+
+
 def as_written(config: Config) -> dict[str, Any]:
     """The parameters of a family that transformers does not know: just what the file says."""
     section = config.section("rope_parameters") or config.section("rope_scaling")
