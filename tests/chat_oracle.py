@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests import llamacpp
+
 GOLDEN = Path(__file__).parent / "golden"
 
 SYSTEM = "You are a helpful assistant. 你是一个乐于助人的助手。"
@@ -42,19 +44,14 @@ def record_chat_sh(completion: Path, model: Path) -> dict[str, Any]:
     command = [completion, *CHAT_SH, "-m", model, "--seed", "42", "--verbose-prompt", "--no-display-prompt"]
     translated = [str(part).replace("_", "-") if str(part).startswith("--") else str(part) for part in command]
     translated.insert(translated.index("--color") + 1, "off")
-    result = subprocess.run(
-        [*translated, "-no-cnv", "--no-escape", "--simple-io"],
-        input="\n".join([*LATER, ""]).encode(),
-        capture_output=True,
-        check=True,
-    )
+    typed = "\n".join([*LATER, ""]).encode()
+    text, log = llamacpp.run(*translated, "-no-cnv", "--no-escape", "--simple-io", typed=typed)
     turns = []
-    log = result.stderr.decode(errors="replace")
     for part, count in zip(COUNT.split(log)[2::2], COUNT.findall(log), strict=True):
         turns.append([int(token) for token in ID.findall(part)][: int(count)])
     first, *later = turns
     # Stdout holds the answers, each but the first between the affixes.
-    answers = [text.strip() for text in result.stdout.decode().replace("EOF by user", "").split(" [INST] ")]
+    answers = [text.strip() for text in text.replace("EOF by user", "").split(" [INST] ")]
     answers = [answers[0], *(text.split("[/INST]")[-1].strip() for text in answers[1:-1])]
     return {"prompt": first, "turns": [[1, *ids] for ids in later], "answers": answers}
 
@@ -65,13 +62,8 @@ QUESTIONS = [INSTRUCTION, "作者是谁？", "他是哪个朝代的？"]
 def record_template(completion: Path, model: Path) -> list[list[int]]:
     """The token ids that ``llama-completion`` feeds in each turn of its conversation mode, with the file's template."""
     command = [completion, "-m", model, "-p", QUESTIONS[0], "-i", "--simple-io", "--verbose-prompt", "-t", "1"]
-    result = subprocess.run(
-        [*map(str, command), "--jinja", "--temp", "0"],
-        input="\n".join([*QUESTIONS[1:], ""]).encode(),
-        capture_output=True,
-        check=True,
-    )
-    parts = COUNT.split(result.stderr.decode(errors="replace"))
+    typed = "\n".join([*QUESTIONS[1:], ""]).encode()
+    parts = COUNT.split(llamacpp.run(*command, "--jinja", "--temp", "0", typed=typed)[1])
     return [
         [int(token) for token in ID.findall(part)][: int(count)]
         for count, part in zip(parts[1::2], parts[2::2], strict=True)

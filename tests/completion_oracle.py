@@ -7,7 +7,6 @@ after a change of the model, run it again.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tests import llamacpp
 from tests.chat_oracle import COUNT, ID, write
 
 POEM = "[INST] 背一下静夜思 [/INST]"
@@ -127,25 +127,13 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
 
 
 def record(completion: Path, model: Path, flags: list[str], typed: list[str]) -> dict[str, Any]:
-    """What `once` says. The tool prints from a thread of its own and sometimes exits before that is done: the longest
-    of some runs is what it wrote.
-    """
-    return max((once(completion, model, flags, typed) for _ in range(3)), key=lambda answer: len(answer["text"]))
-
-
-def once(completion: Path, model: Path, flags: list[str], typed: list[str]) -> dict[str, Any]:
     """The ids fed in every turn but the first, and the text written, affixes included."""
     command = [completion, "-m", model, *flags, "-no-cnv", "--no-escape", "--simple-io", "-t", "1"]
-    result = subprocess.run(
-        [*map(str, command), "--verbose-prompt", "--no-display-prompt"],
-        input="\n".join([*typed, ""]).encode() if typed else b"",
-        capture_output=True,
-        check=True,
-    )
-    log = result.stderr.decode(errors="replace")
+    given = "\n".join([*typed, ""]).encode() if typed else b""
+    text, log = llamacpp.run(*command, "--verbose-prompt", "--no-display-prompt", typed=given)
     parts = zip(COUNT.split(log)[2::2], COUNT.findall(log), strict=True)
     fed = [[int(token) for token in ID.findall(part)][: int(count)] for part, count in parts]
-    text = result.stdout.decode("utf-8", "ignore").replace("EOF by user", "").replace("[end of text]", "")
+    text = text.replace("EOF by user", "").replace("[end of text]", "")
     if typed:
         # Between the affixes stands nothing but the answers; what is typed is not echoed.
         text = "".join(part.split(" [/INST]")[-1].strip() + "\n" for part in text.split(" [INST] ")[: len(typed) + 1])

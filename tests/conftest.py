@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ggufrun.engine.devices import VISIBLE
+from tests import llamacpp
 from tests.checkpoints import DEMO
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Oracle:
         result = subprocess.run(
             [str(part) for part in command],
             capture_output=True,
-            env={**os.environ, **environment},
+            env={**os.environ, **llamacpp.environment(), **environment},
             check=False,
             text=True,
             errors="replace",

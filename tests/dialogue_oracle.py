@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from tests import llamacpp
 from tests.chat_oracle import CHAT_SH, COUNT, ID, LATER, write
 from tests.dialogue_models import VOCABULARIES, small_model
 from tests.vocabularies import SIZE
@@ -97,37 +97,17 @@ PAST = re.compile(r"\bn_past = (\d+)")
 
 
 def record(completion: Path, model: Path, flags: list[str], typed: str) -> dict[str, Any]:
-    """What `once` says. The tool prints from a thread of its own and sometimes exits before that is done: the longest
-    of some runs is what it wrote.
-    """
-    runs = [once(completion, model, flags, typed) for _ in range(2)]
-    while runs[0] != runs[1]:
-        runs = [max(runs, key=size), once(completion, model, flags, typed)]
-    return runs[0]
-
-
-def size(run: dict[str, Any]) -> tuple[int, int]:
-    return sum(map(len, run["fed"])) + (run["tokens"] or 0), len(run["text"])
-
-
-def once(completion: Path, model: Path, flags: list[str], typed: str) -> dict[str, Any]:
     """The ids of the prompt and of every message, the number of tokens evaluated (None where the context was full: it
     then holds fewer), and the text that was written.
 
     BOS and a reverse prompt before a message are not among the ids; they are in the number.
     """
     command = [str(completion), "-m", str(model), *ENDING, *escaping(flags), "-no-cnv", "--simple-io"]
-    run = subprocess.run(
-        [*command, "--no-display-prompt", "-v"], input=typed.encode(), capture_output=True, check=True, timeout=120
-    )
-    log = run.stderr.decode(errors="replace")
+    text, log = llamacpp.run(*command, "--no-display-prompt", "-v", typed=typed.encode())
     parts = zip(COUNT.split(log)[2::2], COUNT.findall(log), strict=True)
     fed = [[int(token) for token in ID.findall(part)][: int(count)] for part, count in parts]
-    text = run.stdout.decode("utf-8", "ignore").partition("EOF by user")[0]
-    # a log that was cut short may hold no number at all
-    past = PAST.findall(log) or ["0"]
-    count = None if "context full, swapping" in log else int(past[-1])
-    return {"fed": fed, "tokens": count, "text": without_affixes(text, flags)}
+    count = None if "context full, swapping" in log else int(PAST.findall(log)[-1])
+    return {"fed": fed, "tokens": count, "text": without_affixes(text.partition("EOF by user")[0], flags)}
 
 
 def record_template(completion: Path, model: Path, template: Path | str, questions: list[str]) -> dict[str, Any]:
@@ -138,19 +118,13 @@ def record_template(completion: Path, model: Path, template: Path | str, questio
         ["--chat-template", template] if isinstance(template, str) else ["--chat-template-file", template, "--jinja"]
     )
     command = [completion, "-m", model, *chosen, "-cnv", "-p", questions[0], *ENDING, "--simple-io"]
-    run = subprocess.run(
-        [*map(str, command), "--no-display-prompt"],
-        input="\n".join([*questions[1:], ""]).encode(),
-        capture_output=True,
-        check=True,
-        timeout=120,
-    )
-    parts = COUNT.split(run.stderr.decode(errors="replace"))
+    text, log = llamacpp.run(*command, "--no-display-prompt", typed="\n".join([*questions[1:], ""]).encode())
+    parts = COUNT.split(log)
     fed = [
         [int(token) for token in ID.findall(part)][: int(count)]
         for count, part in zip(parts[1::2], parts[2::2], strict=True)
     ]
-    said = run.stdout.decode("utf-8", "ignore").partition("EOF by user")[0].replace("\n> ", "")
+    said = text.partition("EOF by user")[0].replace("\n> ", "")
     return {"fed": fed, "text": "".join(said.split())}
 
 

@@ -7,7 +7,6 @@ FOLDER COMPLETION`` records what ``llama-completion`` makes of them in ``golden/
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from tests import llamacpp
 from tests.measured import add_vocabulary, vocabulary_size
 
 WIDTH, INNER, LAYERS, HEADS, KV_HEADS = 64, 128, 4, 4, 2
@@ -201,14 +201,10 @@ def write(folder: Path, name: str) -> Path:
 
 
 def record(completion: Path, model: Path) -> dict[str, Any]:
-    """The greedy text of ``llama-completion``; it prints from a thread of its own, so the longest of some counts."""
+    """The greedy text of ``llama-completion``."""
     command = [completion, "-m", model, "-p", PROMPT, "-n", "48", "--temp", "0", "--ignore-eos", "-no-cnv", "-t", "1"]
     flags = ["--no-escape", "--simple-io", "--no-display-prompt", "-c", "1024", "-ub", "32", "-b", "32", "--no-warmup"]
-    texts = []
-    for _ in range(3):
-        result = subprocess.run([*map(str, command), *flags], capture_output=True, check=True, stdin=subprocess.DEVNULL)
-        texts.append(result.stdout.decode("utf-8", "ignore"))
-    return {"text": max(texts, key=len)}
+    return {"text": llamacpp.run(*command, *flags)[0]}
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from ggufrun.chat.prompt import AffixPrompt
 from ggufrun.cli import app, console
 from ggufrun.cli.chat_flags import ChatFlags
 from ggufrun.cli.complete import WITHOUT
+from tests import llamacpp
 from tests.checkpoints import ROOT
 from tests.conftest import Oracle
 from tests.poems import POEMS
@@ -123,12 +124,6 @@ def test_fresh_answers(oracle: Oracle, run: Run, model: str) -> None:
     for text in ("春眠", "The", "<s>白日依山尽", "李白 "):
         flags = ["-m", model, "-no-cnv", "-p", text, "--temp", "0", "-n", "40", "-t", "1", "--no-display-prompt"]
         command = [str(oracle.binaries / "llama-completion"), *flags, "--no-warmup", "--simple-io"]
-        said = ""
-        for _ in range(20):
-            # It leaves without waiting for the thread that prints, and what was not printed by then is lost.
-            done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=True)
-            said = done.stdout.decode(errors="ignore")
-            if END in said:
-                break
+        said = llamacpp.run(*command)[0]
         ours = run(model, "-p", text, "--temp", "0", "-n", "40")[1]
         assert ours.strip() == said.replace(END, "").strip()
