@@ -103,9 +103,9 @@ class Screen:
         self.type("\r")
 
     def leave(self) -> int:
-        """Wait for the end; returns the exit status."""
+        """Wait for the end, and for the last that was said; returns the exit status."""
         end = time.monotonic() + PATIENCE
-        while self.look() and self.process.poll() is None:
+        while self.look():
             assert time.monotonic() < end, f"does not end:\n{self.text}"
         return self.process.wait(PATIENCE)
 

@@ -214,6 +214,17 @@ def test_the_shell_completes(shell: Shell, demo_gguf: Callable[[str], Path]) -> 
 
     assert completed("verif") == ["verify"]
     assert completed("convert", "--split") == ["--split-max-size"]
-    for command in ("chat", "complete", "inspect", "quantize", "bench", "perplexity", "compare", "imatrix", "verify"):
+    for command in (
+        "chat",
+        "complete",
+        "inspect",
+        "quantize",
+        "bench",
+        "perplexity",
+        "compare",
+        "imatrix",
+        "verify",
+        "remove",
+    ):
         assert completed(command, "or") == ["org/poet-Q8_0"], command
     assert completed("chat", "nothing") == []

@@ -22,7 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "processors": set(),
     "bindings": set(),
     "signals": set(),
-    "hub": {"errors"},
+    "hub": {"signals", "errors"},
     "checkpoint": {"errors"},
     "quantize": {"bindings", "signals", "errors"},
     "engine": {"bindings", "processors", "signals", "errors"},

@@ -25,6 +25,7 @@ from ggufrun.cli import (
     perplexity,
     pull,
     quantize,
+    remove,
     verify,
     worker,
 )
@@ -58,6 +59,7 @@ ROOMS = (
     inspect,
     pull,
     local,
+    remove,
     verify,
     worker,
     doctor,

@@ -230,4 +230,4 @@ def _pad(text: str, width: int) -> str:
 
 
 def _line(cells: Any) -> None:
-    console.out().print("|" + "".join(cells), markup=False, soft_wrap=True)
+    console.out().print(console.literal("|" + "".join(cells)), soft_wrap=True)

@@ -118,7 +118,7 @@ def show(found: Fit, lines: list[str]) -> None:
     """The table, and the lines beneath it."""
     tables.show(table(found), console.out())
     for line in [summary(found), *lines]:
-        console.out().print(line, markup=False)
+        console.say(line)
 
 
 def table(found: Fit) -> Table:
@@ -135,7 +135,7 @@ def table(found: Fit) -> Table:
         use = place.use
         left = Text(size_text(place.left), style="" if place.left >= 0 else "red")
         made.add_row(
-            _name(place),
+            console.literal(_name(place)),
             size_text(place.device.free),
             size_text(use.weights),
             size_text(use.cache),

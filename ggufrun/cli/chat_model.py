@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ggufrun.cli import settings
+from ggufrun.cli.asking import agreed, at_terminal
 from ggufrun.cli.chat_flags import ChatFlags
 from ggufrun.cli.console import err, note
 from ggufrun.cli.progress import fetch_bar
@@ -50,11 +51,6 @@ def named(name: str) -> Path:
         return fetch(found)
 
 
-def at_terminal() -> bool:
-    """Is there somebody who can be asked?"""
-    return sys.stdin.isatty() and sys.stderr.isatty()
-
-
 def _hub_id(name: str) -> HubId | None:
     from ggufrun import hub
 
@@ -89,17 +85,6 @@ def fetch(spec: HubId) -> Path:
     with fetch_bar() as on_progress:
         got = hub.obtain(spec, wanted, on_progress=on_progress, folder=folder)
     return got.folder / got.files[0]
-
-
-def agreed(question: str) -> bool:
-    """Ask on stderr; Enter means yes."""
-    sys.stderr.write(f"{question} [Y/n] ")
-    sys.stderr.flush()
-    answer = sys.stdin.readline()
-    if not answer:
-        sys.stderr.write("\n")
-        return False
-    return answer.strip().lower() in ("", "y", "yes", "是", "好")
 
 
 def _can_talk(model: LocalModel) -> bool:

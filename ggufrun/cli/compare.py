@@ -136,14 +136,13 @@ def _write_svg(path: Path, ranked: Sequence[Ranked], title: str) -> None:
 def _print(reference: Path, ranked: Sequence[Ranked]) -> None:
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     from ggufrun.evaluate.plot import letter, text_plot
 
     terminal = console.out().is_terminal
     base = ranked[0].found.reference
     title = f"beside {reference.name}: perplexity {base.value:.4f} ± {base.error:.4f}, {ranked[0].found.tokens} tokens"
-    table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(title=console.literal(title), box=box.SIMPLE_HEAD, title_justify="left")
     if terminal:
         table.add_column("")
     table.add_column("model", overflow="fold")
@@ -166,11 +165,11 @@ def _print(reference: Path, ranked: Sequence[Ranked]) -> None:
             "PPL": f"{found.perplexity.value:.4f}",
         }
         signs = [letter(number)] if terminal else []
-        table.add_row(*signs, one.path.name, *(cells[name] for name in columns))
+        table.add_row(*signs, console.literal(one.path.name), *(cells[name] for name in columns))
     tables.show(table, console.out())
     if terminal and len(ranked) > 1:
         for line in text_plot(_points(ranked), width=min(72, console.out().width - 10)):
-            console.out().print(line, markup=False)
+            console.say(line)
 
 
 def _as_dict(one: Ranked) -> dict[str, Any]:

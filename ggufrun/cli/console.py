@@ -9,10 +9,13 @@ import codecs
 import io
 import json
 import sys
+import unicodedata
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
     from rich.text import Text
 
@@ -48,21 +51,58 @@ def _console(stderr: bool) -> Console:
     )
 
 
-def literal(text: str) -> Text:
-    """``text`` for a status line, where a string would be read as markup."""
+MOVING = ("Cc", "Zl", "Zp")
+"""Unicode's categories of controls, and of ends of lines and paragraphs."""
+
+TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""What turns the direction of writing, so that a name is read as another."""
+
+
+def shown(text: str, lines: bool = False) -> str:
+    """``text`` without what moves the cursor, changes colours or turns the direction of writing: names of files, and
+    what files say of themselves, may hold it. It is written as in a Python string instead; ``lines`` leaves newlines.
+
+    >>> shown("a\\nb\\x1b[31m\\u202e/ 静夜思")
+    'a\\\\nb\\\\x1b[31m\\\\u202e/ 静夜思'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        repr(letter)[1:-1] if _acts(letter) and not (lines and letter in "\n\t") else letter for letter in text
+    )
+
+
+def _acts(letter: str) -> bool:
+    return letter in TURNING or unicodedata.category(letter) in MOVING
+
+
+def literal(text: str, style: str = "") -> Text:
+    """``text`` as a cell of a table or for a status line, where a string would be read as markup."""
     from rich.text import Text
 
-    return Text(text)
+    return Text(shown(text), style)
+
+
+def say(text: str) -> None:
+    """A line of what was asked for."""
+    out().print(shown(text), markup=False)
 
 
 def note(text: str) -> None:
     """One line of talk."""
-    err().print(text, markup=False, style="dim" if err().is_terminal else None)
+    err().print(shown(text), markup=False, style="dim" if err().is_terminal else None)
 
 
 def warn(text: str) -> None:
     """One line that the user should not miss."""
-    err().print(f"warning: {text}", markup=False, style="yellow" if err().is_terminal else None)
+    err().print(shown(f"warning: {text}"), markup=False, style="yellow" if err().is_terminal else None)
+
+
+def print_path(path: Path) -> None:
+    """A path on stdout, on a line of its own: as it is for programs, and readable on a terminal."""
+    text = str(path)
+    sys.stdout.write((shown(text) if out().is_terminal else text) + "\n")
+    sys.stdout.flush()
 
 
 def can_write(text: str) -> bool:

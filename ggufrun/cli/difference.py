@@ -38,7 +38,7 @@ def show(left: Path, right: Path, all_tensors: bool, as_json: bool) -> None:
         tables.show(_tensors([item for item in found.tensors if item in listed], left, right), console.out())
         if len(listed) < len(found.tensors):
             console.note(f"and {len(found.tensors) - len(listed)} tensors that differ less; --tensors lists all")
-    console.out().print(_summary(found), markup=False)
+    console.say(_summary(found))
 
 
 def _summary(found: Difference) -> str:
@@ -58,23 +58,23 @@ def _weight(item: TensorDifference) -> float:
 
 
 def _keys(found: Difference, left: Path, right: Path) -> Table:
-    from rich.text import Text
 
     table = _table("key", _name(left, right), _name(right, left))
     for item in found.keys:
-        # file contents: shown as they are, never read as markup
-        table.add_row(Text(item.key), *(Text(value) if value is not None else "-" for value in (item.left, item.right)))
+        table.add_row(
+            console.literal(item.key),
+            *("-" if side is None else console.literal(side) for side in (item.left, item.right)),
+        )
     return table
 
 
 def _tensors(items: list[TensorDifference], left: Path, right: Path) -> Table:
-    from rich.text import Text
 
     table = _table("tensor", _name(left, right), _name(right, left))
     table.add_column("relative error", justify="right", no_wrap=True)
     for item in items:
         sides = [_side(side, shape=item.error is None) for side in (item.left, item.right)]
-        table.add_row(Text(item.name), *sides, _error(item.error))
+        table.add_row(console.literal(item.name), *sides, _error(item.error))
     return table
 
 
@@ -98,11 +98,10 @@ def _name(path: Path, other: Path) -> str:
 def _table(*columns: str) -> Table:
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD)
     for name in columns:
-        table.add_column(Text(name), overflow="fold")
+        table.add_column(console.literal(name), overflow="fold")
     return table
 
 

@@ -164,7 +164,7 @@ def show(findings: list[Finding]) -> None:
     table.add_column(overflow="fold")
     for finding in findings:
         mark, plain, colour = MARKS[finding.state]
-        value = Text(finding.value)
+        value = console.literal(finding.value)
         if finding.hint:
             value.append(f"\n{finding.hint}", style="dim" if finding.state == "ok" else colour)
         table.add_row(

@@ -22,7 +22,11 @@ COMMANDS = {
     "merge": "write ggufrun convert BASE --lora ADAPTER",
     "diff": "write ggufrun inspect MODEL --diff OTHER",
     "version": "write ggufrun --version",
-    "rm": "remove the model's file: ggufrun list --json says where it is",
+    "delete": "write ggufrun remove NAME",
+    "ps": "nothing runs in the background: a model is loaded by a command, and goes when that ends",
+    "stop": "nothing runs in the background: a model goes when its command ends",
+    "load": "ggufrun chat MODEL loads it",
+    "unload": "nothing runs in the background: a model goes when its command ends",
     "serve": "llama.cpp's llama-server serves the files that ggufrun makes",
 }
 """Commands of Ollama, LM Studio, llama.cpp and mlx-lm, and what to do instead."""

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import sys
 from typing import NoReturn
+
+from ggufrun.cli.console import shown
 
 
 def fail(line: str, status: int) -> NoReturn:
     """Print one line on stderr and exit with ``status``."""
     with contextlib.suppress(OSError):
-        sys.stderr.write(f"ggufrun: {' '.join(line.split())}\n")
+        sys.stderr.write(f"ggufrun: {one_line(line)}\n")
     sys.exit(status)
+
+
+def one_line(text: str) -> str:
+    """A message on one line, whatever it quotes. One of several lines has blanks around their ends; a newline alone is
+    part of a file's name.
+    """
+    return shown(re.sub(r"\s*\n\s+|\s+\n\s*", " ", text.strip()))
 
 
 def explain(error: OSError) -> str:

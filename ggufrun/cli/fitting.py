@@ -180,7 +180,7 @@ def _print(
     from rich.table import Table
 
     title = f"{source.name}: what fits into {limit.asked} ({size_text(most)}) with {own.context} tokens of context"
-    console.err().print(title, markup=False)
+    console.err().print(console.literal(title))
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("type", no_wrap=True)
     for name in ("file", "bits", "in memory"):

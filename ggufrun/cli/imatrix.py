@@ -109,7 +109,7 @@ def imatrix(
 
 
 def _report(target: Path, result: Imatrix) -> None:
-    console.out().print(str(target), markup=False)
+    console.print_path(target)
     console.note(f"  {len(result.entries)} matrices, {result.chunk_count} chunks of {result.chunk_size} tokens")
     idle = {name: int((entry.counts == 0).sum()) for name, entry in result.entries.items()}
     experts = sum(len(result.entries[name].counts) for name, count in idle.items() if count)

@@ -141,7 +141,6 @@ def _overview(
     found: Description, context: int, receipt: str | None, prompt_format: dict[str, str] | None, holds: str | None
 ) -> Table:
     from rich.table import Table
-    from rich.text import Text
 
     heads = f"{found.heads}" + (f" ({found.kv_heads} for keys and values)" if found.kv_heads != found.heads else "")
     vocabulary, template = found.vocabulary, found.template
@@ -173,8 +172,7 @@ def _overview(
     table.add_column(overflow="fold")
     for name, value in rows:
         if value is not None:
-            # file contents: shown as they are, never read as markup
-            table.add_row(name, Text(value))
+            table.add_row(name, console.literal(value))
     return table
 
 
@@ -206,12 +204,11 @@ def _types(found: Description) -> Table:
 
 
 def _tensors(header: Header) -> Table:
-    from rich.text import Text
 
     table = _table(("tensor", False), ("shape", True), ("type", False), ("size", True))
     for info in header.tensors:
         shape = " x ".join(map(str, info.shape))
-        table.add_row(Text(info.name), shape, info.type.name, size_text(info.n_bytes))
+        table.add_row(console.literal(info.name), shape, info.type.name, size_text(info.n_bytes))
     return table
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggufrun.cli import console, tables
-from ggufrun.cli.failing import explain
+from ggufrun.cli.failing import explain, one_line
 from ggufrun.cli.units import size_text
 from ggufrun.errors import GgufrunError, UsageError
 
@@ -117,8 +117,8 @@ def run_all(
             targets = job(source, f"{number}/{len(sources)} {source.name}")
             outcomes.append(Outcome(name, time.perf_counter() - start, targets))
         except (GgufrunError, OSError, MemoryError) as error:
-            text = " ".join(_text(error).split())
-            sys.stderr.write(f"ggufrun: {name}: {text}\n")
+            text = one_line(_text(error))
+            sys.stderr.write(f"ggufrun: {console.shown(name)}: {text}\n")
             if as_json:
                 console.print_json_line({"input": name, "error": text})
             outcomes.append(Outcome(name, time.perf_counter() - start, error=text))
@@ -135,7 +135,6 @@ def print_outcomes(outcomes: Sequence[Outcome], dry_run: bool) -> None:
     """A table of what came of each input, and a line that counts."""
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     names = [Path(one.name).name for one in outcomes]
     if len(set(names)) < len(names):
@@ -149,15 +148,15 @@ def print_outcomes(outcomes: Sequence[Outcome], dry_run: bool) -> None:
     for name, one in zip(names, outcomes, strict=True):
         if one.error:
             # what to do about it has been said
-            table.add_row(Text(name), "", "", "", "", Text(one.error.partition(";")[0], "red"))
+            table.add_row(console.literal(name), "", "", "", "", console.literal(one.error.partition(";")[0], "red"))
         for number, target in enumerate(one.targets):
             table.add_row(
-                Text(name if number == 0 else ""),
+                console.literal(name if number == 0 else ""),
                 target["type"],
                 size_text(target["bytes"]),
                 f"{target['bits_per_weight']:.2f}",
                 f"{one.seconds:.1f}" if number == 0 and not dry_run else "",
-                Text(target["path"]),
+                console.literal(target["path"]),
             )
     tables.show(table, console.err())
     failed = sum(bool(one.error) for one in outcomes)

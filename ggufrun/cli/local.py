@@ -145,7 +145,6 @@ def _table(rows: list[dict[str, Any]]) -> Any:
 def _made(rows: list[dict[str, Any]], without: tuple[str, ...]) -> Any:
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD)
     columns = ["name", "type", "size", "architecture", "parameters", "modified"]
@@ -158,13 +157,13 @@ def _made(rows: list[dict[str, Any]], without: tuple[str, ...]) -> Any:
     for row in rows:
         parameters = row["parameters"]
         cells = {
-            "name": Text(row["name"]),
-            "type": row["type"] or "?",
+            "name": console.literal(row["name"]),
+            "type": console.literal(row["type"] or "?"),
             "size": size_text(row["bytes"]),
-            "architecture": Text(row["architecture"] or "?"),
+            "architecture": console.literal(row["architecture"] or "?"),
             "parameters": f"{parameters:,}" if parameters is not None else "?",
             "modified": row["modified"][:16].replace("T", " "),
-            "problem": Text(row["problem"] or "", style="red"),
+            "problem": console.literal(row["problem"] or "", "red"),
         }
         table.add_row(*(cells[name] for name in shown))
     return table

@@ -77,7 +77,7 @@ def pull(
             }
         )
         return
-    console.out().print(str(model), markup=False)
+    console.print_path(model)
     kind = f"{chosen[0].kind or 'GGUF'}, " if chosen else "checkpoint, "
     there = "all there already" if not found.received else f"{found.received} received, digests right"
     files = f"{len(paths)} file{'s' if len(paths) > 1 else ''}"

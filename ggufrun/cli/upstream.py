@@ -57,4 +57,4 @@ def convert(
     if how.as_json and made:
         console.print_json([{"path": str(path), "bytes": path.stat().st_size} for path in made])
     for path in () if how.as_json else made:
-        console.out().print(str(path), markup=False)
+        console.print_path(path)

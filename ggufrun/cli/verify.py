@@ -232,7 +232,6 @@ def _complete(path: Path, verdict: Verdict, base: Path, verdicts: dict[Path, Ver
 def _print(found: list[Verdict]) -> None:
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     styles = {"ok": "green", "bad": "bold red", "missing": "bold red", "unknown": "yellow"}
     table = Table(box=box.SIMPLE_HEAD)
@@ -240,7 +239,11 @@ def _print(found: list[Verdict]) -> None:
         table.add_column(name, overflow="fold")
     for verdict in found:
         words = "; ".join([*verdict.problems, *verdict.checks]) or "nothing to check it against"
-        table.add_row(Text(verdict.status, style=styles[verdict.status]), Text(verdict.name), Text(words))
+        table.add_row(
+            console.literal(verdict.status, styles[verdict.status]),
+            console.literal(verdict.name),
+            console.literal(words),
+        )
     tables.show(table, console.out())
 
 

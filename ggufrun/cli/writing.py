@@ -87,7 +87,7 @@ def carry_out(
         for target in plan.targets:
             if target not in left.targets:
                 if not how.as_json:
-                    console.out().print(str(target.path), markup=False)
+                    console.print_path(target.path)
                 console.note(f"  {target.path.name} is done already")
         if not left.targets:
             return [_summary(target) | {"seconds": 0.0} for target in plan.targets]
@@ -141,7 +141,7 @@ def _summary(target: Target) -> dict[str, Any]:
 def _print_results(plan: Plan, seconds: float) -> None:
     for target in plan.targets:
         # the path is what a script wants; the rest is talk
-        console.out().print(str(target.path), markup=False)
+        console.print_path(target.path)
         if not target.tensors:
             console.note(f"  metadata and vocabulary, no tensors: {size_text(target.size)}")
             return
@@ -170,11 +170,16 @@ def _print_plan(plan: Plan) -> None:
         for placed in target.tensors:
             shape = " x ".join(map(str, placed.tensor.shape))
             kind = ggml.block_type(placed.kind).name
-            table.add_row(placed.name, shape, placed.tensor.dtype.lower(), kind.lower(), size_text(placed.n_bytes))
+            table.add_row(
+                console.literal(placed.name),
+                shape,
+                placed.tensor.dtype.lower(),
+                kind.lower(),
+                size_text(placed.n_bytes),
+            )
         tables.show(table, console.out())
-        console.out().print(
-            f"{target.path}: {size_text(target.size)}, {target.bits_per_weight:.2f} bits a weight; nothing was written",
-            markup=False,
+        console.say(
+            f"{target.path}: {size_text(target.size)}, {target.bits_per_weight:.2f} bits a weight; nothing was written"
         )
 
 

@@ -89,6 +89,12 @@ def cache_folder() -> Path:
     return Path(hub().constants.HF_HUB_CACHE)
 
 
+def removing(repo: str) -> str:
+    """The client's command that removes a model from its cache."""
+    newer = int(str(hub().__version__).partition(".")[0]) >= 1
+    return f"hf cache rm model/{repo}" if newer else "huggingface-cache delete-cache"
+
+
 def listing(repo: str, revision: str | None) -> Listing:
     """The files of a repository; NotFoundError and others with what to do."""
     asked = revision or str(hub().constants.DEFAULT_REVISION)

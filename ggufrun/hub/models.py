@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,20 +134,42 @@ def resolve_model(name: str, gguf_only: bool = False) -> Path:
     folder = models_folder()
     found = scan(folder) if folder.is_dir() else []
     models = [model for model in found if model.is_gguf or not gguf_only]
-    # the most exact reading that finds something
-    for test in (_is_called, _is_pulled_from):
-        matching = [model for model in models if test(model, name)]
-        if len(matching) == 1:
-            return matching[0].path
-        if matching:
-            names = ", ".join(model.name for model in matching[:8])
-            raise UsageError(f"{name} may be {len(matching)} models: {names}", "write more of the name")
+    model = named(name, models)
+    if model is not None:
+        return model.path
     unconverted = next((model.path for model in found if gguf_only and _is_called(model, name)), None)
     if unconverted is not None:
         raise NotFoundError(f"{unconverted} is a checkpoint, no GGUF", f"convert it: ggufrun convert {unconverted}")
-    near = difflib.get_close_matches(name.lower(), [model.name.lower() for model in models], n=2, cutoff=0.6)
-    hint = f"did you mean {' or '.join(near)}?" if near else "check the path; `ggufrun list` shows what is here"
-    raise NotFoundError(f"no such file, and no model in {folder}: {name}", hint)
+    raise NotFoundError(f"no such file, and no model in {folder}: {name}", near(name, models))
+
+
+def named(name: str, models: Sequence[LocalModel]) -> LocalModel | None:
+    """The one of ``models`` that ``name`` means, in its most exact reading that finds any; UsageError for several."""
+    if not name.strip("./"):
+        return None
+    for test in (_has_file, _is_called, _is_pulled_from):
+        matching = [model for model in models if test(model, name)]
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
+            unique = len({model.name for model in matching}) == len(matching)
+            names = ", ".join(model.name if unique else str(model.path) for model in matching[:8])
+            raise UsageError(f"{name} may be {len(matching)} models: {names}", "write more of the name")
+    return None
+
+
+def near(name: str, models: Sequence[LocalModel]) -> str:
+    """What to do about a name that no model has."""
+    close = difflib.get_close_matches(name.lower(), [model.name.lower() for model in models], n=2, cutoff=0.6)
+    return f"did you mean {' or '.join(close)}?" if close else "check the path; `ggufrun list` shows what is here"
+
+
+def _has_file(model: LocalModel, name: str) -> bool:
+    """Whether it has a shard of this name: a model may lie there in two numbers of shards."""
+    asked = name.lower().removesuffix(".gguf")
+    return SPLIT.search(asked) is not None and any(
+        f"/{path.as_posix().lower()}".endswith(f"/{asked}.gguf") for path in model.files
+    )
 
 
 def _is_called(model: LocalModel, name: str) -> bool:

@@ -1,0 +1,244 @@
+"""Removing local models: all that belongs to one goes, what only lies beside it or behind a link stays."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ggufrun.convert.writer import TargetFile
+from ggufrun.errors import GgufrunError, NotFoundError, TargetError, UsageError
+from ggufrun.hub import inuse, removal
+from ggufrun.hub.digests import METADATA
+from tests.checkpoints import write_llama
+
+NOTES = METADATA.as_posix()
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A models folder and a place outside of it; no program has files of these names open."""
+    folder = tmp_path / "models"
+    monkeypatch.setenv("GGUFRUN_MODELS", str(folder))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "models/plain-Q4_K_M.gguf",
+        "models/org/two/two-Q8_0-00001-of-00002.gguf",
+        "models/org/two/two-Q8_0-00002-of-00002.gguf",
+        "models/org/two/two-Q8_0-00001-of-00003.gguf",
+        "models/org/two/two-Q4_0.gguf",
+        f"models/org/two/{NOTES}/two-Q4_0.gguf.metadata",
+        f"models/org/two/{NOTES}/two-Q4_0.gguf.{'a' * 16}.lock",
+        f"models/org/two/{NOTES}/two-Q4_0.gguf.sha256.metadata",
+        f"models/org/two/{NOTES}/two-Q8_0-00003-of-00003.gguf.{'b' * 16}.incomplete",
+        f"models/org/sub/{NOTES}/Q2_K/sub-Q2_K.gguf.metadata",
+        "models/org/sub/.cache/huggingface/.gitignore",
+        "models/org/sub/Q2_K/sub-Q2_K.gguf",
+        "outside/x-00001-of-00002.gguf",
+        "outside/x-00002-of-00002.gguf",
+        "outside/y.gguf",
+        "outside/notes.txt",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"12345")
+    write_llama(folder / "work" / "checkpoint", shards=2)
+    return folder
+
+
+def everything(folder: Path) -> set[str]:
+    """Every file, folder and link below."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+def remove(name: str) -> removal.Removal:
+    found = removal.find(name)
+    removal.check_free(found)
+    removal.carry_out(found)
+    return found
+
+
+def test_shards_go_together_and_others_stay(models: Path) -> None:
+    before = everything(models)
+    with pytest.raises(UsageError, match=r"two-Q8_0-00001-of-00002.gguf, .*two-Q8_0-00001-of-00003.gguf; write more"):
+        removal.find("two-Q8_0")
+    found = removal.find("two-Q8_0-00001-of-00002")
+    assert found.size == 10 and len(found.files) == 2
+    removal.carry_out(found)
+    assert before - everything(models) == {f"org/two/two-Q8_0-0000{n}-of-00002.gguf" for n in (1, 2)}
+    # and of the one that is not whole the rest of what was fetched
+    before = everything(models)
+    remove("two-Q8_0")
+    part = f"org/two/{NOTES}/two-Q8_0-00003-of-00003.gguf.{'b' * 16}.incomplete"
+    assert before - everything(models) == {"org/two/two-Q8_0-00001-of-00003.gguf", part}
+
+
+def test_notes_go_with_their_file_and_empty_folders(models: Path) -> None:
+    before = everything(models)
+    remove("org/two:q4_0")
+    gone = {f"org/two/{NOTES}/two-Q4_0.gguf.metadata", f"org/two/{NOTES}/two-Q4_0.gguf.{'a' * 16}.lock"}
+    assert before - everything(models) == {"org/two/two-Q4_0.gguf", *gone}
+    remove("sub-Q2_K")
+    assert not (models / "org" / "sub").exists() and (models / "org").is_dir()
+    remove("plain-q4_k_m.gguf")
+    assert models.is_dir()
+
+
+def test_a_checkpoint_goes_but_for_the_models_in_it(models: Path, tmp_path: Path) -> None:
+    folder = models / "work" / "checkpoint"
+    (folder / "checkpoint-F16.gguf").write_bytes(b"12345")
+    (folder / ".hidden.gguf").write_bytes(b"12345")
+    (folder / "code").mkdir()
+    (folder / "code" / "model.py").touch()
+    (folder / "link").symlink_to(tmp_path / "outside")
+    write_llama(folder / "adapted")
+    inner = everything(folder / "adapted")
+    found = remove("work/checkpoint")
+    assert found.stays == (
+        "work/checkpoint/adapted",
+        "work/checkpoint/checkpoint-F16",
+        "work/checkpoint/link/x",
+        "work/checkpoint/link/y",
+    )
+    assert everything(folder) == {"checkpoint-F16.gguf", ".hidden.gguf", "link", "adapted"} | {
+        f"adapted/{name}" for name in inner
+    }
+    assert len(everything(tmp_path / "outside")) == 4
+    (folder / "link").unlink()
+    (folder / ".hidden.gguf").unlink()
+    remove("checkpoint-F16")
+    remove("adapted")
+    assert not (models / "work").exists()
+
+
+def test_a_checkpoint_that_is_the_models_folder_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "poet"
+    write_llama(folder)
+    (folder / "mine").mkdir()
+    (folder / "mine" / "text.txt").touch()
+    monkeypatch.setenv("GGUFRUN_MODELS", str(folder))
+    remove("poet")
+    assert everything(folder) == {"mine", "mine/text.txt"}
+
+
+def test_links_go_and_what_they_lead_to_stays(models: Path, tmp_path: Path) -> None:
+    outside = everything(tmp_path / "outside")
+    (models / "y.gguf").symlink_to(tmp_path / "outside" / "y.gguf")
+    write_llama(tmp_path / "far")
+    far = everything(tmp_path / "far")
+    (models / "near").symlink_to(tmp_path / "far")
+    (models / "lost.gguf").symlink_to(tmp_path / "nowhere.gguf")
+    for name in ("y", "near", "lost", str(models / "plain-Q4_K_M.gguf")):
+        found = removal.find(name)
+        assert found.size == (5 if "plain" in name else 0)
+        removal.carry_out(found)
+        assert not os.path.lexists(found.path), name
+    assert everything(tmp_path / "outside") == outside and everything(tmp_path / "far") == far
+
+
+def test_nothing_outside_but_a_gguf_by_its_path(models: Path, tmp_path: Path) -> None:
+    (models / "link").symlink_to(tmp_path / "outside")
+    before = everything(tmp_path)
+    write_llama(tmp_path / "checkpoint")
+    for name, words in (
+        ("link/y", "behind a link, outside of .*remove it there: .*outside/y.gguf"),
+        ("outside", "is no model of .*only a GGUF is removed by its path"),
+        ("outside/notes.txt", "no GGUF file"),
+        (".", "no GGUF file"),
+        ("models", "no GGUF file"),
+        ("checkpoint", "is here, and a model of .* too; write .*models/work/checkpoint"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            removal.find(name)
+    for name in ("nothing", "../outside/y", "a\0b"):
+        with pytest.raises(NotFoundError):
+            removal.find(name)
+    assert before <= everything(tmp_path)
+    remove("outside/x-00002-of-00002.gguf")
+    remove("models/link/y.gguf")
+    assert everything(tmp_path / "outside") == {"notes.txt"}
+    remove("models/work/checkpoint/")
+    assert not (models / "work").exists() and (tmp_path / "checkpoint").is_dir()
+
+
+def test_a_file_of_several_names_frees_nothing(models: Path) -> None:
+    (models / "again.gguf").hardlink_to(models / "plain-Q4_K_M.gguf")
+    assert removal.find("again").size == 0
+    remove("again")
+    assert removal.find("plain-Q4_K_M").size == 5
+
+
+@contextmanager
+def another_process(script: str, *arguments: Path) -> Iterator[None]:
+    """A process that runs a few lines, says so, and then waits."""
+    command = [sys.executable, "-c", f"{script}\nprint(flush=True)\ninput()", *map(str, arguments)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.communicate(b"\n")
+
+
+@pytest.mark.skipif(not (inuse.PROCESSES / "self" / "maps").exists(), reason="what is open is known on Linux only")
+@pytest.mark.parametrize(
+    "script",
+    [
+        "import sys; file = open(sys.argv[1], 'rb')",
+        # as the engine has it: mapped, and the file closed
+        "import mmap, os, sys; fd = os.open(sys.argv[1], 0); m = mmap.mmap(fd, 0, prot=1); os.close(fd)",
+    ],
+    ids=["open", "mapped"],
+)
+@pytest.mark.parametrize("name", ["静夜思 1.gguf", "a\nb.gguf"])
+def test_what_is_open_is_left(models: Path, script: str, name: str) -> None:
+    path = models / name
+    path.write_bytes(b"12345" * mmap.PAGESIZE)
+    words = r"is open in process \d+ \(python.*end that first"
+    with another_process(script, path), pytest.raises(TargetError, match=words):
+        removal.check_free(removal.find(str(path)))
+    removal.check_free(removal.find(str(path)))
+
+
+def test_what_is_written_or_fetched_is_left(models: Path) -> None:
+    target = TargetFile(models / "plain-Q4_K_M.gguf", 100, force=True)
+    with pytest.raises(TargetError, match="another job is writing"):
+        removal.check_free(removal.find("plain-Q4_K_M"))
+    target.abort(keep=True)
+    # what a killed job left is locked by nobody
+    removal.check_free(removal.find("plain-Q4_K_M"))
+    (lock,) = (models / "org" / "two" / METADATA).glob("*.lock")
+    with lock.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(TargetError, match="is being fetched"):
+            removal.check_free(removal.find("two-Q4_0"))
+    removal.check_free(removal.find("two-Q4_0"))
+
+
+def test_a_folder_that_is_not_ours(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # root, who may be running this, can write everywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(GgufrunError, match=r"cannot remove .*permissions"):
+        removal.check_free(removal.find("plain-Q4_K_M"))
+
+
+def test_what_the_cache_has(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ggufrun.hub import client
+
+    monkeypatch.setattr(client, "cache_folder", lambda: tmp_path / "hub")
+    found = removal.find("two-Q4_0")
+    assert removal.cached(found) is None
+    blobs = tmp_path / "hub" / "models--org--two" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "abc").write_bytes(b"1234567")
+    assert removal.cached(found) == ("org/two", 7)
+    assert removal.cached(removal.find("plain-Q4_K_M")) is None
