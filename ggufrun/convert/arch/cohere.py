@@ -13,6 +13,7 @@ import gguf
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch.family import Family, head_if_null, heads_if_null
 from ggufrun.convert.arch.hyper import base_metadata
+from ggufrun.convert.arch.layertypes import interleaved
 from ggufrun.convert.arch.layout import ATTENTION, GATED, decoder_sizes, n_layers
 from ggufrun.convert.arch.rope import PLAIN, standard
 from ggufrun.convert.config import Config
@@ -74,10 +75,9 @@ def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
 def usual_layers(config: Config) -> list[str]:
     """Every so many layers attend to everything."""
     every = config.integer("sliding_window_pattern") if config.has("sliding_window_pattern") else 4
-    return [KINDS[(layer + 1) % every == 0] for layer in range(n_layers(config))]
+    return interleaved(config, every)
 
 
-KINDS = ("sliding_attention", "full_attention")
 COHERE2 = {
     **DEFAULTS,
     "rotary_pct": 1.0,
@@ -98,7 +98,7 @@ def check_cohere2(config: Config) -> None:
     sizes = decoder_sizes(config)
     if sizes["queries"] != sizes["width"]:
         raise UnsupportedError(f"{config.path} has heads of another size than width / heads", "llama.cpp knows none")
-    if config.values["layer_types"] != [KINDS[(layer + 1) % 4 == 0] for layer in range(n_layers(config))]:
+    if config.values["layer_types"] != interleaved(config, 4):
         raise UnsupportedError(
             f"{config.path} has its sliding window in other layers than three of four", "llama.cpp knows no such model"
         )

@@ -12,6 +12,7 @@ import gguf
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch.family import Family, heads_if_null
 from ggufrun.convert.arch.hyper import base_metadata
+from ggufrun.convert.arch.layertypes import interleaved, window_metadata
 from ggufrun.convert.arch.layout import ATTENTION, GATED, decoder_sizes, n_layers
 from ggufrun.convert.arch.qwen import HEAD_NORMS
 from ggufrun.convert.arch.rope import SCALED, llama3_frequencies, standard
@@ -22,13 +23,10 @@ from ggufrun.errors import UnsupportedError
 LARGE = 64
 """Layers of the model with a sliding window."""
 
-KINDS = ("sliding_attention", "full_attention")
-
 
 def usual_layers(config: Config) -> list[str]:
     """Every fourth layer attends to everything, or all where there is no window."""
-    slides = config.has("sliding_window")
-    return [KINDS[not slides or (layer + 1) % 4 == 0] for layer in range(n_layers(config))]
+    return interleaved(config, 4 if config.has("sliding_window") else 1)
 
 
 DEFAULTS = {
@@ -71,8 +69,7 @@ def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     base_metadata(config, writer)
     writer.add_vocab_size(config.integer("vocab_size"))
     if config.has("sliding_window"):
-        writer.add_sliding_window(config.integer("sliding_window"))
-        writer.add_sliding_window_pattern([kind == KINDS[0] for kind in config.values["layer_types"]])
+        window_metadata(config, writer)
 
 
 def extra(config: Config) -> list[Tensor]:

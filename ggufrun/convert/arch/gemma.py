@@ -15,6 +15,7 @@ import gguf
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch.family import Family
 from ggufrun.convert.arch.hyper import base_metadata, file_type
+from ggufrun.convert.arch.layertypes import interleaved
 from ggufrun.convert.arch.layout import DECODER, decoder_sizes, n_layers
 from ggufrun.convert.arch.rope import PLAIN, SCALED, base_if_unusual, of_two_bases, rope, standard
 from ggufrun.convert.config import Config
@@ -96,11 +97,8 @@ def check_window(config: Config, kind: str) -> None:
             "there is no place for it in a GGUF",
         )
     every = WINDOW_EVERY[kind]
-    pattern = ["full_attention" if (layer + 1) % every == 0 else "sliding_attention" for layer in range(layers)]
-    if config.values.get("layer_types") not in (None, pattern) or config.values.get("sliding_window_pattern") not in (
-        None,
-        every,
-    ):
+    usual = {"layer_types": interleaved(config, every), "sliding_window_pattern": every}
+    if any(config.values.get(key) not in (None, value) for key, value in usual.items()):
         raise UnsupportedError(
             f"{config.path} has its sliding window in other layers than llama.cpp assumes",
             f"known is full attention every {every} layers",

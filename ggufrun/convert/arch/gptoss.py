@@ -13,7 +13,8 @@ import gguf
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch.family import Family
 from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.layout import Sizes, decoder_sizes, n_layers
+from ggufrun.convert.arch.layertypes import interleaved
+from ggufrun.convert.arch.layout import Sizes, decoder_sizes
 from ggufrun.convert.arch.rope import standard
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import every_other_value, renamed, row_numbers, take_rows, transposed
@@ -64,8 +65,7 @@ def check(config: Config) -> None:
     config.require("attention_bias", (True,))
     config.require("swiglu_alpha", (1.702,))
     config.require("swiglu_limit", (7.0,))
-    kinds = ("sliding_attention", "full_attention")
-    if config.values.get("layer_types") not in (None, [kinds[layer % 2] for layer in range(n_layers(config))]):
+    if config.values.get("layer_types") not in (None, interleaved(config, 2)):
         raise UnsupportedError(
             f"{config.path} has its sliding window in other layers than every second",
             "llama.cpp knows no such model",

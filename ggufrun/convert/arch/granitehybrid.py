@@ -15,13 +15,14 @@ import gguf
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch import granite, llama
 from ggufrun.convert.arch.family import Family
-from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, GATED, NORMS, SHARED_EXPERT, Sizes, n_layers
+from ggufrun.convert.arch.layertypes import layer_types
+from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, GATED, NORMS, SHARED_EXPERT, Sizes
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import minus_exp, renamed, reshaped, split_rows, squeezed
 from ggufrun.convert.vocab import bpe_vocabulary
 from ggufrun.errors import FormatError, UnsupportedError
 
-KINDS = ("mamba", "attention")
+MAMBA_LAYER, ATTENTION_LAYER = "mamba", "attention"
 
 DEFAULTS = {
     **granite.MOE,
@@ -59,14 +60,11 @@ def heads(config: Config) -> int:
 
 def kinds(config: Config) -> list[str]:
     """What every layer is."""
-    found = config.values.get("layer_types")
-    if not isinstance(found, list) or len(found) != n_layers(config) or any(kind not in KINDS for kind in found):
-        raise FormatError(f"{config.path} has layer_types that do not describe its layers", "correct the file")
-    return found
+    return layer_types(config, (MAMBA_LAYER, ATTENTION_LAYER))
 
 
 def has_mamba(config: Config) -> bool:
-    return KINDS[0] in kinds(config)
+    return MAMBA_LAYER in kinds(config)
 
 
 def n_experts(config: Config) -> int:
@@ -117,7 +115,7 @@ def sizes(config: Config) -> Sizes:
 
 
 def layer(config: Config, number: int) -> str:
-    table = NORMS + (MAMBA if kinds(config)[number] == KINDS[0] else ATTENTION)
+    table = NORMS + (MAMBA if kinds(config)[number] == MAMBA_LAYER else ATTENTION)
     if not n_experts(config):
         return table + GATED
     return table + EXPERTS + (SHARED_EXPERT if granite.shared_size(config) else "")
@@ -131,7 +129,7 @@ def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     writer.add_ssm_group_count(found["groups"])
     writer.add_ssm_inner_size(found["mamba_inner"])
     writer.add_ssm_time_step_rank(found["mamba_heads"])
-    writer.add_head_count_kv([found["kv_heads"] if kind == KINDS[1] else 0 for kind in kinds(config)])
+    writer.add_head_count_kv([found["kv_heads"] if kind == ATTENTION_LAYER else 0 for kind in kinds(config)])
     writer.add_rope_scaling_finetuned(not has_mamba(config))
     if has_mamba(config):
         writer.add_context_length(CONTEXT)

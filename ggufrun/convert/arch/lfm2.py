@@ -14,22 +14,24 @@ import gguf
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch.family import Family, Stack
 from ggufrun.convert.arch.hyper import base_metadata
+from ggufrun.convert.arch.layertypes import FULL, layer_types
 from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, GATED, NORMS, Sizes, decoder_sizes, n_layers
 from ggufrun.convert.arch.qwen import HEAD_NORMS
 from ggufrun.convert.arch.rope import standard
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import renamed, squeezed
 from ggufrun.convert.vocab import bpe_vocabulary
-from ggufrun.errors import FormatError, UnsupportedError
+from ggufrun.errors import UnsupportedError
 
-KINDS = ("conv", "full_attention")
+CONV = "conv"
+"""What layers are that do not attend."""
 
 
 def usual_layers(config: Config) -> list[str]:
     """Those that ``full_attn_idxs`` counts attend to the text, or all."""
     chosen = config.values.get("full_attn_idxs")
     layers = range(n_layers(config))
-    return [KINDS[not isinstance(chosen, list) or layer in chosen] for layer in layers]
+    return [FULL if not isinstance(chosen, list) or layer in chosen else CONV for layer in layers]
 
 
 DEFAULTS = {
@@ -85,9 +87,7 @@ def check(config: Config) -> None:
     found = sizes(config)
     if found["queries"] != found["width"]:
         raise UnsupportedError(f"{config.path} has heads of another size than width / heads", "llama.cpp knows none")
-    kinds = config.values["layer_types"]
-    if not isinstance(kinds, list) or len(kinds) != n_layers(config) or any(kind not in KINDS for kind in kinds):
-        raise FormatError(f"{config.path} has layer_types that do not describe its layers", "correct the file")
+    layer_types(config, (CONV, FULL))
 
 
 def check_moe(config: Config) -> None:
@@ -125,7 +125,7 @@ def moe_sizes(config: Config) -> Sizes:
 
 
 def _attends(config: Config, number: int) -> bool:
-    return bool(config.values["layer_types"][number] == KINDS[1])
+    return bool(config.values["layer_types"][number] == FULL)
 
 
 def layer(config: Config, number: int) -> str:

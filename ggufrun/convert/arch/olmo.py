@@ -11,12 +11,13 @@ import gguf
 from ggufrun.convert.arch import qwen
 from ggufrun.convert.arch.family import Family, heads_if_null
 from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, GATED, Sizes, decoder_sizes, n_layers
+from ggufrun.convert.arch.layertypes import WINDOW, interleaved, layer_types, window_metadata
+from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, GATED, Sizes, decoder_sizes
 from ggufrun.convert.arch.layout import NORMS as PRE_NORMS
 from ggufrun.convert.arch.rope import of_two_bases, standard
 from ggufrun.convert.config import Config
 from ggufrun.convert.vocab import bpe_vocabulary
-from ggufrun.errors import FormatError, UnsupportedError
+from ggufrun.errors import UnsupportedError
 
 DEFAULTS = {
     "vocab_size": 50304,
@@ -49,20 +50,16 @@ def check(config: Config) -> None:
 
 def usual_layers(config: Config) -> list[str]:
     """Every fourth layer attends to everything."""
-    return [KINDS[(layer + 1) % 4 == 0] for layer in range(n_layers(config))]
+    return interleaved(config, 4)
 
 
-KINDS = ("sliding_attention", "full_attention")
 OLMO3 = {**DEFAULTS, "sliding_window": 4096, "layer_types": usual_layers}
 
 
 def check_olmo3(config: Config) -> None:
     config.require("hidden_act", ("silu",))
     config.require("attention_bias", (False,))
-    kinds = config.values["layer_types"]
-    if not isinstance(kinds, list) or len(kinds) != n_layers(config) or any(kind not in KINDS for kind in kinds):
-        raise FormatError(f"{config.path} has layer_types that do not describe its layers", "correct the file")
-    if KINDS[0] not in kinds:
+    if WINDOW not in layer_types(config):
         # llama.cpp would abort: it takes a window for one that some layer has
         raise UnsupportedError(
             f"{config.path} has a sliding window in no layer", "remove sliding_window: OLMo 2 has none"
@@ -71,8 +68,7 @@ def check_olmo3(config: Config) -> None:
 
 def olmo3_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     base_metadata(config, writer)
-    writer.add_sliding_window(config.integer("sliding_window"))
-    writer.add_sliding_window_pattern([kind == KINDS[0] for kind in config.values["layer_types"]])
+    window_metadata(config, writer)
 
 
 OLMOE = {

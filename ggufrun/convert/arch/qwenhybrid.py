@@ -23,6 +23,7 @@ from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch import qwen
 from ggufrun.convert.arch.family import Family
 from ggufrun.convert.arch.hyper import base_metadata
+from ggufrun.convert.arch.layertypes import FULL, interleaved, layer_types
 from ggufrun.convert.arch.layout import (
     AHEAD,
     ATTENTION,
@@ -45,10 +46,10 @@ from ggufrun.errors import FormatError, UnsupportedError
 def usual_layers(config: Config) -> list[str]:
     """Every fourth layer, or what ``full_attention_interval`` says, is one of full attention."""
     interval = config.integer("full_attention_interval") if config.has("full_attention_interval") else 4
-    return [KINDS[(layer + 1) % interval == 0] for layer in range(n_layers(config))]
+    return interleaved(config, interval, LINEAR_ATTENTION)
 
 
-KINDS = ("linear_attention", "full_attention")
+LINEAR_ATTENTION = "linear_attention"
 
 HYBRID = {
     "num_key_value_heads": 2,
@@ -142,9 +143,7 @@ def check(config: Config) -> None:
             f"of {found['value']}",
             "llama.cpp wants one size, and as many values as keys or a multiple",
         )
-    kinds = config.values.get("layer_types")
-    if not isinstance(kinds, list) or len(kinds) != n_layers(config) or any(kind not in KINDS for kind in kinds):
-        raise FormatError(f"{config.path} has layer_types that do not describe its layers", "correct the file")
+    layer_types(config, (LINEAR_ATTENTION, FULL))
 
 
 def check_sections(config: Config) -> None:
@@ -193,7 +192,7 @@ def _attention(config: Config, number: int, rates: str) -> str:
 
 def is_full(config: Config, number: int) -> bool:
     kinds = config.values.get("layer_types")
-    return isinstance(kinds, list) and kinds[number : number + 1] == [KINDS[1]]
+    return isinstance(kinds, list) and kinds[number : number + 1] == [FULL]
 
 
 def next_layer(config: Config, number: int) -> str:
