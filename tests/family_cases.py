@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests import (
     family_cases_hybrid,
+    family_cases_latent,
     family_cases_llama,
     family_cases_more,
     family_cases_recent,
@@ -19,6 +20,7 @@ CASES: dict[str, Case] = {
         family_cases_recent,
         family_cases_hybrid,
         family_cases_world,
+        family_cases_latent,
     )
     for name, case in module.CASES.items()
 }

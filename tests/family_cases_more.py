@@ -109,6 +109,18 @@ def chinese_cases() -> dict[str, Case]:
         "model.norm.weight": (48,),
         "output.weight": (VOCABULARY, 48),
     }
+    internlm3 = config(
+        "InternLM3ForCausalLM",
+        "internlm3",
+        head_dim=16,
+        bias=False,
+        qkv_bias=False,
+        hidden_act="silu",
+        rms_norm_eps=1e-5,
+        rope_theta=50000000,
+        rope_scaling={"rope_type": "dynamic", "factor": 6.0},
+    )
+    biased = internlm3 | {"bias": True, "qkv_bias": True, "rope_scaling": {"type": "linear", "factor": 2.0}}
     minicpm = config(
         "MiniCPMForCausalLM",
         "minicpm",
@@ -139,6 +151,8 @@ def chinese_cases() -> dict[str, Case]:
             "F32",
             "f32",
         ),
+        "internlm3-8b": Case(internlm3, dense(internlm3)),
+        "internlm3-biases": Case(biased, dense(biased, bias="q k v o gate up down"), "F32", "f32"),
         "minicpm": Case(minicpm, dense(minicpm, tied=True)),
         "minicpm-longrope": Case(minicpm | {"rope_scaling": long}, dense(minicpm, tied=True)),
     }

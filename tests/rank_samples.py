@@ -32,6 +32,8 @@ TEXTS = (
     "    \n  x",
     "ﷺ ا ب",
     "한국어 テスト ไทย",
+    "HelloWorld iPhone的WiFi",
+    "人々〇㐀𠮷ー",
 )
 
 SPECIAL = ("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "<pad>")
@@ -70,11 +72,11 @@ def main() -> None:
     import tiktoken
     from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
-    from tests.vocabularies import LLAMA3, QWEN2, TEKKEN, rank_table
+    from tests.vocabularies import KIMI, LLAMA3, QWEN2, TEKKEN, rank_table
 
     ranks = lines(rank_table())
     found = {}
-    for name, rule in (("qwen", QWEN2), ("llama3", LLAMA3)):
+    for name, rule in (("qwen", QWEN2), ("llama3", LLAMA3), ("kimi", KIMI)):
         encoding = tiktoken.Encoding(name, pat_str=rule, mergeable_ranks=ranks, special_tokens={})
         found[name] = [encoding.encode_ordinary(text) for text in TEXTS]
     with tempfile.TemporaryDirectory() as folder:

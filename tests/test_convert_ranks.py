@@ -10,7 +10,7 @@ from typing import Any
 import gguf
 import pytest
 
-from ggufrun.convert import glmvocab, vocab
+from ggufrun.convert import glmvocab, kimivocab, vocab
 from ggufrun.convert.vocabulary import Original
 from ggufrun.errors import FormatError, UnsupportedError
 from tests.rank_samples import N_SPECIAL, TEXTS, tekken
@@ -19,6 +19,8 @@ from tests.vocabularies import PUBLISHED, SIZE, TEKKEN, rank_table, tokenizer_js
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden" / "ranks.json").read_text())
 
+N_TABLE = len(rank_table().splitlines())
+
 GLM = ("<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>", "<|assistant|>")
 GLM_SETTINGS = {
     "added_tokens_decoder": {
@@ -26,12 +28,25 @@ GLM_SETTINGS = {
         for number, text in enumerate(GLM, len(rank_table().splitlines()))
     }
 }
-N_TABLE = len(rank_table().splitlines())
 
 
 def glm_folder(folder: Path, settings: dict[str, Any] | None = None) -> Path:
     files = {"tokenizer.model": rank_table(), "tokenizer_config.json": settings or GLM_SETTINGS}
     return write_folder(folder, {}, files)
+
+
+KIMI_SETTINGS = {
+    "added_tokens_decoder": {
+        str(N_TABLE + number): {"content": text, "special": True}
+        for number, text in ((0, "[BOS]"), (1, "[EOS]"), (2, "<|im_end|>"), (3, "<|im_user|>"), (254, "[UNK]"))
+    },
+    "chat_template": "C",
+}
+
+
+def kimi_folder(folder: Path, settings: dict[str, Any] | None = None, **config: Any) -> Path:
+    files = {"tiktoken.model": rank_table(), "tokenizer_config.json": settings or KIMI_SETTINGS}
+    return write_folder(folder, {"bos_token_id": N_TABLE, "eos_token_id": N_TABLE + 2} | config, files)
 
 
 def tekken_folder(folder: Path, **changes: Any) -> Path:
@@ -46,6 +61,7 @@ MADE: dict[str, Callable[[Path], tuple[Any, Original]]] = {
         write_folder(path, {}, {"qwen.tiktoken": rank_table()}), vocab.qwen_vocabulary, vocab_size=SIZE + 220
     ),
     "llama3": lambda path: read(glm_folder(path), glmvocab.chatglm_vocabulary, padded_vocab_size=N_TABLE + 20),
+    "kimi": lambda path: read(kimi_folder(path), kimivocab.deepseek_vocabulary, vocab_size=N_TABLE + 256),
     "tekken": lambda path: read(tekken_folder(path)),
 }
 
@@ -71,6 +87,34 @@ def test_glm4_as_its_own_code_reads_it(tmp_path: Path) -> None:
     assert ids == {"eos": N_TABLE, "eot": N_TABLE + 7, "unknown": N_TABLE}
     proof = proof_of(folder, glmvocab.chatglm_vocabulary, padded_vocab_size=N_TABLE + 20)
     assert proof.name == "tokenizer.model" and not proof.loss and not proof.differing
+
+
+def test_kimi_as_its_own_code_reads_it(tmp_path: Path) -> None:
+    folder = kimi_folder(tmp_path / "m")
+    metadata, _ = read(folder, kimivocab.deepseek_vocabulary, vocab_size=N_TABLE + 300)
+    tokens, types = (text_of(metadata, f"tokenizer.ggml.{key}") for key in ("tokens", "token_type"))
+    named = {N_TABLE: "[BOS]", N_TABLE + 2: "<|im_end|>", N_TABLE + 254: "[UNK]"}
+    assert {number: tokens[number] for number in named} == named
+    assert tokens[N_TABLE + 255] == f"<|reserved_token_{N_TABLE + 255}|>"
+    assert tokens[N_TABLE + 256] == f"[PAD{N_TABLE + 256}]"
+    assert types[N_TABLE - 1 : N_TABLE + 1] == [gguf.TokenType.NORMAL, gguf.TokenType.CONTROL]
+    assert text_of(metadata, "tokenizer.ggml.pre") == "kimi-k2"
+    proof = proof_of(folder, kimivocab.deepseek_vocabulary, vocab_size=N_TABLE + 300)
+    # this vocabulary joins what Kimi's keeps apart, so llama.cpp's rough splitting shows more than it would there
+    assert proof.name == "tiktoken.model" and 0 < proof.differing < proof.strings / 4
+    assert proof.approximate == "combining marks and capitals within words"
+
+
+def test_kimi_with_a_tokenizer_json(tmp_path: Path) -> None:
+    files = {"tiktoken.model": rank_table(), "tokenizer.json": tokenizer_json(PUBLISHED["kimi-k2"])}
+    metadata, original = read(write_folder(tmp_path / "m", {}, files), kimivocab.deepseek_vocabulary)
+    assert original.name == "tokenizer.json" and text_of(metadata, "tokenizer.ggml.pre") == "kimi-k2"
+
+
+def test_a_special_token_of_kimi_in_the_middle_of_the_table(tmp_path: Path) -> None:
+    settings = {"added_tokens_decoder": {"17": {"content": "[BOS]", "special": True}}}
+    with pytest.raises(FormatError, match=r"\[BOS\].*does not follow"):
+        read(kimi_folder(tmp_path / "m", settings), kimivocab.deepseek_vocabulary, vocab_size=N_TABLE + 256)
 
 
 def test_mistrals_own_format(tmp_path: Path) -> None:

@@ -71,6 +71,17 @@ if table.exists():
     conversion.base.gguf.GGUFWriter.add_bos_token_id = lambda self, number: write(
         self, len(hy) + names.index(beginning) if number in (127958, 127959) else number
     )
+table = folder / "tiktoken.model"
+if table.exists():
+    import json, transformers
+    kimi = {base64.b64decode(a): int(b) for a, b in map(bytes.split, table.read_bytes().splitlines())}
+    named = json.loads((folder / "tokenizer_config.json").read_text())["added_tokens_decoder"]
+    numbers = range(len(kimi), len(kimi) + 256)
+    class Tokenizer:
+        special_tokens = {named.get(str(i), {}).get("content", f"<|reserved_token_{i}|>"): i for i in numbers}
+        class model:
+            _mergeable_ranks = kimi
+    transformers.AutoTokenizer.from_pretrained = lambda *args, **kwargs: Tokenizer()
 runpy.run_path(convert, run_name="__main__")
 """
 
@@ -269,6 +280,42 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         },
         "",
     ),
+    "internlm3": (
+        "InternLM3ForCausalLM",
+        {"vocab_size": 2060, "pad_token_id": 2},
+        {
+            "tokenizer_config.json": NAMED
+            | {
+                "add_prefix_space": False,
+                "add_bos_token": True,
+                "chat_template": "C",
+                "added_tokens_decoder": {
+                    "2": {"content": "</s>", "special": True},
+                    "2048": {"content": "<|im_end|>", "special": True},
+                    "2049": {"content": "<|plugin|>", "special": True},
+                },
+            },
+        },
+        "",
+    ),
+    "internlm3-base": ("InternLM3ForCausalLM", {"vocab_size": 2048}, {"tokenizer_config.json": NAMED}, ""),
+    "minicpm3": (
+        "MiniCPM3ForCausalLM",
+        {"vocab_size": 2060}
+        | {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8},
+        {
+            "tokenizer_config.json": NAMED
+            | {
+                "chat_template": "C",
+                "added_tokens_decoder": {
+                    "2048": {"content": "<|im_start|>", "special": True},
+                    "2049": {"content": "<|im_end|>", "special": True},
+                    "2050": {"content": "<|fim_prefix|>", "special": True},
+                },
+            },
+        },
+        "",
+    ),
     "glm-4.5": (
         "Glm4MoeForCausalLM",
         {"vocab_size": SIZE + 10, "pad_token_id": SIZE, "eos_token_id": [SIZE, SIZE + 8, SIZE + 9]},
@@ -281,6 +328,25 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         | {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "moe_intermediate_size": 8},
         GLM4,
         "glm4",
+    ),
+    "kimi-k2": (
+        "DeepseekV3ForCausalLM",
+        {"vocab_size": RANKS + 300, "bos_token_id": RANKS, "eos_token_id": RANKS + 2, "pad_token_id": RANKS + 255}
+        | {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "moe_intermediate_size": 8},
+        {
+            "tiktoken.model": rank_table(),
+            "tokenizer_config.json": {
+                "bos_token": "[BOS]",
+                "eos_token": "[EOS]",
+                "chat_template": "C",
+                "added_tokens_decoder": {
+                    str(RANKS + number): {"content": text, "special": True}
+                    for number, text in ((0, "[BOS]"), (1, "[EOS]"), (2, "<|im_end|>"), (255, "[PAD]"))
+                },
+            },
+            "generation_config.json": {"eos_token_id": RANKS + 2},
+        },
+        "kimi-k2",
     ),
     "hunyuan-dense": (
         "HunYuanDenseV1ForCausalLM",

@@ -49,6 +49,7 @@ GPT4O = (
     "\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 )
 TEKKEN = GPT4O.replace("(?i:'s|'t|'re|'ve|'m|'ll|'d)?", "").replace("{1,3}", "")
+KIMI = "[\\p{Han}]+|" + GPT4O.replace("\\p{M}]", "\\p{M}&&[^\\p{Han}]]").replace("[\\r\\n/]", "[\\r\\n]")
 DEEPSEEK3 = (
     "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
     " ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
@@ -62,6 +63,7 @@ PUBLISHED: dict[str, Json] = {
     "qwen35": steps(split(QWEN35), byte_level(False)),
     "gpt-4o": steps(split(GPT4O, "Removed", True), byte_level(False)),
     "tekken": steps(split(TEKKEN), byte_level(False)),
+    "kimi-k2": steps(split(KIMI), byte_level(False)),
     "deepseek-coder": steps(
         split("[\r\n]"),
         split("\\s?\\p{L}+"),

@@ -22,7 +22,15 @@ from ggufrun.errors import FormatError, NotFoundError, UnsupportedError, UsageEr
 
 PREFIX = "base_model.model."
 FLOATS = ("F32", "F16", "BF16", "F64")
-TOKENIZERS = ("tokenizer.model", "tokenizer.json", "qwen.tiktoken", "hy.tiktoken", "tekken.json", "vocab.json")
+TOKENIZERS = (
+    "tokenizer.model",
+    "tokenizer.json",
+    "qwen.tiktoken",
+    "hy.tiktoken",
+    "tiktoken.model",
+    "tekken.json",
+    "vocab.json",
+)
 
 HARMLESS = frozenset(
     (

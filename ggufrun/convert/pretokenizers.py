@@ -46,6 +46,8 @@ QWEN35 = f"Split {CONTRACTIONS}" r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s
 BAILING = rf"Split {CONTRACTIONS}|{WORD}|\p{{N}}|{SYMBOLS}|\s*[\r\n]|\s+(?!\S)|\s+"
 GPT4O = f"Split {CASED % (CONTRACTIONS + '?', CONTRACTIONS + '?')}|\\p{{N}}{{1,3}}|{SYMBOLS_SLASH}|{SPACES}"
 TEKKEN = f"Split {CASED % ('', '')}|\\p{{N}}|{SYMBOLS_SLASH}|{SPACES}"
+NOT_HAN = CASED.replace(r"\p{M}]", r"\p{M}&&[^\p{Han}]]")
+KIMI = rf"Split [\p{{Han}}]+|{NOT_HAN % (CONTRACTIONS + '?', CONTRACTIONS + '?')}|\p{{N}}{{1,3}}|{SYMBOLS}|{SPACES}"
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ RULES = (
     Rule("llama4", (GPT4O, BYTES), architectures=("Llama4ForConditionalGeneration", "Llama4ForCausalLM")),
     Rule("minimax-m2", (GPT4O, BYTES), architectures=("MiniMaxM2ForCausalLM",)),
     Rule("gpt-4o", (GPT4O, BYTES)),
+    Rule("kimi-k2", (KIMI, BYTES)),
     Rule("tekken", (TEKKEN, BYTES)),
     Rule(
         "deepseek-llm",
@@ -136,10 +139,12 @@ RULES = (
     Rule("laguna", (r"Split [^\n]+|[\n]+", QWEN2, BYTES)),
 )
 
-APPROXIMATE = dict.fromkeys(
-    ("gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2", "tekken"),
-    "combining marks, and letters beyond ASCII that have case",
-)
+MARKS, CASED_BEYOND_ASCII = "combining marks", "letters beyond ASCII that have case"
+CAPITALS_WITHIN = "capitals within words"
+APPROXIMATE = {
+    **dict.fromkeys(("gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2", "tekken"), (MARKS, CASED_BEYOND_ASCII)),
+    "kimi-k2": (MARKS, CAPITALS_WITHIN),
+}
 """Names whose splitting llama.cpp only imitates, and where it goes wrong: its expressions cannot say \\p{Lu}."""
 
 NAMES = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import tempfile
 import unicodedata
@@ -19,6 +20,7 @@ from typing import Any
 from ggufrun.bindings import bindings
 from ggufrun.checkpoint import gguffile
 from ggufrun.checkpoint.gguffile import Header, Value
+from ggufrun.convert import pretokenizers
 from ggufrun.convert.probe import probe
 from ggufrun.convert.vocabulary import Original
 from ggufrun.errors import EngineError, UnsupportedError
@@ -62,7 +64,7 @@ def prove(metadata: Mapping[str, Value], original: Original) -> Proof:
             compared += 1
             if ours == theirs:
                 continue
-            if not original.approximate or not any(map(_risky, text)):
+            if not any(RISKY[kind](text) for kind in original.approximate):
                 raise _differ(original, text, ours, theirs)
             differing += 1
         for text, theirs in _special(original):
@@ -77,7 +79,8 @@ def prove(metadata: Mapping[str, Value], original: Original) -> Proof:
                     raise UnsupportedError(
                         f"the GGUF's vocabulary does not give the bytes {data!r} back", "use the model's own tokenizer"
                     )
-    return Proof(compared, original.name, original.loss, original.approximate if differing else "", differing)
+    approximate = " and ".join(original.approximate) if differing else ""
+    return Proof(compared, original.name, original.loss, approximate, differing)
 
 
 def _plain(original: Original) -> Iterator[tuple[str, list[int]]]:
@@ -107,10 +110,27 @@ def _special(original: Original) -> Iterator[tuple[str, list[int]]]:
             yield text, theirs
 
 
-def _risky(char: str) -> bool:
-    """A combining mark, or a letter beyond ASCII that has case."""
-    category = unicodedata.category(char)
-    return category.startswith("M") or (not char.isascii() and category in ("Lu", "Ll", "Lt"))
+def _has_mark(text: str) -> bool:
+    return any(unicodedata.category(char).startswith("M") for char in text)
+
+
+def _has_case_beyond_ascii(text: str) -> bool:
+    return any(not char.isascii() and unicodedata.category(char) in ("Lu", "Ll", "Lt") for char in text)
+
+
+def _has_capital_within(text: str) -> bool:
+    """After a letter that is none."""
+    kinds = map(unicodedata.category, text)
+    return any(one[0] == "L" and one not in CAPITALS and two in CAPITALS for one, two in itertools.pairwise(kinds))
+
+
+CAPITALS = ("Lu", "Lt")
+RISKY: Mapping[str, Callable[[str], bool]] = {
+    pretokenizers.MARKS: _has_mark,
+    pretokenizers.CASED_BEYOND_ASCII: _has_case_beyond_ascii,
+    pretokenizers.CAPITALS_WITHIN: _has_capital_within,
+}
+"""Does a text hold characters with which llama.cpp is known to go wrong?"""
 
 
 def _differ(original: Original, text: str, ours: Sequence[int], theirs: Sequence[int]) -> UnsupportedError:

@@ -21,7 +21,7 @@ from ggufrun.convert.special import Special, add_ends, read_special, write_speci
 from ggufrun.convert.splitting import Splitting, pretokenizer_name
 from ggufrun.convert.tekken import ROLES, read_tekken
 from ggufrun.convert.tokenizerfiles import MAX_VOCABULARY, TokenizerFiles
-from ggufrun.convert.vocabulary import Kind, Original, Vocabulary, check_vocabulary
+from ggufrun.convert.vocabulary import Original, Vocabulary, check_vocabulary
 from ggufrun.errors import NotFoundError
 
 VocabFunction = Callable[[Path, Config, gguf.GGUFWriter, str | None], Original]
@@ -113,32 +113,6 @@ def phi3_vocabulary(folder: Path, config: Config, writer: gguf.GGUFWriter, preto
     vocabulary = spm.read_pieces(source, vocabulary_size(config, source.size))
     spm.add_tokens(files, vocabulary, looks=False)
     return write_sentencepiece(files, writer, source, vocabulary)
-
-
-def internlm2_vocabulary(
-    folder: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None = None
-) -> Original:
-    """InternLM 2: SentencePiece with a piece for the byte 0, and chat models that end with <|im_end|>."""
-    files = TokenizerFiles.of(folder, config)
-    model = files.path("tokenizer.model")
-    if not model:
-        return bpe_vocabulary(folder, config, writer, pretokenizer)
-    source = spm.read_model(model)
-    vocabulary = spm.read_pieces(source, vocabulary_size(config, source.size))
-    for number, text in enumerate(vocabulary.tokens):
-        if text == b"\0":
-            # to C++ it would be an empty string
-            vocabulary.tokens[number] = "🐉".encode()
-        if text.startswith(b"[UNUSED"):
-            vocabulary.types[number] = int(Kind.UNUSED)
-    spm.add_tokens(files, vocabulary, looks=False)
-    original = write_sentencepiece(files, writer, source, vocabulary, write=False)
-    writer.add_add_space_prefix(source.prefix)
-    special = read_special(files, len(vocabulary.tokens))
-    if "<|im_end|>" in files.ids:
-        special.ids["eos"] = files.ids["<|im_end|>"]
-    write_special(writer, special)
-    return original
 
 
 def qwen_vocabulary(folder: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None = None) -> Original:
@@ -278,7 +252,7 @@ def write_byte_level(
         add_ends(files, special, vocabulary.tokens)
     write_special(writer, special, bpe.merge_texts(model.merges))
     return replace(
-        bpe.original(files, model, tokenizer, prefixed=True), approximate=pretokenizers.APPROXIMATE.get(name, "")
+        bpe.original(files, model, tokenizer, prefixed=True), approximate=pretokenizers.APPROXIMATE.get(name, ())
     )
 
 
@@ -313,4 +287,4 @@ def _tekken(files: TokenizerFiles, config: Config, writer: gguf.GGUFWriter, pret
     special.add.setdefault("bos", True)
     write_bpe(writer, vocabulary, name)
     write_special(writer, special, ranks.all_merges(table.ranks))
-    return replace(ranks.original(table), approximate=pretokenizers.APPROXIMATE.get(name, ""))
+    return replace(ranks.original(table), approximate=pretokenizers.APPROXIMATE.get(name, ()))

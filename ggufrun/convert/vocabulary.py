@@ -54,7 +54,8 @@ class Original:
     ``normalize`` is what the original does to a text beforehand and llama.cpp does not, if anything; ``loss`` says it
     in words. ``prefixed`` says whether a text starts anew after a special token, as it does to llama.cpp. ``ignored``
     are texts of tokens around which the two differ by design: strings that hold one are not compared. ``approximate``
-    says in which characters llama.cpp is known to follow the original's rule only roughly, if in any.
+    names the characters in which llama.cpp is known to follow the original's rule only roughly, if in any, as
+    ``pretokenizers`` does.
     """
 
     name: str
@@ -65,7 +66,7 @@ class Original:
     loss: str = ""
     prefixed: bool = True
     ignored: tuple[str, ...] = ()
-    approximate: str = ""
+    approximate: tuple[str, ...] = ()
 
 
 def looks_special(text: str) -> bool:

@@ -25,6 +25,7 @@ MODULES = (
     "internlm",
     "baichuan",
     "minicpm",
+    "minicpm3",
     "cohere",
     "olmo",
     "granite",

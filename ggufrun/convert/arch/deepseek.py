@@ -1,8 +1,7 @@
 """DeepSeek-MoE (V1), DeepSeek V2 with its latent attention, and V3 (also V3.1 and R1).
 
 Source of names and order: llama.cpp's ``conversion/deepseek.py``; of defaults: transformers' ``DeepseekV2Config`` and
-``DeepseekV3Config``; V1 is remote code, its sizes are those of the published checkpoints. V2's matrix that expands the
-latent vector to keys and values is split, and the keys' part turned, so that llama.cpp can compute with latent vectors.
+``DeepseekV3Config``; V1 is remote code, its sizes are those of the published checkpoints.
 Where experts are chosen in groups, llama.cpp ranks a group by its best two experts: so does V3, while V2 ranks it by
 its best one. V3's layers after the last, which predict a second token, are left out as by the converter.
 """
@@ -19,11 +18,19 @@ from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch import llama
 from ggufrun.convert.arch.family import Family, Stack, heads_if_null, is_tied
 from ggufrun.convert.arch.hyper import base_metadata
+from ggufrun.convert.arch.latent import (
+    COMPRESSED,
+    LOW_RANK_QUERY,
+    QUERY,
+    SPLIT,
+    latent_sizes,
+    split_expansion,
+)
 from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, GATED, NORMS, SHARED_EXPERT, Sizes, decoder_sizes
 from ggufrun.convert.arch.rope import PLAIN, rope, standard
 from ggufrun.convert.config import Config
-from ggufrun.convert.transforms import renamed, row_numbers, take_rows, transposed
-from ggufrun.convert.vocab import bpe_vocabulary
+from ggufrun.convert.kimivocab import deepseek_vocabulary
+from ggufrun.convert.transforms import renamed
 from ggufrun.errors import UnsupportedError
 
 V2 = {
@@ -74,20 +81,6 @@ V3 = {
 SELECTION_BIAS = "exp_probs_b.bias  experts\n"
 """What is added to the experts' scores when they are chosen, and not when they are weighed."""
 
-LATENT = """
-attn_kv_a_mqa     latent width
-attn_kv_a_norm    rank
-attn_k_b          heads rank nope
-attn_v_b          heads value rank
-attn_output       width values
-"""
-QUERY = "attn_q  queries width\n"
-LOW_RANK_QUERY = """
-attn_q_a       q_rank width
-attn_q_a_norm  q_rank
-attn_q_b       queries q_rank
-"""
-
 LITE_LAYERS = (26, 27)
 """llama.cpp expects a whole query matrix in models of so many layers, and a low-rank one in all others."""
 
@@ -110,19 +103,7 @@ def moe_sizes(config: Config) -> Sizes:
 
 
 def v2_sizes(config: Config) -> Sizes:
-    heads, rank = config.integer("num_attention_heads", high=65536), config.integer("kv_lora_rank")
-    nope, rotated, value = (config.integer(key) for key in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"))
-    return {
-        **moe_sizes(config),
-        "heads": heads,
-        "rank": rank,
-        "q_rank": config.optional_integer("q_lora_rank") or 0,
-        "nope": nope,
-        "value": value,
-        "latent": rank + rotated,
-        "queries": heads * (nope + rotated),
-        "values": heads * value,
-    }
+    return {**moe_sizes(config), **latent_sizes(config)}
 
 
 def is_dense(config: Config, layer: int) -> bool:
@@ -135,7 +116,7 @@ def v1_layer(config: Config, layer: int) -> str:
 
 def v2_layer(config: Config, layer: int) -> str:
     query = LOW_RANK_QUERY if config.has("q_lora_rank") else QUERY
-    return NORMS + LATENT + query + (GATED if is_dense(config, layer) else EXPERTS + SHARED_EXPERT)
+    return NORMS + COMPRESSED + SPLIT + query + (GATED if is_dense(config, layer) else EXPERTS + SHARED_EXPERT)
 
 
 def v3_layer(config: Config, layer: int) -> str:
@@ -219,16 +200,7 @@ def v2_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
 def v2_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
     if tensor.name == "lm_head.weight" and is_tied(config):
         return
-    stem, found, _ = tensor.name.partition("kv_b_proj.weight")
-    if not found:
-        yield tensor
-        return
-    sizes = v2_sizes(config)
-    heads, nope, value, rank = (sizes[key] for key in ("heads", "nope", "value", "rank"))
-    rows = row_numbers(tensor, heads, nope + value)
-    keys = take_rows(tensor, rows[:, :nope], (heads, nope, rank))
-    yield renamed(transposed(keys), f"{stem}k_b_proj.weight")
-    yield renamed(take_rows(tensor, rows[:, nope:], (heads, value, rank)), f"{stem}v_b_proj.weight")
+    yield from split_expansion(config, tensor)
 
 
 def v3_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
@@ -245,7 +217,7 @@ LAYER = re.compile(r"model\.layers\.(\d+)\.")
 V2_FAMILY = Family(
     names=("DeepseekV2ForCausalLM",),
     arch=gguf.MODEL_ARCH.DEEPSEEK2,
-    vocab=bpe_vocabulary,
+    vocab=deepseek_vocabulary,
     defaults=V2,
     rope_parameters=standard(),
     check=check_v2,

@@ -1,21 +1,36 @@
-"""InternLM 2 and 2.5.
+"""InternLM 2, 2.5 and 3.
 
-Source of names and order: llama.cpp's ``conversion/internlm.py``; sizes are those of the published checkpoints. A
-key-value head's queries, its key and its value lie together in ``wqkv``.
+Source of names and order: llama.cpp's ``conversion/internlm.py``; sizes of the second are those of the published
+checkpoints, defaults of the third transformers' ``InternLM3Config``. In InternLM 2, a key-value head's queries, its key
+and its value lie together in ``wqkv``; InternLM 3 is a Llama.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.family import Family
+from ggufrun.convert.arch import llama
+from ggufrun.convert.arch.family import Family, no_tensors
 from ggufrun.convert.arch.layout import DECODER, decoder_sizes
+from ggufrun.convert.arch.rope import SCALED
 from ggufrun.convert.config import Config
+from ggufrun.convert.internlmvocab import internlm2_vocabulary, internlm3_vocabulary
 from ggufrun.convert.transforms import renamed, rotary_order, row_numbers, take_rows
-from ggufrun.convert.vocab import internlm2_vocabulary
+
+INTERNLM3 = {
+    **llama.DEFAULTS,
+    "vocab_size": 128512,
+    "intermediate_size": 10240,
+    "num_hidden_layers": 48,
+    "num_key_value_heads": 2,
+    "head_dim": 128,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-5,
+}
 
 
 def check(config: Config) -> None:
@@ -48,5 +63,13 @@ FAMILIES = (
         layer=DECODER,
         tied=False,
         transform=transform,
+    ),
+    replace(
+        llama.LLAMA,
+        names=("InternLM3ForCausalLM",),
+        vocab=internlm3_vocabulary,
+        defaults=INTERNLM3,
+        scalings=SCALED,
+        extra=no_tensors,
     ),
 )
