@@ -5,7 +5,8 @@ The shapes were read off transformers' classes.
 
 from __future__ import annotations
 
-from tests.families import VOCABULARY, Case, Shapes, config, dense, per_layer, without
+from tests.families import VOCABULARY, Case, Shapes, config, dense, experts, per_layer, without
+from tests.family_cases_recent import NAMES, gated, predictor
 
 LONG = {
     "type": "longrope",
@@ -53,4 +54,92 @@ def minicpm_cases() -> dict[str, Case]:
     }
 
 
-CASES: dict[str, Case] = minicpm_cases()
+def indexed_cases() -> dict[str, Case]:
+    deepseek = config(
+        "DeepseekV32ForCausalLM",
+        "deepseek_v32",
+        num_key_value_heads=6,
+        first_k_dense_replace=1,
+        kv_lora_rank=16,
+        q_lora_rank=24,
+        qk_nope_head_dim=12,
+        qk_rope_head_dim=8,
+        v_head_dim=10,
+        moe_intermediate_size=24,
+        n_routed_experts=8,
+        n_shared_experts=1,
+        num_experts_per_tok=2,
+        routed_scaling_factor=2.5,
+        n_group=4,
+        topk_group=2,
+        topk_method="noaux_tc",
+        norm_topk_prob=True,
+        scoring_func="sigmoid",
+        index_topk=2048,
+        index_head_dim=64,
+        index_n_heads=8,
+        num_nextn_predict_layers=1,
+        rope_scaling={
+            "type": "yarn",
+            "factor": 4,
+            "original_max_position_embeddings": 128,
+            "beta_fast": 32,
+            "beta_slow": 1,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+        },
+    )
+    glm = deepseek | {
+        "architectures": ["GlmMoeDsaForCausalLM"],
+        "model_type": "glm_moe_dsa",
+        "num_hidden_layers": 4,
+        "n_group": 1,
+        "topk_group": 1,
+        "rope_parameters": {"rope_theta": 1000000, "rope_type": "default"},
+        "indexer_types": ["full", "full", "shared", "full"],
+    }
+    del glm["rope_scaling"]
+    indexer = {
+        "self_attn.indexer.wq_b.weight": (512, 24),
+        "self_attn.indexer.wk.weight": (64, 48),
+        "self_attn.indexer.k_norm.weight": (64,),
+        "self_attn.indexer.k_norm.bias": (64,),
+        "self_attn.indexer.weights_proj.weight": (8, 48),
+    }
+    latent = {
+        "self_attn.q_a_proj.weight": (24, 48),
+        "self_attn.q_a_layernorm.weight": (24,),
+        "self_attn.q_b_proj.weight": (6 * 20, 24),
+        "self_attn.kv_a_proj_with_mqa.weight": (24, 48),
+        "self_attn.kv_a_layernorm.weight": (16,),
+        "self_attn.kv_b_proj.weight": (6 * 22, 16),
+        "self_attn.o_proj.weight": (48, 60),
+        "input_layernorm.weight": (48,),
+        "post_attention_layernorm.weight": (48,),
+    }
+
+    def shapes(layers: int) -> Shapes:
+        found = {
+            "model.embed_tokens.weight": (VOCABULARY, 48),
+            **per_layer(layers, "model.layers.", latent | indexer),
+            **gated("model.layers.0.mlp.", 80),
+            **experts(range(1, layers), "mlp.experts", 8, NAMES, 24, 48),
+            "model.norm.weight": (48,),
+            "lm_head.weight": (VOCABULARY, 48),
+        }
+        for layer in range(1, layers):
+            stem = f"model.layers.{layer}.mlp."
+            found |= {f"{stem}gate.weight": (8, 48), f"{stem}gate.e_score_correction_bias": (8,)}
+            found |= gated(f"{stem}shared_experts.", 24)
+        return found
+
+    return {
+        "deepseek-v3.2": Case(deepseek, shapes(3) | predictor(2)),
+        "deepseek-v3.2-few": Case(
+            deepseek | {"index_topk": 8, "num_nextn_predict_layers": 0}, shapes(2), "F32", "bf16"
+        ),
+        "glm-5": Case(glm, without(shapes(5), "layers.2.self_attn.indexer") | predictor(4)),
+    }
+
+
+CASES: dict[str, Case] = minicpm_cases() | indexed_cases()

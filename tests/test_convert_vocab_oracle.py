@@ -461,7 +461,7 @@ def digest(keys: Mapping[str, Any]) -> str:
 
 def ours(folder: Path, name: str) -> dict[str, Any]:
     family = arch.families()[CASES[name][0]]
-    writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[family.arch])
+    writer = gguf.GGUFWriter(None, family.gguf_arch)
     family.vocab(folder, Config(folder / "config.json", config_of(name)), writer, None)
     return {key: entry.value for key, entry in writer.kv_data[0].items() if key.startswith("tokenizer.")}
 

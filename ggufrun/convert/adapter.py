@@ -56,7 +56,7 @@ def plan_adapter(
     try:
         tensors = {tensor.name: tensor for tensor in _tensors(config, family, adapter, settings)}
         logging.getLogger("gguf").setLevel(logging.ERROR)
-        writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[family.arch])
+        writer = gguf.GGUFWriter(None, family.gguf_arch)
         metadata.add_general(request.path, writer, tensors.values(), name, gguf.GGUFType.ADAPTER)
         writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, settings.alpha)
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)

@@ -28,6 +28,7 @@ ALWAYS_F32 = (
     gguf.MODEL_TENSOR.TOKEN_TYPES,
     gguf.MODEL_TENSOR.SSM_CONV1D,
     gguf.MODEL_TENSOR.SHORTCONV_CONV,
+    gguf.MODEL_TENSOR.INDEXER_PROJ,
 )
 """Tensors that llama.cpp's converter keeps in F32 whatever the file type."""
 
@@ -48,7 +49,7 @@ def mapped(config: Config, family: Family, source: Source) -> dict[str, Tensor]:
         name = tensor.name if tensor.name in expected else names.get_name(tensor.name, (".weight", ".bias"))
         if name is None or name not in expected:
             raise UnsupportedError(
-                f"no place in a {gguf.MODEL_ARCH_NAMES[family.arch]} GGUF for {tensor.name}",
+                f"no place in a {family.gguf_arch} GGUF for {tensor.name}",
                 "this checkpoint needs a newer ggufrun, or --converter upstream",
             )
         if name in found:

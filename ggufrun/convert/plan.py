@@ -221,7 +221,7 @@ def _metadata(
     """All metadata in the order of llama.cpp's converter, and the tokenizer; the writer only collects the keys."""
     # the package warns through logging about things that are errors or of no interest here
     logging.getLogger("gguf").setLevel(logging.ERROR)
-    writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[family.arch])
+    writer = gguf.GGUFWriter(None, family.gguf_arch)
     family.first_metadata(config, writer)
     metadata.add_general(source.path, writer, tensors.values(), wishes.name)
     family.metadata(config, writer)

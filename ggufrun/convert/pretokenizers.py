@@ -88,7 +88,13 @@ RULES = (
     Rule(
         "glm4",
         (LLAMA3, BYTES),
-        architectures=("GlmForCausalLM", "Glm4ForCausalLM", "Glm4MoeForCausalLM", "Glm4MoeLiteForCausalLM"),
+        architectures=(
+            "GlmForCausalLM",
+            "Glm4ForCausalLM",
+            "Glm4MoeForCausalLM",
+            "Glm4MoeLiteForCausalLM",
+            "GlmMoeDsaForCausalLM",
+        ),
     ),
     Rule("lfm2", (LLAMA3, BYTES), ignore_merges=True, architectures=("Lfm2ForCausalLM", "Lfm2MoeForCausalLM")),
     Rule("llama-bpe", (LLAMA3, BYTES), ignore_merges=True),

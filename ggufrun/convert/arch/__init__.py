@@ -20,6 +20,7 @@ MODULES = (
     "gemma",
     "phi",
     "deepseek",
+    "indexed",
     "glm",
     "glm4moe",
     "internlm",

@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+import gguf
+
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.layout import n_layers
+from ggufrun.convert.arch.layout import AHEAD, n_layers
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import renamed
 
@@ -35,3 +37,9 @@ def placed(config: Config, tensor: Tensor) -> Tensor:
     if match is None or int(match[1]) < n_layers(config):
         return tensor
     return renamed(tensor, f"blk.{match[1]}.nextn.{match[2].replace('.', '_')}.weight")
+
+
+def ahead_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
+    """The number of layers after the last: as config.json says it, unless they are not there."""
+    if config.integer(AHEAD, low=0) or config.values.get("num_nextn_predict_layers") == 0:
+        writer.add_nextn_predict_layers(config.integer(AHEAD, low=0))

@@ -12,11 +12,10 @@ import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch import qwen
-from ggufrun.convert.arch.ahead import layers_ahead, placed
+from ggufrun.convert.arch.ahead import ahead_metadata, layers_ahead, placed
 from ggufrun.convert.arch.family import Family
 from ggufrun.convert.arch.hyper import base_metadata
 from ggufrun.convert.arch.layout import (
-    AHEAD,
     ATTENTION,
     EXPERTS,
     GATED,
@@ -111,8 +110,7 @@ def v2_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     writer.add_expert_weights_scale(config.number("routed_scaling_factor"))
     writer.add_expert_shared_count(config.integer("num_shared_experts"))
     writer.add_expert_weights_norm(config.flag("norm_topk_prob"))
-    if config.integer(AHEAD, low=0) or config.values.get("num_nextn_predict_layers") == 0:
-        writer.add_nextn_predict_layers(config.integer(AHEAD, low=0))
+    ahead_metadata(config, writer)
 
 
 def v1_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:

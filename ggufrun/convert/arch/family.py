@@ -71,7 +71,8 @@ class Stack:
 class Family:
     """What it takes to map checkpoints of one family. Only the first two fields have no defaults.
 
-    ``names`` are the architectures of config.json, ``arch`` is what llama.cpp calls the family. ``defaults`` stand for
+    ``names`` are the architectures of config.json, ``arch`` is what llama.cpp calls the family; where the ``gguf``
+    package does not know it, ``arch`` has the same tensors and ``arch_name`` is its name. ``defaults`` stand for
     keys that a config.json leaves out, as transformers has them; one that is a function also replaces null.
     ``rope_parameters`` completes the description of positions, ``scalings`` are those a GGUF of the family can tell,
     ``sections`` whether it can tell those of a rotation by time, height and width. ``check`` refuses what else a GGUF
@@ -87,6 +88,7 @@ class Family:
 
     names: tuple[str, ...]
     arch: gguf.MODEL_ARCH
+    arch_name: str = ""
     defaults: Mapping[str, Any | Callable[[Config], Any]] = field(default_factory=dict)
     rope_parameters: rope.Standard = rope.as_written
     scalings: tuple[str, ...] = rope.SCALED
@@ -105,6 +107,11 @@ class Family:
     vocab: VocabFunction = add_vocabulary
     ahead: Callable[[Config, Collection[str] | None], int] = none_ahead
     chosen: Callable[[Config], Family] | None = None
+
+    @property
+    def gguf_arch(self) -> str:
+        """What a GGUF says under ``general.architecture``."""
+        return self.arch_name or gguf.MODEL_ARCH_NAMES[self.arch]
 
     def complete(self, config: Config, names: Collection[str] | None = None) -> Config:
         """The values of a config.json with those of its text part, and the family's defaults.

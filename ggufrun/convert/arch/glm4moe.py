@@ -15,7 +15,7 @@ import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch import deepseek
-from ggufrun.convert.arch.ahead import layers_ahead, placed
+from ggufrun.convert.arch.ahead import ahead_metadata, layers_ahead, placed
 from ggufrun.convert.arch.family import Family, heads_if_null
 from ggufrun.convert.arch.hyper import base_metadata
 from ggufrun.convert.arch.layout import (
@@ -124,12 +124,6 @@ def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     writer.add_expert_weights_scale(config.number("routed_scaling_factor"))
     writer.add_expert_weights_norm(config.flag("norm_topk_prob"))
     ahead_metadata(config, writer)
-
-
-def ahead_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
-    """The number of layers after the last: as config.json says it, unless they are not there."""
-    if config.integer(AHEAD, low=0) or config.values.get("num_nextn_predict_layers") == 0:
-        writer.add_nextn_predict_layers(config.integer(AHEAD, low=0))
 
 
 def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
