@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests import (
+    family_cases_further,
     family_cases_hybrid,
     family_cases_latent,
     family_cases_llama,
@@ -21,6 +22,7 @@ CASES: dict[str, Case] = {
         family_cases_hybrid,
         family_cases_world,
         family_cases_latent,
+        family_cases_further,
     )
     for name, case in module.CASES.items()
 }

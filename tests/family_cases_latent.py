@@ -93,6 +93,7 @@ def indexed_cases() -> dict[str, Case]:
         "architectures": ["GlmMoeDsaForCausalLM"],
         "model_type": "glm_moe_dsa",
         "num_hidden_layers": 4,
+        "index_topk": 8,
         "n_group": 1,
         "topk_group": 1,
         "rope_parameters": {"rope_theta": 1000000, "rope_type": "default"},

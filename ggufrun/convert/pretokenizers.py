@@ -93,6 +93,8 @@ RULES = (
             "Glm4ForCausalLM",
             "Glm4MoeForCausalLM",
             "Glm4MoeLiteForCausalLM",
+            "Glm4vForConditionalGeneration",
+            "Glm4vMoeForConditionalGeneration",
             "GlmMoeDsaForCausalLM",
         ),
     ),

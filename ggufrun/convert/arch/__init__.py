@@ -23,6 +23,7 @@ MODULES = (
     "indexed",
     "glm",
     "glm4moe",
+    "glm4v",
     "internlm",
     "baichuan",
     "minicpm",

@@ -141,6 +141,18 @@ def glm4_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     writer.add_rope_dimension_count(int(decoder_sizes(config)["head"] * partial_factor(config, default=0.5)))
 
 
+GLM4_FAMILY = Family(
+    names=("Glm4ForCausalLM",),
+    arch=gguf.MODEL_ARCH.GLM4,
+    vocab=glm4_vocabulary,
+    defaults=GLM,
+    rope_parameters=standard(partial=0.5),
+    check=check_glm,
+    metadata=glm4_metadata,
+    sizes=glm_sizes,
+    layer=NORMS + ATTENTION + FUSED_GATE + POST_NORMS,
+)
+
 FAMILIES = (
     Family(
         names=("ChatGLMModel", "ChatGLMForConditionalGeneration"),
@@ -165,15 +177,5 @@ FAMILIES = (
         sizes=glm_sizes,
         layer=NORMS + ATTENTION + FUSED_GATE,
     ),
-    Family(
-        names=("Glm4ForCausalLM",),
-        arch=gguf.MODEL_ARCH.GLM4,
-        vocab=glm4_vocabulary,
-        defaults=GLM,
-        rope_parameters=standard(partial=0.5),
-        check=check_glm,
-        metadata=glm4_metadata,
-        sizes=glm_sizes,
-        layer=NORMS + ATTENTION + FUSED_GATE + POST_NORMS,
-    ),
+    GLM4_FAMILY,
 )

@@ -154,21 +154,23 @@ def lite_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
         yield from deepseek.v2_transform(config, changed)
 
 
+GLM4_MOE = Family(
+    names=("Glm4MoeForCausalLM",),
+    arch=gguf.MODEL_ARCH.GLM4_MOE,
+    vocab=glm4_moe_vocabulary,
+    defaults=DEFAULTS,
+    rope_parameters=standard(partial=0.5),
+    check=check,
+    metadata=metadata,
+    sizes=sizes,
+    layer=layer,
+    transform=transform,
+    stacks=(deepseek.EXPERT_STACK,),
+    ahead=layers_ahead,
+)
+
 FAMILIES = (
-    Family(
-        names=("Glm4MoeForCausalLM",),
-        arch=gguf.MODEL_ARCH.GLM4_MOE,
-        vocab=glm4_moe_vocabulary,
-        defaults=DEFAULTS,
-        rope_parameters=standard(partial=0.5),
-        check=check,
-        metadata=metadata,
-        sizes=sizes,
-        layer=layer,
-        transform=transform,
-        stacks=(deepseek.EXPERT_STACK,),
-        ahead=layers_ahead,
-    ),
+    GLM4_MOE,
     replace(
         deepseek.V2_FAMILY,
         names=("Glm4MoeLiteForCausalLM",),

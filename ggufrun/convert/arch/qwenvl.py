@@ -55,9 +55,9 @@ DEEPSTACK = 3
 """In how many layers what is seen is added again, unless the file says so."""
 
 
-def positions(theta: float) -> Any:
+def positions(theta: float, partial: float | None = None) -> Any:
     """As transformers completes them; what older files call ``mrope`` is no scaling."""
-    usual = standard(theta)
+    usual = standard(theta, partial)
 
     def complete(config: Config) -> dict[str, Any]:
         found = usual(config)

@@ -1,0 +1,86 @@
+"""The text parts of GLM-4.1V and 4.6V Flash (dense), and of GLM-4.5V and 4.6V (experts).
+
+Source of names and order: llama.cpp's ``conversion/glm.py``; of defaults: transformers' ``Glm4vTextConfig`` and
+``Glm4vMoeTextConfig``. They rotate by time, height and width, for which llama.cpp wants the two values of a pair half
+a head apart; the dense ones have them side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from ggufrun.checkpoint.tensor import Tensor
+from ggufrun.convert.arch import glm, glm4moe, qwenvl
+from ggufrun.convert.arch.layout import decoder_sizes
+from ggufrun.convert.arch.rope import partial_factor
+from ggufrun.convert.arch.text import text_part
+from ggufrun.convert.config import Config
+from ggufrun.convert.transforms import row_numbers, take_rows
+from ggufrun.errors import UnsupportedError
+
+DENSE = {
+    **{key: value for key, value in glm.GLM.items() if key != "head_dim"},
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-5,
+}
+MOE = {**glm4moe.DEFAULTS, "vocab_size": 151424, "num_key_value_heads": 8, "max_position_embeddings": 65536}
+ROTATED = ("q_proj.weight", "q_proj.bias", "k_proj.weight", "k_proj.bias")
+
+
+def check(config: Config) -> None:
+    glm.check_glm(config)
+    qwenvl.check_sections(config)
+    if rotated(config) % 2:
+        raise UnsupportedError(f"{config.path} rotates {rotated(config)} values of a head", "llama.cpp wants pairs")
+
+
+def check_moe(config: Config) -> None:
+    glm4moe.check(config)
+    config.require("use_qk_norm", (False,))
+    qwenvl.check_sections(config)
+
+
+def rotated(config: Config) -> int:
+    """Values of a head that are rotated."""
+    return int(decoder_sizes(config)["head"] * partial_factor(config, default=0.5))
+
+
+def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
+    head, part = decoder_sizes(config)["head"], rotated(config)
+    for text in text_part(tensor):
+        if not text.name.endswith(ROTATED):
+            yield text
+            continue
+        rows = row_numbers(text, text.shape[0] // head, head)
+        pairs = rows[:, :part]
+        yield take_rows(text, np.concatenate([pairs[:, ::2], pairs[:, 1::2], rows[:, part:]], axis=1))
+
+
+def moe_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
+    for text in text_part(tensor):
+        yield from glm4moe.transform(config, text)
+
+
+FAMILIES = (
+    replace(
+        glm.GLM4_FAMILY,
+        names=("Glm4vForConditionalGeneration",),
+        defaults=DENSE,
+        rope_parameters=qwenvl.positions(1e4, partial=0.5),
+        sections=True,
+        check=check,
+        transform=transform,
+    ),
+    replace(
+        glm4moe.GLM4_MOE,
+        names=("Glm4vMoeForConditionalGeneration",),
+        defaults=MOE,
+        rope_parameters=qwenvl.positions(1e4, partial=0.5),
+        sections=True,
+        check=check_moe,
+        transform=moe_transform,
+    ),
+)
