@@ -6,6 +6,7 @@ The shapes were read off transformers' classes.
 from __future__ import annotations
 
 from tests.families import VOCABULARY, Case, Shapes, config, dense, experts, per_layer, without
+from tests.family_cases_llama import CASES as ALL
 from tests.family_cases_recent import NAMES, gated, predictor
 
 LONG = {
@@ -143,4 +144,38 @@ def indexed_cases() -> dict[str, Case]:
     }
 
 
-CASES: dict[str, Case] = minicpm_cases() | indexed_cases()
+def kimi_cases() -> dict[str, Case]:
+    """Text parts that are a DeepSeek V3: of Kimi-VL, which has as many layers as DeepSeek V2 Lite, and of Kimi K2.5."""
+    lite, large = ALL["deepseek-v2-lite"], ALL["deepseek-v3"]
+    text = {key: value for key, value in lite.config.items() if key != "architectures"} | {
+        "model_type": "deepseek_v3",
+        "topk_method": "noaux_tc",
+        "scoring_func": "sigmoid",
+        "norm_topk_prob": True,
+        "topk_group": 1,
+        "rope_theta": 800000.0,
+    }
+    vl = {
+        "architectures": ["KimiVLForConditionalGeneration"],
+        "model_type": "kimi_vl",
+        "text_config": text,
+        "vision_config": {"model_type": "moonvit", "hidden_size": 16},
+        "vocab_size": VOCABULARY,
+        "tie_word_embeddings": False,
+    }
+    more = vl | {
+        "architectures": ["KimiK25ForConditionalGeneration"],
+        "model_type": "kimi_k25",
+        "text_config": {key: value for key, value in large.config.items() if key != "architectures"},
+        "vision_config": {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2},
+    }
+    seeing = {"vision_tower.patch_embed.proj.bias": (16,), "multi_modal_projector.linear_1.weight": (48, 16)}
+
+    def inside(shapes: Shapes) -> Shapes:
+        return {f"language_model.{name}": shape for name, shape in shapes.items()} | seeing
+
+    bias = {"model.layers.26.mlp.gate.e_score_correction_bias": (4,)}
+    return {"kimi-vl": Case(vl, inside(lite.shapes | bias)), "kimi-k2.5": Case(more, inside(large.shapes))}
+
+
+CASES: dict[str, Case] = minicpm_cases() | indexed_cases() | kimi_cases()

@@ -3,7 +3,7 @@
     $ORACLE_PYTHON tests/family_logits.py FOLDER... > LOGITS
 
 One JSON object: checkpoint -> the logits after the last of ``IDS``. Families that transformers does not know are left
-out.
+out, unless ``family_translations`` makes others of them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ IDS = (1, 5, 17, 200, 33, 90, 7, 8, 9, 10, 11, 300)
 def main(folders: list[str]) -> None:
     """Print the logits."""
     torch, transformers = importlib.import_module("torch"), importlib.import_module("transformers")
+    translations = importlib.import_module("family_translations")
     found = {}
-    for folder in folders:
-        config = transformers.AutoConfig
+    for original in folders:
+        folder, config = translations.translated(original), transformers.AutoConfig
         try:
             known = type(config.from_pretrained(folder)) in transformers.AutoModelForCausalLM._model_mapping
             classes = transformers.AutoModelForCausalLM if known else transformers.AutoModelForImageTextToText
@@ -31,7 +32,7 @@ def main(folders: list[str]) -> None:
         except (ValueError, KeyError, RuntimeError, AssertionError, TypeError) as error:
             sys.stderr.write(f"{folder}: {error}\n")
             continue
-        found[Path(folder).name] = [round(value, 6) for value in logits.tolist()]
+        found[Path(original).name] = [round(value, 6) for value in logits.tolist()]
     sys.stdout.write(json.dumps(found))
 
 

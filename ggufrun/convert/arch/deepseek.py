@@ -1,4 +1,5 @@
-"""DeepSeek-MoE (V1), DeepSeek V2 with its latent attention, and V3 (also V3.1 and R1).
+"""DeepSeek-MoE (V1), DeepSeek V2 with its latent attention, and V3 (also V3.1, R1, Moonlight and Kimi K2); the text
+parts of Kimi-VL and Kimi K2.5.
 
 Source of names and order: llama.cpp's ``conversion/deepseek.py``; of defaults: transformers' ``DeepseekV2Config`` and
 ``DeepseekV3Config``; V1 is remote code, its sizes are those of the published checkpoints.
@@ -27,7 +28,8 @@ from ggufrun.convert.arch.latent import (
     split_expansion,
 )
 from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, GATED, NORMS, SHARED_EXPERT, Sizes, decoder_sizes
-from ggufrun.convert.arch.rope import PLAIN, rope, standard
+from ggufrun.convert.arch.rope import PLAIN, as_written, rope, standard
+from ggufrun.convert.arch.text import text_part
 from ggufrun.convert.config import Config
 from ggufrun.convert.kimivocab import deepseek_vocabulary
 from ggufrun.convert.transforms import renamed
@@ -212,6 +214,11 @@ def v3_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
     yield from v2_transform(config, tensor)
 
 
+def kimi_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
+    for text in text_part(tensor):
+        yield from v3_transform(config, text)
+
+
 LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 V2_FAMILY = Family(
@@ -228,6 +235,15 @@ V2_FAMILY = Family(
     stacks=(EXPERT_STACK,),
 )
 
+V3_FAMILY = replace(
+    V2_FAMILY,
+    names=("DeepseekV3ForCausalLM",),
+    defaults=V3,
+    check=check_v3,
+    layer=v3_layer,
+    transform=v3_transform,
+)
+
 FAMILIES = (
     Family(
         names=("DeepseekForCausalLM",),
@@ -241,12 +257,14 @@ FAMILIES = (
         stacks=(EXPERT_STACK,),
     ),
     V2_FAMILY,
+    V3_FAMILY,
+    replace(V3_FAMILY, names=("KimiK25ForConditionalGeneration",), transform=kimi_transform),
     replace(
-        V2_FAMILY,
-        names=("DeepseekV3ForCausalLM",),
-        defaults=V3,
-        check=check_v3,
-        layer=v3_layer,
-        transform=v3_transform,
+        V3_FAMILY,
+        names=("KimiVLForConditionalGeneration",),
+        # transformers does not know it, so that nothing completes its file
+        defaults={key: value for key, value in V3.items() if key != "head_dim"},
+        rope_parameters=as_written,
+        transform=kimi_transform,
     ),
 )
