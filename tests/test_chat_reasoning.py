@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from ggufrun.chat import store, styles
-from ggufrun.chat.prompt import Format, StylePrompt, TemplatePrompt
+from ggufrun.chat.export import as_json, as_markdown
+from ggufrun.chat.prompt import Format, StylePrompt
 from ggufrun.chat.reasoning import MARKS, THINK, Marks, Splitter, marks_of, opened_by
 from ggufrun.chat.reply import Text, Thought
 from ggufrun.chat.session import Done, Session
 from ggufrun.chat.template import ChatTemplate
+from ggufrun.chat.template_prompt import TemplatePrompt
 from ggufrun.engine.context import Context
 from ggufrun.engine.sampler import SamplingParams
 from ggufrun.errors import FormatError
@@ -202,9 +204,9 @@ def test_sessions_and_exports_keep_it_apart(demo_context: Context, tmp_path: Pat
     again = Session(demo_context, format, SamplingParams())
     store.load(again, path)
     assert again.past == session.past and again.past[0].thought is not None
-    message = json.loads(store.as_json(again))["messages"][1]
+    message = json.loads(as_json(again))["messages"][1]
     assert message == {"role": "assistant", "content": "你好！", "reasoning_content": "hm, 诗"}
-    assert "<details><summary>Reasoning</summary>\n\nhm, 诗\n\n</details>\n\n你好！" in store.as_markdown(again)
+    assert "<details><summary>Reasoning</summary>\n\nhm, 诗\n\n</details>\n\n你好！" in as_markdown(again)
     # With another format the words are read anew, and what was thought is still known.
     other = Session(demo_context, StylePrompt(vocab, styles.STYLES["alpaca-2"]), SamplingParams())
     store.load(other, path, adopt=False)

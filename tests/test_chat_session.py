@@ -10,10 +10,11 @@ import pytest
 
 from ggufrun.chat import styles
 from ggufrun.chat.choose import FormatOptions, choose
-from ggufrun.chat.prompt import AffixPrompt, StylePrompt, TemplatePrompt
+from ggufrun.chat.prompt import AffixPrompt, StylePrompt
 from ggufrun.chat.reply import Text
 from ggufrun.chat.session import Done, Event, Session, Start
 from ggufrun.chat.template import ChatTemplate
+from ggufrun.chat.template_prompt import TemplatePrompt
 from ggufrun.engine.context import Context
 from ggufrun.engine.generate import StopReason
 from ggufrun.engine.sampler import SamplingParams

@@ -12,6 +12,7 @@ import pytest
 
 from ggufrun.chat import store, styles
 from ggufrun.chat.choose import FormatOptions, choose
+from ggufrun.chat.export import export
 from ggufrun.chat.prompt import AffixPrompt, Format, StylePrompt
 from ggufrun.chat.session import Done, Session
 from ggufrun.engine.context import Context, ContextParams
@@ -194,7 +195,7 @@ def test_files_that_cannot_be(demo_model: Model, tmp_path: Path) -> None:
         store.load(session, tmp_path / "none")
     with pytest.raises(NotFoundError):
         store.load(session, tmp_path)
-    for call in (store.save, store.export):
+    for call in (store.save, export):
         with pytest.raises(TargetError):
             call(session, tmp_path / "no" / "such.json")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad"]
@@ -254,7 +255,7 @@ def test_state_alone(demo_model: Model, tmp_path: Path) -> None:
 def test_export(demo_model: Model, tmp_path: Path) -> None:
     session = fresh(demo_model)
     answer, _ = ask(session, "背一下静夜思")
-    store.export(session, tmp_path / "talk.json")
+    export(session, tmp_path / "talk.json")
     assert json.loads((tmp_path / "talk.json").read_bytes()) == {
         "model": demo_model.name,
         "messages": [
@@ -263,11 +264,11 @@ def test_export(demo_model: Model, tmp_path: Path) -> None:
             {"role": "assistant", "content": answer},
         ],
     }
-    store.export(session, tmp_path / "talk.md")
+    export(session, tmp_path / "talk.md")
     text = (tmp_path / "talk.md").read_text("utf-8")
     assert text == f"# {demo_model.name}\n\n> *s*\n\n> 背一下静夜思\n\n{answer}\n"
     with pytest.raises(UsageError):
-        store.export(session, tmp_path / "talk.pdf")
+        export(session, tmp_path / "talk.pdf")
     assert issubclass(UsageError, GgufrunError)
 
 
@@ -283,13 +284,13 @@ def test_a_session_brings_its_format_and_settings(demo_model: Model, tmp_path: P
         store.save(session, path)
         again = fresh(demo_model, template_of)
         loaded = store.load(again, path)
-        assert store.format_key(again.format) == store.format_key(session.format)
+        assert again.format.key == session.format.key
         assert (loaded.sampling, loaded.limit) == (session.sampling, 9)
         assert loaded.tokens and again.ids == session.ids
         # Flags of the command line come first.
         kept = fresh(demo_model, lambda context: style_of(context, "alpaca"))
         loaded = store.load(kept, path, adopt=False)
-        assert store.format_key(kept.format) == ["style", "alpaca"] and loaded.tokens == 0
+        assert kept.format.key == ["style", "alpaca"] and loaded.tokens == 0
     # An older file tells nothing of it.
     value = json.loads(path.read_bytes())
     for name in ("prompt", "sampling", "limit"):

@@ -9,8 +9,8 @@ from datetime import datetime
 import pytest
 
 from ggufrun.chat import bounds, template
-from ggufrun.chat.prompt import TemplatePrompt
 from ggufrun.chat.template import ChatTemplate, TemplateExcess, TemplateRefusal
+from ggufrun.chat.template_prompt import TemplatePrompt
 from ggufrun.engine.model import Model
 from ggufrun.errors import FormatError
 from tests import chat_oracle

@@ -15,9 +15,10 @@ import pytest
 from ggufrun.chat import styles
 from ggufrun.chat.negative import Negative
 from ggufrun.chat.plain import PlainPrompt
-from ggufrun.chat.prompt import AffixPrompt, Format, StylePrompt, TemplatePrompt
+from ggufrun.chat.prompt import AffixPrompt, Format, StylePrompt
 from ggufrun.chat.session import Done, Session
 from ggufrun.chat.template import ChatTemplate
+from ggufrun.chat.template_prompt import TemplatePrompt
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.generate import GenerationStats, StopReason, generate
 from ggufrun.engine.guidance import Guidance

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from ggufrun.chat import styles
-from ggufrun.chat.prompt import StylePrompt, TemplatePrompt
+from ggufrun.chat.prompt import StylePrompt
 from ggufrun.chat.session import Done, Session
 from ggufrun.chat.template import ChatTemplate
+from ggufrun.chat.template_prompt import TemplatePrompt
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.generate import GenerationStats, StopReason, generate
 from ggufrun.engine.model import Model

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ggufrun.chat import stylebook, styles
-from ggufrun.chat.prompt import AffixPrompt, Format, StylePrompt, TemplatePrompt
+from ggufrun.chat.prompt import AffixPrompt, Format, StylePrompt
 from ggufrun.chat.template import ChatTemplate
+from ggufrun.chat.template_prompt import TemplatePrompt
 from ggufrun.engine.model import Model
 from ggufrun.errors import NotFoundError, UsageError
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from ggufrun.chat import reading, settings, store, stylebook
 from ggufrun.chat.choose import FormatOptions, choose
+from ggufrun.chat.export import export
 from ggufrun.chat.figures import describe, figures, told
-from ggufrun.chat.prompt import AffixPrompt, TemplatePrompt
+from ggufrun.chat.prompt import AffixPrompt
 from ggufrun.chat.session import Event, Session
+from ggufrun.chat.template_prompt import TemplatePrompt
 from ggufrun.errors import GgufrunError
 
 KEYS: tuple[tuple[str, str], ...] = (
@@ -235,7 +237,7 @@ def _load(session: Session, argument: str) -> Outcome:
 def _export(session: Session, argument: str) -> Outcome:
     if not argument:
         return Outcome(("name a file: /export FILE.md, or FILE.json",))
-    store.export(session, _path(argument))
+    export(session, _path(argument))
     return Outcome((f"wrote {_path(argument)}",))
 
 

@@ -1,22 +1,20 @@
 """How a conversation becomes the token ids that a model is fed: three kinds of format behind one protocol.
 
-`StylePrompt` follows a published style, `AffixPrompt` the interactive mode of llama.cpp, `TemplatePrompt` the Jinja
-template that a model brings. Each is asked for the whole id list of the next turn and starts from the ids that the
-model has really seen, so that its own answers are never tokenized anew unless a template rewrites history.
+`StylePrompt` follows a published style, `AffixPrompt` the interactive mode of llama.cpp, and `TemplatePrompt`, in a
+module of its own, the Jinja template that a model brings. Each is asked for the whole id list of the next turn and
+starts from the ids that the model has really seen, so that its own answers are never tokenized anew unless a template
+rewrites history.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Protocol
 
-from ggufrun.chat.reasoning import Marks, control_names, marks_of, opened_by
+from ggufrun.chat.reasoning import Marks, control_names, marks_of
 from ggufrun.chat.styles import Style, encode
-from ggufrun.chat.template import ChatTemplate, Message, TemplateExcess
 from ggufrun.engine.vocab import NULL, Vocab
-from ggufrun.errors import FormatError
 
 SYSTEM_FORMS: dict[str, tuple[str, str, str]] = {
     "[INST]": ("<<SYS>>\n", "inside", "\n<</SYS>>\n\n"),
@@ -75,7 +73,8 @@ class Prompt:
 class Format(Protocol):
     """A prompt format. ``stops`` are texts that end an answer; ``keep_stop`` leaves their tokens in the context, and
     ``strip_space`` says that an answer's leading space belongs to the vocabulary, not to the text. ``marks`` set
-    reasoning apart, and ``named`` are the control tokens among them and the stops.
+    reasoning apart, and ``named`` are the control tokens among them and the stops. ``key`` is JSON that tells a format
+    from others, which would make other ids of the same words, and ``described`` is what it can be made from again.
     """
 
     name: str
@@ -84,6 +83,12 @@ class Format(Protocol):
     strip_space: bool
     marks: tuple[Marks, ...]
     named: Mapping[int, bytes]
+
+    @property
+    def key(self) -> list[Any]: ...
+
+    @property
+    def described(self) -> dict[str, Any]: ...
 
     def turn(self, past: Sequence[Exchange], ids: Sequence[int], system: str, user: str) -> Prompt:
         """Ask ``user`` after ``past``, of which ``ids`` is what the model has seen."""
@@ -101,6 +106,8 @@ class StylePrompt:
         self.strip_space = style.name != "none"
         self.marks = marks_of(vocab) if style.name != "none" else ()
         self.named = control_names(vocab, self.marks, self.stops)
+        self.key = ["style", self.name]
+        self.described = {"style": self.name, "stops": list(reverse)}
         self._vocab = vocab
 
     def turn(self, past: Sequence[Exchange], ids: Sequence[int], system: str, user: str) -> Prompt:
@@ -135,11 +142,12 @@ class AffixPrompt:
     ) -> None:
         self.stops = tuple(reverse)
         self.named = control_names(vocab, self.marks, self.stops)
-        self.given = (prefix, suffix, prefix_bos)
+        self.described = {"affixes": [prefix, suffix, prefix_bos], "stops": list(reverse)}
         self._vocab = vocab
         self._bos = [vocab.bos] if prefix_bos and vocab.bos != NULL else []
         self._prefix = vocab.tokenize(prefix, special=True)
         self._suffix = vocab.tokenize(suffix, special=True)
+        self.key = ["affixes", self._bos, self._prefix, self._suffix]
         self._reverse = vocab.tokenize(reverse[0], special=True) if reverse else []
         # Where a style can be told from its affixes, a system prompt has its place.
         self._form = next((form for mark, form in SYSTEM_FORMS.items() if mark in prefix + suffix), ("", "", ""))
@@ -188,122 +196,3 @@ class AffixPrompt:
         mark = next(mark for mark in SYSTEM_FORMS if SYSTEM_FORMS[mark] == self._form)
         head, found, rest = text.partition(mark)
         return f"{head}{mark} {block}{rest.removeprefix(' ')}" if found and not head.strip() else None
-
-
-class TemplatePrompt:
-    """The model's own Jinja template; ``variables`` are what it may ask for beside the messages."""
-
-    name = "template"
-    keep_stop = False
-    strip_space = True
-
-    def __init__(
-        self,
-        vocab: Vocab,
-        template: ChatTemplate,
-        reverse: Sequence[str] = (),
-        variables: Mapping[str, Any] = MappingProxyType({}),
-    ) -> None:
-        self.stops = tuple(reverse)
-        self.template = template
-        self.variables = dict(variables)
-        self.marks = marks_of(vocab, template.source)
-        self.named = control_names(vocab, self.marks, self.stops)
-        self._vocab = vocab
-        self._bos_text, self._eos_text = vocab.text(vocab.bos), vocab.text(vocab.eos)
-        # one that the vocabulary does not have is not defined for the template either
-        named = {"bos_token": self._bos_text, "eos_token": self._eos_text}
-        self._tokens = {name: text for name, text in named.items() if text}
-
-    def turn(self, past: Sequence[Exchange], ids: Sequence[int], system: str, user: str) -> Prompt:
-        """Render the whole conversation, and feed only what is new in it if the rest is what the model has seen."""
-        text = self._text(past, system, user)
-        reasons = opened_by(text, self.marks)
-        known = self._known(past, ids, text)
-        if known is not None:
-            start, delta = known
-            return Prompt([*start, *self._vocab.tokenize(delta, special=True)], text, len(start), reasons)
-        return Prompt(self._tokenize(text), text, reasons=reasons)
-
-    def think(self, wanted: bool) -> bool:
-        """Let the model think, or not; False when the template has no switch for it."""
-        self.variables |= dict.fromkeys(self.template.switches, wanted)
-        return bool(self.template.switches)
-
-    def _text(self, past: Sequence[Exchange], system: str, user: str) -> str:
-        """The conversation as the template has it, in the first form in which nothing of it is missing.
-
-        Some templates know no system role; their authors put such words before the first message. Some want a message's
-        content as a list of parts, some a list of tools, even of none.
-        """
-        last = user.strip()
-        refusal: FormatError | None = None
-        first = ""
-        ways = [(form, self.variables) for form in _forms(past, system, user)]
-        ways.append((_messages(past, system, user), {"tools": [], "documents": [], **self.variables}))
-        for messages, variables in ways:
-            try:
-                text = self.template.render(messages, tokens=self._tokens, prompt=True, variables=variables)
-            except TemplateExcess:
-                raise
-            except FormatError as error:
-                refusal = refusal or error
-                continue
-            if last in text and system.strip() in text and text.strip():
-                return text
-            first = first or text
-        if not first.strip():
-            raise refusal or FormatError("the chat template makes an empty prompt", "use --style, or --chat-template")
-        return first
-
-    def _tokenize(self, text: str) -> list[int]:
-        # The template may write BOS itself; it must stand there once.
-        if self._bos_text and text.startswith(self._bos_text):
-            return [self._vocab.bos, *self._vocab.tokenize(text.removeprefix(self._bos_text), special=True)]
-        return self._vocab.tokenize(text, special=True, bos=True)
-
-    def _known(self, past: Sequence[Exchange], ids: Sequence[int], text: str) -> tuple[list[int], str] | None:
-        """The ids that stay, and what ``text`` has after the last answer; None when ``text`` is not what was seen.
-
-        Templates drop the reasoning of earlier turns, or keep it; what the model has seen is cut accordingly.
-        """
-        if not past or not past[-1].rendered or not text.startswith(past[-1].rendered):
-            return None
-        last = past[-1]
-        rest = text[len(last.rendered) :].lstrip()
-        kept, said = list(ids), last.said.strip()
-        if said and rest.startswith(said):
-            rest = rest[len(said) :]
-        else:
-            answer = last.answer.strip()
-            cut = last.without_reasoning(ids)
-            if cut is None or not rest.startswith(answer):
-                return None
-            kept, rest = cut, rest[len(answer) :]
-        if kept and self._vocab.is_eog(kept[-1]):
-            # The model wrote the end itself: it is in the ids already, if it is the end that the template expects.
-            end = self._vocab.text(kept[-1])
-            return (kept, rest.lstrip().removeprefix(end)) if rest.lstrip().startswith(end) else None
-        return kept, rest.lstrip() if self._eos_text and rest.lstrip().startswith(self._eos_text) else rest
-
-
-def _forms(past: Sequence[Exchange], system: str, user: str) -> Iterator[list[Message]]:
-    """The ways in which a conversation can be told, the usual one first."""
-    ways = [_messages(past, system, user)]
-    if system:
-        ways.append(_messages(past, "", user, opening=system))
-    yield from ways
-    for messages in ways:
-        yield [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
-
-
-def _messages(past: Sequence[Exchange], system: str, user: str, opening: str = "") -> list[Message]:
-    messages: list[Message] = [{"role": "system", "content": system}] if system else []
-    for index, user_text in enumerate([*(exchange.user for exchange in past), user]):
-        text = f"{opening}\n\n{user_text}" if opening and index == 0 else user_text
-        messages.append({"role": "user", "content": text})
-        if index < len(past):
-            reasoning = past[index].reasoning
-            answer = {"role": "assistant", "content": past[index].answer}
-            messages.append({**answer, "reasoning_content": reasoning} if reasoning else answer)
-    return messages

@@ -53,7 +53,7 @@ class Session:
     ``shift``, a full context loses its older half but for the beginning: what the system prompt takes, or ``keep``
     tokens as llama.cpp counts them (BOS not included, negative or too many: all of the first turn). Answers are led
     away from ``negative``. ``why`` says what made the format be chosen. With ``budget`` the limit is llama.cpp's count.
-    ``exports`` are the files that it was written to, to be read.
+    ``exports`` are the files that it was written to, to be read, and ``placed`` the ids of a text that it began with.
     """
 
     def __init__(
@@ -88,9 +88,9 @@ class Session:
         self.ids: list[int] = []
         self.last: Done | None = None
         self.exports: set[Path] = set()
+        self.placed: tuple[int, ...] = ()
         self._attempt = 0
         self._unfinished: Callable[[], object] | None = None
-        self._placed: tuple[int, ...] = ()
 
     def open(self, text: str) -> Iterator[Event]:
         """Let the model continue ``text``, taken as it stands: llama.cpp's ``-p`` beside affixes."""
@@ -121,8 +121,8 @@ class Session:
     def place(self, text: str) -> Start:
         """Take ``text`` as the beginning of the context without an answer."""
         self.ids = self._opening(text).ids
-        self._placed = tuple(self.ids)
-        return Start(self._placed)
+        self.placed = tuple(self.ids)
+        return Start(self.placed)
 
     def ask(self, text: str) -> Iterator[Event]:
         """Ask, and stream the answer: a `Start`, `Text` pieces, then one `Done`.
@@ -168,7 +168,7 @@ class Session:
         self.ids = []
         self.last = None
         self.exports.clear()
-        self._placed = ()
+        self.placed = ()
 
     def use(self, format: Format, why: str = "") -> None:
         """Talk in another format. The conversation starts anew, for its ids are in the old one."""
@@ -213,14 +213,14 @@ class Session:
         vocab = self.context.model.vocab
         first, opened = (self.past[0].user, self.past[0].opened) if self.past else (user, opened)
         if self.keep is not None or isinstance(self.format, AffixPrompt):
-            if self._placed:
-                opening = list(self._placed)
+            if self.placed:
+                opening = list(self.placed)
             else:
                 prompt = self._opening(first) if opened else self.format.turn([], [], self.system, first)
                 opening = prompt.ids
             if self.keep is not None:
                 return len(opening) if not 0 <= self.keep <= len(opening) else self.keep + vocab.add_bos
-            if self._placed or opened:
+            if self.placed or opened:
                 # As much of -p as leaves half of the context to talk in.
                 return min(len(opening), self.context.n_ctx // 2)
         # What does not depend on the question.

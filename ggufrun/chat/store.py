@@ -1,4 +1,4 @@
-"""Conversations in files: a session that can be gone on with, and an export to be read.
+"""Conversations in files that can be gone on with.
 
 A session is two files: ``FILE`` is JSON with the words and the token ids, ``FILE.state`` what the model has computed of
 them. The words are written first, and each file appears whole; whatever the second one is worth, the conversation can
@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from ggufrun.chat import stylebook
-from ggufrun.chat.prompt import AffixPrompt, Exchange, Format, StylePrompt, TemplatePrompt
+from ggufrun.chat.prompt import AffixPrompt, Exchange, Format, StylePrompt
 from ggufrun.chat.replay import replay
 from ggufrun.chat.session import Session
 from ggufrun.chat.template import ChatTemplate
+from ggufrun.chat.template_prompt import TemplatePrompt
 from ggufrun.engine.sampling import SamplingParams
 from ggufrun.engine.state import identity, load_state, save_state, state_size
 from ggufrun.engine.vocab import Vocab
-from ggufrun.errors import EngineError, FormatError, GgufrunError, NotFoundError, TargetError, UsageError
+from ggufrun.errors import EngineError, FormatError, GgufrunError, NotFoundError, TargetError
 
 VERSION = 1
 
@@ -56,14 +57,14 @@ def save(session: Session, path: Path, *, always: bool = True, words_only: bool 
         "ggufrun session": VERSION,
         "model": session.context.model.name,
         "identity": identity(session.context),
-        "format": format_key(session.format),
-        "prompt": describe_format(session.format),
+        "format": session.format.key,
+        "prompt": session.format.described,
         "sampling": asdict(session.sampling),
         # an answer that may fill the context may fill another one too
         "limit": None if session.limit == session.context.n_ctx else session.limit,
         "system": session.system,
         "turns": [_turn(exchange, session.ids) for exchange in session.past],
-        "placed": list(session._placed),
+        "placed": list(session.placed),
         "ids": session.ids,
     }
     try:
@@ -106,12 +107,12 @@ def load(session: Session, path: Path, system: str | None = None, *, adopt: bool
     placed = tuple(_ids(value, "placed", path))
     if adopt and (value.get("identity") == known or value.get("model") == session.context.model.name):
         kept = _format(value.get("prompt"), vocab, path)
-        if kept is not None and format_key(kept) != format_key(session.format):
+        if kept is not None and kept.key != session.format.key:
             session.format, session.why = kept, "the session was held in it"
     session.clear()
     session.system = said if system is None else system
     same = (
-        value.get("identity") == known and value.get("format") == format_key(session.format) and session.system == said
+        value.get("identity") == known and value.get("format") == session.format.key and session.system == said
     )
     if not same:
         session.past, session.ids = replay(
@@ -126,7 +127,7 @@ def load(session: Session, path: Path, system: str | None = None, *, adopt: bool
         note = "it was held with another model or format: its words are read anew"
         return Loaded(len(turns), 0, note if turns else "", *settings)
     session.past, session.ids = turns, list(value["ids"])
-    session._placed = placed
+    session.placed = placed
     if session.ids and not 0 <= min(session.ids) <= max(session.ids) < vocab.size:
         session.clear()
         raise _damaged(path)
@@ -140,19 +141,8 @@ def load(session: Session, path: Path, system: str | None = None, *, adopt: bool
         return Loaded(len(turns), 0, f"{why}: the conversation is computed anew", *settings)
 
 
-def describe_format(format: Format) -> dict[str, Any]:
-    """What a format is made of, so that `load` can make it again."""
-    if isinstance(format, TemplatePrompt):
-        return {"template": format.template.source, "variables": format.variables, "stops": list(format.stops)}
-    if isinstance(format, AffixPrompt):
-        return {"affixes": format.given, "stops": list(format.stops)}
-    assert isinstance(format, StylePrompt)
-    own = len(format.style.stops)
-    return {"style": format.name, "stops": list(format.stops[own:])}
-
-
 def _format(value: Any, vocab: Vocab, path: Path) -> Format | None:
-    """The format that `describe_format` has described; None for a style that is not known here, or for nothing."""
+    """The format that `Format.described` describes; None for a style that is not known here, or for nothing."""
     if value is None:
         return None
     try:
@@ -195,58 +185,6 @@ def _is(kind: str, value: Any) -> bool:
 
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
-def format_key(format: Format) -> Any:
-    """What tells a format from others that would make other ids of the same words."""
-    if isinstance(format, TemplatePrompt):
-        return ["template", format.template.source]
-    if isinstance(format, AffixPrompt):
-        return ["affixes", format._bos, format._prefix, format._suffix]
-    return ["style", format.name]
-
-
-def export(session: Session, path: Path) -> None:
-    """Write the conversation to be read: Markdown, or JSON messages where the name ends in .json. A file that stands is
-    replaced only if it is an earlier export of this conversation.
-
-    Raises UsageError, TargetError.
-    """
-    suffix = path.suffix.lower()
-    if suffix not in (".md", ".markdown", ".txt", ".json"):
-        raise UsageError(f"{path.name} says no format", "give a name that ends in .md or .json")
-    text = as_json(session) if suffix == ".json" else as_markdown(session)
-    if path.exists() and path.resolve() not in session.exports:
-        raise TargetError(f"{path} exists", "choose another name")
-    try:
-        write_whole(path, text)
-        session.exports.add(path.resolve())
-    except OSError as error:
-        raise TargetError(f"{path} cannot be written: {error.strerror}", "choose another name") from error
-
-
-def as_json(session: Session) -> str:
-    """``{"model": ..., "messages": [...]}``, as training data and other programs have it."""
-    messages = [{"role": "system", "content": session.system}] if session.system else []
-    for exchange in session.past:
-        messages.append({"role": "user", "content": exchange.user})
-        answer = {"role": "assistant", "content": exchange.answer}
-        messages.append({**answer, "reasoning_content": exchange.reasoning} if exchange.reasoning else answer)
-    whole = {"model": session.context.model.name, "messages": messages}
-    return json.dumps(whole, ensure_ascii=False, indent=2) + "\n"
-
-
-def as_markdown(session: Session) -> str:
-    """Questions as quotations, answers as they stand."""
-    parts = [f"# {session.context.model.name}"]
-    if session.system:
-        parts.append("\n".join(f"> *{line}*" if line.strip() else ">" for line in session.system.splitlines()))
-    for exchange in session.past:
-        parts.append("\n".join(f"> {line}".rstrip() for line in exchange.user.split("\n")))
-        if exchange.reasoning:
-            parts.append(f"<details><summary>Reasoning</summary>\n\n{exchange.reasoning}\n\n</details>")
-        parts.append(exchange.answer.strip("\n"))
-    return "\n\n".join(parts) + "\n"
 
 
 def write_whole(path: Path, text: str) -> None:
