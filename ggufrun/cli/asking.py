@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from ggufrun.cli.console import shown
+
 YES = ("y", "yes", "是", "好")
 
 
@@ -14,7 +16,7 @@ def at_terminal() -> bool:
 
 def agreed(question: str, otherwise: bool = True) -> bool:
     """Ask on stderr; Enter means ``otherwise``, and the end of the input no."""
-    sys.stderr.write(f"{question} [{'Y/n' if otherwise else 'y/N'}] ")
+    sys.stderr.write(f"{shown(question)} [{'Y/n' if otherwise else 'y/N'}] ")
     sys.stderr.flush()
     answer = sys.stdin.readline()
     if not answer:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ggufrun.cli import settings
 from ggufrun.cli.asking import agreed, at_terminal
 from ggufrun.cli.chat_flags import ChatFlags
-from ggufrun.cli.console import err, note
+from ggufrun.cli.console import err, note, shown
 from ggufrun.cli.progress import fetch_bar
 from ggufrun.cli.units import size_text
 from ggufrun.errors import GgufrunError, NotFoundError, UsageError
@@ -119,7 +119,7 @@ def pick(*, plain: bool) -> Path:
     if len(models) == 1:
         note(f"{models[0].name}, the only model in {folder}")
         return models[0].path
-    rows = [(model.name, model.type, size_text(model.size)) for model in models]
+    rows = [(shown(model.name), model.type, size_text(model.size)) for model in models]
     if plain or os.environ.get("TERM", "dumb") == "dumb" or not sys.stdout.isatty():
         chosen = by_number(rows)
     else:

@@ -14,7 +14,7 @@ from rich.cells import cell_len
 
 from ggufrun.chat.figures import figures
 from ggufrun.chat.session import Done, Session
-from ggufrun.cli.console import err
+from ggufrun.cli.console import err, shown
 from ggufrun.engine.generate import StopReason
 
 CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
@@ -163,7 +163,7 @@ class Screen:
         What does not fit is left out, the speed first, then the model's name.
         """
         used = f"context {len(session.ids)}/{session.context.n_ctx}"
-        name = session.context.model.name
+        name = shown(session.context.model.name)
         for parts in ((name, used, self._speed), (name, used), (used,)):
             line = " · ".join(part for part in parts if part)
             if cell_len(line) < err().width:
@@ -174,7 +174,9 @@ class Screen:
         """Lines beside the conversation."""
         for line in lines:
             # A terminal breaks lines where they end, rich between words.
-            err().print(line, markup=False, style="dim" if self.colored else None, soft_wrap=not self._wraps)
+            err().print(
+                shown(line, lines=True), markup=False, style="dim" if self.colored else None, soft_wrap=not self._wraps
+            )
 
     def table(self, rows: Sequence[tuple[str, str]]) -> None:
         """Rows of two columns; on a narrow screen the second goes below the first."""
@@ -201,9 +203,9 @@ class Screen:
         beyond = f" (trained with {model.train_context})" if context.n_ctx > model.train_context > 0 else ""
         threads = f"{context.threads} thread" + ("s" if context.threads != 1 else "")
         self.note(
-            f"{model.name} · {model.architecture} · {_count(model.parameters)} · {model.quantization} · "
+            f"{shown(model.name)} · {model.architecture} · {_count(model.parameters)} · {model.quantization} · "
             f"context {context.n_ctx}{beyond} · {threads}",
-            f"format {session.format.name}: {session.why}",
+            shown(f"format {session.format.name}: {session.why}"),
             "/help lists the commands, Ctrl+D leaves",
             *((FIRST_TIME,) if first_time else ()),
             "",

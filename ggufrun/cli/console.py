@@ -8,8 +8,8 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import re
 import sys
-import unicodedata
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -51,11 +51,11 @@ def _console(stderr: bool) -> Console:
     )
 
 
-MOVING = ("Cc", "Zl", "Zp")
-"""Unicode's categories of controls, and of ends of lines and paragraphs."""
+ACTING = r"\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+"""What a terminal obeys, or what turns the direction of writing so that a name is read as another; JSON has it too."""
 
-TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-"""What turns the direction of writing, so that a name is read as another."""
+SHORT = r"\x00-\x1f"
+"""The controls that JSON writes otherwise."""
 
 
 def shown(text: str, lines: bool = False) -> str:
@@ -67,13 +67,8 @@ def shown(text: str, lines: bool = False) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(
-        repr(letter)[1:-1] if _acts(letter) and not (lines and letter in "\n\t") else letter for letter in text
-    )
-
-
-def _acts(letter: str) -> bool:
-    return letter in TURNING or unicodedata.category(letter) in MOVING
+    kept = r"(?![\n\t])" if lines else ""
+    return re.sub(f"{kept}[{SHORT}{ACTING}]", lambda found: repr(found[0])[1:-1], text)
 
 
 def literal(text: str, style: str = "") -> Text:
@@ -114,6 +109,11 @@ def can_write(text: str) -> bool:
     return True
 
 
+def print_text(text: str) -> None:
+    """A text of several lines on stdout: as it is for programs, and harmless on a terminal."""
+    sys.stdout.write((shown(text, lines=True) if out().is_terminal else text) + "\n")
+
+
 def print_json(value: Any) -> None:
     """One JSON document on stdout, Chinese text as it is where that can be written."""
     sys.stdout.write(_json(value, indent=2) + "\n")
@@ -127,6 +127,8 @@ def print_json_line(value: Any) -> None:
 
 def _json(value: Any, indent: int | None = None) -> str:
     text = json.dumps(value, ensure_ascii=False, indent=indent)
+    # JSON itself leaves some of what a terminal obeys
+    text = re.sub(f"[{ACTING}]", lambda found: f"\\u{ord(found[0]):04x}", text)
     # a terminal without Unicode, or a file name that is no text
     return text if can_write(text) else json.dumps(value, indent=indent)
 

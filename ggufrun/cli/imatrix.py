@@ -110,7 +110,8 @@ def imatrix(
 
 def _report(target: Path, result: Imatrix) -> None:
     console.print_path(target)
-    console.note(f"  {len(result.entries)} matrices, {result.chunk_count} chunks of {result.chunk_size} tokens")
+    chunks = f"{result.chunk_count} chunk{'s' if result.chunk_count != 1 else ''}"
+    console.note(f"  {len(result.entries)} matrices, {chunks} of {result.chunk_size} tokens")
     idle = {name: int((entry.counts == 0).sum()) for name, entry in result.entries.items()}
     experts = sum(len(result.entries[name].counts) for name, count in idle.items() if count)
     if any(idle.values()):

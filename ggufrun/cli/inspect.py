@@ -89,7 +89,7 @@ def inspect(
         console.print_json({**_json(found, header, asked, tensors), "prompt_format": _format(file, header)})
         return
     if template:
-        console.out().print(found.template or "", markup=False, soft_wrap=True)
+        console.print_text(found.template or "")
         return
     console.out().print(_overview(found, asked, read(header), _format(file, header), _holds(header)))
     tables.show(_types(found), console.out())

@@ -24,7 +24,7 @@ def bytes_bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
         yield lambda n_bytes: None
         return
     bar = _bytes()
-    task = bar.add_task(what, total=total)
+    task = bar.add_task(console.shown(what), total=total)
     with bar:
         yield lambda n_bytes: bar.advance(task, n_bytes)
 
@@ -39,7 +39,7 @@ def fetch_bar() -> Iterator[Callable[[Progress], None]]:
     task = bar.add_task("asking the hub", total=None)
 
     def update(state: Progress) -> None:
-        bar.update(task, description=state.file[-40:], completed=state.done, total=state.total)
+        bar.update(task, description=console.shown(state.file[-40:]), completed=state.done, total=state.total)
 
     with bar:
         yield update
@@ -90,4 +90,4 @@ def steps(work: Generator[T, None, None], total: int, what: str, talks: bool = F
             redirect_stdout=False,
         )
         with bar:
-            yield iter(bar.track(work, total=total, description=what))
+            yield iter(bar.track(work, total=total, description=console.shown(what)))
