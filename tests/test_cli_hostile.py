@@ -205,7 +205,7 @@ def test_texts_from_pipes(demo_gguf: Callable[[str], Path]) -> None:
     for command in ("chat", "complete"):
         found = run(f'yes | "$0" -m ggufrun {command} "$1"')
         assert found.returncode == 1 and "stdin holds more than 64 MiB" in found.stderr
-    fails(run('"$0" -m ggufrun chat "$1" -f /dev/zero'), "-f /dev/zero holds more than 64 MiB")
+    fails(run('"$0" -m ggufrun chat "$1" -f /dev/zero'), "-f /dev/zero holds NUL bytes")
     fails(run('"$0" -m ggufrun chat "$1" -f /'), "-f /: a folder")
 
 

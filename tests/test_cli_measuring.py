@@ -206,7 +206,7 @@ def test_what_cannot_be_measured(measured: Callable[[str], Path], tmp_path: Path
     model = measured("dense-f16")
     (tmp_path / "short.txt").write_text("Too short.")
     fails(ggufrun("perplexity", model, "-f", tmp_path / "short.txt"), "two chunks of 512 take 1024; give a longer", 2)
-    fails(ggufrun("imatrix", model, "-f", tmp_path / "none.txt", "-o", tmp_path / "x"), "no such file: .*none.txt")
+    fails(ggufrun("imatrix", model, "-f", tmp_path / "none.txt", "-o", tmp_path / "x"), "-f .*none.txt: no such file")
     fails(ggufrun("perplexity", model, "-f", SAMPLE, "-c", "3"), "--ctx-size is 3", 2)
     fails(ggufrun("compare", model, GOLDEN / "imatrix-dense.bin"), "importance matrix, not a model")
     fails(ggufrun("imatrix", model, "-f", SAMPLE, "-o", model, "--force"), "is what it would be made from")

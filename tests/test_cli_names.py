@@ -76,7 +76,7 @@ def test_commands(folder: Path, arguments: tuple[str, ...], expected: str) -> No
 
 
 def test_a_path_is_exact_in_a_pipe_and_shown_on_a_terminal(folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ggufrun", "quantize", FILE, "q8_0", "-o", tmp_path]
+    command = [sys.executable, "-m", "ggufrun", "quantize", FILE, "q8_0", "-o", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True)
     made = Path(result.stdout.removesuffix("\n"))
     assert made.is_file() and made.name.startswith("b\n\x1b[9m静 夜  思")

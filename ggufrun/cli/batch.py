@@ -12,6 +12,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from ggufrun.cli import texts
 from ggufrun.cli.console import err, note, warn
 from ggufrun.cli.guessing import draft_params, guessing, widened
 from ggufrun.cli.guiding import doubled, guidance_params, negative
@@ -55,8 +56,11 @@ def read_list(path: Path) -> list[Item]:
     """The questions of ``--file``."""
     from ggufrun.chat.batch import read_items
 
-    text = path.read_bytes().decode("utf-8-sig", "replace")
-    items = read_items(text, document=path.suffix == ".json")
+    text = texts.read(path, f"--file {path}", texts.MAX_MEASURED).removeprefix("\ufeff")
+    # an answer's record has the question, and JSON no bytes
+    items = read_items(
+        text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"), document=path.suffix == ".json"
+    )
     if not items:
         raise FormatError(f"{path.name} holds no instruction", "write one a line")
     return items

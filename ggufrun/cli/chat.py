@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ggufrun.cli import batch, chat_model, ending, records, settings
+from ggufrun.cli import batch, chat_model, ending, records, settings, texts
 from ggufrun.cli.chat_flags import SWITCH_VALUES, ChatFlags, FlagCommand
 from ggufrun.cli.console import note, warn
 from ggufrun.cli.guessing import draft_params, guessing, widened
@@ -220,4 +220,4 @@ def joined(first: str | None, raw: str | None, piped: str) -> tuple[str | None, 
 
 def read_piped() -> str:
     """All of stdin, without the newline that ``echo`` ends with."""
-    return settings.read_stdin().rstrip("\r\n")
+    return texts.read_stdin().rstrip("\r\n")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ggufrun.cli import chat_model, ending, records, settings
+from ggufrun.cli import chat_model, ending, records, settings, texts
 from ggufrun.cli.chat_flags import ChatFlags, FlagCommand
 from ggufrun.cli.guessing import draft_params, guessing, widened
 from ggufrun.cli.guiding import doubled, guidance_params, negative
@@ -135,7 +135,7 @@ def prompt_text(flags: CompleteFlags) -> str:
     if text is None and flags.prompt is None and flags.prompt_file is None:
         if sys.stdin.isatty():
             raise UsageError("there is no text to continue", "give one with -p, or pipe it in")
-        text = settings.read_stdin().removesuffix("\n").removesuffix("\r")
+        text = texts.read_stdin().removesuffix("\n").removesuffix("\r")
     if not text:
         raise UsageError("the text to continue is empty", "give one with -p, or pipe it in")
     return text

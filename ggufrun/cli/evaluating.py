@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ggufrun.cli import console, opening, placing
+from ggufrun.cli import console, opening, placing, texts
 from ggufrun.cli.placing import PlaceFlags
-from ggufrun.errors import NotFoundError
 
 if TYPE_CHECKING:
     from ggufrun.engine.chunks import ChunkParams
@@ -53,18 +52,15 @@ def read_text(path: Path | None, builtin: str) -> str:
         from ggufrun.evaluate.text import builtin_text
 
         return builtin_text(builtin)
-    if path.is_dir():
-        raise NotFoundError(f"{path} is a folder", "give the path of a text file")
-    try:
-        return path.read_bytes().decode("utf-8", "surrogateescape")
-    except FileNotFoundError as error:
-        raise NotFoundError(f"no such file: {path}", "check the path") from error
+    return texts.read(path, f"-f {path}", texts.MAX_MEASURED)
 
 
 def text_name(path: Path | None, builtin: str) -> str:
     """What a result says that it was measured on."""
     if path is None:
         return f"ggufrun {builtin}"
+    if str(path) == "-":
+        return "stdin"
     # of a name that is no text, what a GGUF can hold
     return str(path).encode("utf-8", "replace").decode()
 

@@ -9,12 +9,12 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
-from ggufrun.cli import opening, placing
+from ggufrun.cli import opening, placing, texts
 from ggufrun.cli.chat_flags import SWITCH_VALUES, ChatFlags
 from ggufrun.cli.console import err, literal
-from ggufrun.errors import FormatError, NotFoundError, UsageError
+from ggufrun.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from ggufrun.chat.choose import Choice
@@ -103,34 +103,9 @@ def expanded(flags: ChatFlags, text: str) -> str:
     return text if flags.escape is False else expand(text)
 
 
-MAX_TEXT = 64 << 20
-"""Bytes of a text that is to be fed; no context holds more."""
-
-
 def read_text(path: Path, flag: str) -> str:
     """The file that ``flag`` names, or a pipe such as ``<(command)`` or ``-``, without its last newline."""
-    if str(path) == "-":
-        return read_stdin().removesuffix("\n")
-    if path.is_dir():
-        raise NotFoundError(f"{flag} {path}: a folder", "give the path of a text file")
-    try:
-        with path.open("rb") as file:
-            data = _bounded(file, f"{flag} {path}")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFoundError(f"{flag} {path}: no such file", "check the path") from error
-    return data.decode("utf-8", "surrogateescape").removesuffix("\n")
-
-
-def read_stdin() -> str:
-    """All of stdin as it stands."""
-    return _bounded(sys.stdin.buffer, "stdin").decode("utf-8", "surrogateescape")
-
-
-def _bounded(file: IO[bytes], what: str) -> bytes:
-    data = file.read(MAX_TEXT + 1)
-    if len(data) > MAX_TEXT:
-        raise FormatError(f"{what} holds more than {MAX_TEXT >> 20} MiB, more than any context", "give a part of it")
-    return data
+    return texts.read(path, f"{flag} {path}").removesuffix("\n")
 
 
 def check_file(path: Path) -> None:
