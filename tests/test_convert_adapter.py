@@ -19,10 +19,16 @@ from safetensors.numpy import load_file
 from ggufrun.checkpoint.adapter import AdapterRequest
 from ggufrun.convert import pipeline
 from ggufrun.convert.adapter import plan_adapter
+from ggufrun.convert.plan import Plan, plan_convert
+from ggufrun.engine import adapters as engine_adapters
+from ggufrun.engine.context import Context, ContextParams
+from ggufrun.engine.model import Model, ModelParams
 from ggufrun.errors import FormatError, GgufrunError, UnsupportedError, UsageError
 from ggufrun.quantize.types import FILE_TYPES
 from tests.checkpoints import llama_config, llama_tensors
 from tests.conftest import Oracle
+from tests.families import replace_vocabulary, some_vocabulary, write
+from tests.family_cases import CASES
 from tests.test_checkpoint_lora import Arrays, low_rank, write_adapter
 from tests.test_checkpoint_meta import write_meta
 
@@ -178,6 +184,58 @@ def test_adapters_of_another_base(
     request = write_adapter(tmp_path / "adapter", low_rank(module))
     with pytest.raises(error, match=words):
         ours(tmp_path, tmp_path, request.path)
+
+
+def for_case(case: str, *modules: str) -> Arrays:
+    """Changes to modules of one of the tiny checkpoints of all families."""
+    shapes = CASES[case].shapes
+    tensors: Arrays = {}
+    for module in modules:
+        tensors |= low_rank(module, *shapes.get(f"{module}.weight", (48, 48)))
+    return tensors
+
+
+def plan_for_case(tmp_path: Path, case: str, tensors: Arrays) -> Plan:
+    request = write_adapter(tmp_path / "adapter", tensors)
+    return plan_adapter(write(tmp_path / case, CASES[case]), request, tmp_path / "adapter.gguf")
+
+
+LEFT_OUT = {
+    # kept in the GGUF, but not loaded
+    "glm-4.5-air": ("model.layers.2.self_attn.o_proj", "model.layers.3.self_attn.q_proj", "model.layers.3.eh_proj"),
+    "qwen3.5-text": ("model.layers.3.self_attn.o_proj", "mtp.layers.0.mlp.up_proj", "mtp.fc"),
+    # not kept
+    "deepseek-r1": ("model.layers.1.self_attn.o_proj", "model.layers.2.self_attn.q_a_proj"),
+    "qwen2.5-vl": ("model.language_model.layers.1.self_attn.o_proj", "visual.blocks.0.attn.proj"),
+}
+"""Modules of a checkpoint that an adapter changes; all but the first are no layers of the text."""
+
+
+@pytest.mark.parametrize("case", LEFT_OUT)
+def test_what_llama_cpp_would_refuse_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    """It knows no layers that predict further tokens, nor eyes; it takes the rest."""
+    replace_vocabulary(monkeypatch, some_vocabulary)
+    plan = plan_for_case(tmp_path, case, for_case(case, *LEFT_OUT[case]))
+    assert sorted(plan.left_out) == sorted(LEFT_OUT[case][1:])
+    base = plan_convert(tmp_path / case, [FILE_TYPES["F32"]], lambda kind: tmp_path / "base.gguf")
+    for each in (plan, base):
+        pipeline.run(each, threads=1)
+        each.close()
+    with Model(ModelParams(tmp_path / "base.gguf", gpu_layers=0)) as model:
+        adapters = (engine_adapters.Adapter(tmp_path / "adapter.gguf"),)
+        with Context(model, ContextParams(n_ctx=64, threads=1, adapters=adapters)) as context:
+            context.feed([1, 5, 17])
+
+
+def test_an_adapter_of_nothing_that_llama_cpp_adds_to(tmp_path: Path) -> None:
+    tensors = for_case("glm-4.5-air", "model.layers.3.self_attn.q_proj")
+    with pytest.raises(UnsupportedError, match=r"only model\.layers\.3\.self_attn\.q_proj"):
+        plan_for_case(tmp_path, "glm-4.5-air", tensors)
+
+
+def test_an_output_that_a_family_ties_itself(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="no lm_head"):
+        plan_for_case(tmp_path, "hunyuan-1.8b", low_rank("lm_head", 320, 48))
 
 
 def test_a_type_of_blocks(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 llama.cpp adds ``alpha / rank * B A`` to a weight, so a file holds one alpha and the matrices ``a`` and ``b`` of every
 changed weight, under the weight's GGUF name. What a family does to a weight's rows is done to the rows of B. Settings
 that this cannot tell (DoRA, whole tensors, biases) are refused; a scale that is not ``alpha / rank`` (rsLoRA, patterns)
-goes into B.
+goes into B. What an adapter changes beside the text's own layers (layers that predict further tokens, eyes) is left
+out: llama.cpp would refuse the adapter for it, and the text is the same without.
 
 Source: llama.cpp's ``convert_lora_to_gguf.py`` for names, order and types.
 """
@@ -25,7 +26,7 @@ from ggufrun.checkpoint.quantized import as_float32
 from ggufrun.checkpoint.tensor import Rows, Tensor
 from ggufrun.convert import arch, metadata
 from ggufrun.convert.arch.family import Family, is_tied
-from ggufrun.convert.arch.layout import n_blocks
+from ggufrun.convert.arch.layout import n_blocks, n_layers
 from ggufrun.convert.config import Config, read_config
 from ggufrun.convert.plan import Plan
 from ggufrun.convert.target import Model, make_target
@@ -36,6 +37,7 @@ from ggufrun.quantize.types import FILE_TYPES, FileType
 
 TYPES = {"F32": ggml.F32, "F16": ggml.F16, "BF16": ggml.BF16}
 MERGE = "merge it instead: leave --lora-out away"
+NOWHERE = "to which llama.cpp adds nothing at run time"
 
 
 def plan_adapter(
@@ -54,7 +56,10 @@ def plan_adapter(
     family.check_config(config)
     adapter, settings = open_adapter(request)
     try:
-        tensors = {tensor.name: tensor for tensor in _tensors(config, family, adapter, settings)}
+        left_out: list[str] = []
+        tensors = {tensor.name: tensor for tensor in _tensors(config, family, adapter, settings, left_out)}
+        if left_out and not tensors:
+            raise UnsupportedError(f"{adapter.path} changes only {left_out[0]} and its like, {NOWHERE}", MERGE)
         logging.getLogger("gguf").setLevel(logging.ERROR)
         writer = gguf.GGUFWriter(None, family.gguf_arch)
         metadata.add_general(request.path, writer, tensors.values(), name, gguf.GGUFType.ADAPTER)
@@ -64,7 +69,8 @@ def plan_adapter(
         kinds = [
             (key, ggml.F32 if len(tensor.shape) == 1 else TYPES[file_type.name]) for key, tensor in tensors.items()
         ]
-        return Plan(adapter.source, (make_target(path, file_type, Model(values, tensors), kinds),))
+        targets = (make_target(path, file_type, Model(values, tensors), kinds),)
+        return Plan(adapter.source, targets, left_out=tuple(left_out))
     except BaseException:
         adapter.source.close()
         raise
@@ -80,14 +86,16 @@ def _config(base: Path) -> Config:
         source.close()
 
 
-def _tensors(config: Config, family: Family, adapter: Adapter, settings: Settings) -> Iterator[Tensor]:
+def _tensors(
+    config: Config, family: Family, adapter: Adapter, settings: Settings, left_out: list[str]
+) -> Iterator[Tensor]:
     names = gguf.get_tensor_name_map(family.arch, n_blocks(config))
     expected = family.expected(config)
 
     def gguf_name(tensor: Tensor) -> str:
         name = tensor.name if tensor.name in expected else names.get_name(tensor.name, (".weight", ".bias"))
         if name is None or name not in expected or (name == "output.weight" and is_tied(config)):
-            raise FormatError(f"the base has no {tensor.name}, which {adapter.path} changes", "name the base it is for")
+            raise _no_such(adapter, tensor.name)
         return name
 
     if settings.fan_in_fan_out or settings.dora:
@@ -99,10 +107,32 @@ def _tensors(config: Config, family: Family, adapter: Adapter, settings: Setting
             continue
         if "_layernorm" not in name and ".norm" not in name:
             raise UnsupportedError(f"{adapter.path} replaces {name}, which llama.cpp cannot do at run time", MERGE)
-        for changed in family.transform(config, replace(tensor, name=name)):
-            yield replace(changed, name=gguf_name(changed))
+        places = [
+            replace(found, name=gguf_name(found)) for found in family.transform(config, replace(tensor, name=name))
+        ]
+        if _has_place(config, places):
+            yield from places
+        else:
+            left_out.append(name)
     for delta in adapter.deltas.values():
-        yield from _pair(config, family, adapter, settings, delta, gguf_name)
+        pairs = list(_pair(config, family, adapter, settings, delta, gguf_name))
+        if _has_place(config, pairs):
+            yield from pairs
+        elif delta.module == "lm_head":
+            raise _no_such(adapter, "lm_head.weight")
+        else:
+            left_out.append(delta.module)
+
+
+def _has_place(config: Config, tensors: Sequence[Tensor]) -> bool:
+    """Whether llama.cpp would add them: it has no other parts than the text's, and adds nothing to layers after the
+    last, whose guesses the model itself checks."""
+    numbers = (int(tensor.name.split(".")[1]) for tensor in tensors if tensor.name.startswith("blk."))
+    return bool(tensors) and all(number < n_layers(config) for number in numbers)
+
+
+def _no_such(adapter: Adapter, name: str) -> FormatError:
+    return FormatError(f"the base has no {name}, which {adapter.path} changes", "name the base it is for")
 
 
 def _pair(

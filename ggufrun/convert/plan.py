@@ -46,11 +46,13 @@ NO_WISHES = Wishes()
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything to do. ``close`` when done. ``original`` is the tokenizer that the vocabulary was made from."""
+    """Everything to do. ``close`` when done. ``original`` is the tokenizer that the vocabulary was made from,
+    ``left_out`` names the modules of an adapter whose changes have no place in it."""
 
     source: Source
     targets: tuple[Target, ...]
     original: Original | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def source_bytes(self) -> int:
