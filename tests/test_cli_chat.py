@@ -300,7 +300,7 @@ def test_closed_streams(model: str, tmp_path: Path, closed: str) -> None:
     script = f'exec "$0" -m ggufrun chat "$1" 背一下静夜思 --temp 0 --session "$2" {closed}'
     session = tmp_path / "s.json"
     command = ["sh", "-c", script, sys.executable, model, str(session)]
-    result = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    result = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, timeout=150)
     assert result.returncode == 0 and result.stderr == b""
     assert result.stdout.decode() == ("" if ">&-" in closed.split() else POEM)
     assert json.loads(session.read_bytes())["turns"][0]["answer"] == POEM.rstrip("\n")
@@ -317,7 +317,7 @@ def test_names_that_are_no_utf8(model: str, tmp_path: Path) -> None:
 
     def chat(*args: str) -> subprocess.CompletedProcess[bytes]:
         command = [sys.executable, "-m", "ggufrun", "chat", *args, "-t", "1", "--temp", "0"]
-        return subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+        return subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, timeout=150)
 
     assert chat(there, "背一下静夜思", "-md", there, "--session", session).stdout.decode() == POEM
     assert b"/\xe9.json: 1 question, " in chat(there, "作者是谁？", "--session", session).stderr
@@ -430,7 +430,7 @@ class Terminal:
         os.close(theirs)
         self.seen = ""
 
-    def until(self, words: str, patience: float = 60.0) -> str:
+    def until(self, words: str, patience: float = 150.0) -> str:
         """Everything up to ``words``; fails when they do not come."""
         end = time.monotonic() + patience
         while words not in self.seen:

@@ -29,7 +29,7 @@ POEM = "床前明月光，疑是地上霜。\n举头望明月，低头思故乡�
 pytestmark = pytest.mark.skipif(not llama().llama_supports_rpc(), reason="this engine is built without RPC")
 
 
-def run(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, timeout: float = 150) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ggufrun", *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, check=False
