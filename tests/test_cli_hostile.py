@@ -48,6 +48,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory, demo_gguf: Callable[[str],
     data, header = good.read_bytes(), read_header(good)
     (folder / "short.gguf").write_bytes(data[:3_000_000])
     (folder / "text.gguf").write_text("hello")
+    (folder / "empty.gguf").touch()
     (folder / "folder.gguf").mkdir()
     # llama.cpp has an assertion for this one
     many = Header(dict(header.metadata) | {"llama.block_count": encode(4000, Kind.UINT32)}, header.tensors)
@@ -62,6 +63,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory, demo_gguf: Callable[[str],
     [
         ("short", "cut short.*again"),
         ("text", "not a GGUF file"),
+        ("empty", "is empty; "),
         ("folder", "folder|holds no"),
         ("layers", "block_count = 4000.*again"),
         ("loop", "no such file.*check the path"),
@@ -106,6 +108,41 @@ def test_a_closed_stream(
     assert bool(result.stdout) == (closed in ("<&-", "2>&-") and (command[0] != "list"))
     if command[0] == "convert":
         assert (tmp_path / "x.gguf").read_bytes() == demo_gguf("q8_0").read_bytes()
+
+
+def unprivileged() -> list[str]:
+    """What starts a program that obeys permissions; skips where root has no such way."""
+    if os.geteuid() != 0:
+        return []
+    command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    if shutil.which("setpriv") is None or subprocess.run([*command, "true"], capture_output=True).returncode:
+        pytest.skip("root reads and writes everything here")
+    return command
+
+
+def test_files_that_may_not_be_read(tmp_path: Path, demo_gguf: Callable[[str], Path]) -> None:
+    """One line, not the command's usage; and what is to be removed need not be read."""
+    model = demo_gguf("q8_0")
+    for name in ("text.txt", "model.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+        (tmp_path / name).chmod(0)
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    (closed / "x.gguf").touch()
+    closed.chmod(0)
+    less = unprivileged()
+
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [*less, sys.executable, "-m", "ggufrun", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    for command in ("perplexity", "chat", "complete"):
+        fails(run(command, model, "-f", "text.txt"), r"permission denied \(text.txt\); check the permissions")
+    fails(run("list", "closed"), r"permission denied \(closed\)")
+    fails(run("inspect", "closed/x.gguf"), "closed/x.gguf: permission denied; check the permissions of its folder")
+    fails(run("inspect", "model.gguf"), r"permission denied \(model.gguf\)")
+    assert run("rm", "-y", "model.gguf").stdout == "model.gguf\n"
+    closed.chmod(0o755)
 
 
 def test_a_folder_that_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Generator
 from dataclasses import replace
@@ -18,7 +21,7 @@ from ggufrun.checkpoint.gguffile import Kind, encode
 from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.cli import calibrating, imatrix, measuring
 from ggufrun.convert.annotate import annotate
-from ggufrun.convert.imatrix import load_imatrix
+from ggufrun.convert.imatrix import load_imatrix, save_imatrix
 from ggufrun.engine import host
 from ggufrun.engine.chunks import ChunkParams
 from ggufrun.errors import NotFoundError
@@ -178,11 +181,29 @@ def test_the_text_of_our_own_and_the_name_of_the_file(measured: Callable[[str], 
 
 def test_merging_from_the_shell(tmp_path: Path) -> None:
     moe, dense, out = GOLDEN / "imatrix-moe.bin", GOLDEN / "imatrix-dense.bin", tmp_path / "sum.gguf"
-    assert ggufrun("imatrix", "--merge", moe, moe, "-o", out).stdout == f"{out}\n"
+    again = tmp_path / "again.bin"
+    again.write_bytes(moe.read_bytes())
+    assert ggufrun("imatrix", "--merge", moe, again, "-o", out).stdout == f"{out}\n"
     assert load_imatrix(out).chunk_count == 2 * load_imatrix(moe).chunk_count
     fails(ggufrun("imatrix", "--merge", moe, out, "-o", out), "one of the files to merge", 2)
     fails(ggufrun("imatrix", "--merge", moe, dense, "-o", tmp_path / "y.gguf"), "only matrices of one model")
+    fails(ggufrun("imatrix", "--merge", moe, again, moe, "-o", tmp_path / "y.gguf"), "given twice", 2)
+    (tmp_path / "folder.gguf").mkdir()
+    os.mkfifo(tmp_path / "pipe.gguf")
+    for name, words in (("folder", "is a folder"), ("pipe", "is no regular file"), ("none", "no such file")):
+        result = ggufrun("imatrix", "--merge", moe, tmp_path / f"{name}.gguf", "-o", tmp_path / "y.gguf")
+        fails(result, f"(importance matrix|no model in) .*{name}.gguf|{words}")
+        assert words in result.stderr
     assert not (tmp_path / "y.gguf").exists()
+
+
+def test_a_matrix_of_the_local_folder_is_merged_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = load_imatrix(GOLDEN / "imatrix-moe.bin")
+    save_imatrix(tmp_path / "models-imatrix.gguf", known)
+    monkeypatch.setenv("GGUFRUN_MODELS", str(tmp_path))
+    result = ggufrun("imatrix", "--merge", "models-imatrix", GOLDEN / "imatrix-moe.bin", "-o", tmp_path / "sum.gguf")
+    assert result.returncode == 0, result.stderr
+    assert load_imatrix(tmp_path / "sum.gguf").chunk_count == 2 * known.chunk_count
 
 
 def test_perplexity_prints_what_llama_perplexity_prints(measured: Callable[[str], Path]) -> None:
@@ -223,6 +244,14 @@ def test_a_comparison_ranks_and_draws(measured: Callable[[str], Path], tmp_path:
     svg = ElementTree.parse(tmp_path / "a.svg").getroot()
     assert len(svg.findall("{http://www.w3.org/2000/svg}circle")) == 2
     fails(ggufrun("compare", measured("dense-f16"), *models, *flags, "--svg", tmp_path / "a.svg"), "exists")
+    # a drawing that the disk cannot hold leaves the one that stands, and nothing beside it
+    before = (tmp_path / "a.svg").read_bytes()
+    # in kilobytes
+    limited = ["sh", "-c", 'ulimit -f 1; exec "$@"', "sh", sys.executable, "-m", "ggufrun", "compare"]
+    small = [measured("dense-f16"), models[0], *flags, "--svg", tmp_path / "a.svg", "--force"]
+    result = subprocess.run([*limited, *map(str, small)], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (1, "") and "file too large" in result.stderr
+    assert (tmp_path / "a.svg").read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ["a.svg"]
     found = json.loads(ggufrun("compare", measured("dense-f16"), *models, *flags, "--json").stdout)
     assert [Path(one["path"]).name for one in found["models"]] == names
     assert found["models"][0]["bytes"] == models[1].stat().st_size

@@ -122,7 +122,7 @@ def test_two_inputs_that_would_become_the_same_file(measured: Callable[[str], Pa
     models = [tmp_path / "a" / "m-f16.gguf", tmp_path / "b" / "m-f16.gguf"]
     result = ggufrun("quantize", *models, "q8_0", "-o", tmp_path / "out", "--force")
     assert result.returncode == 1
-    assert "has just been made from" in result.stderr
+    assert "is also what" in result.stderr
     assert ggufrun("quantize", models[0], "q8_0", "-o", tmp_path / "x.gguf").returncode == 0
     assert (tmp_path / "out" / "m-Q8_0.gguf").read_bytes() == (tmp_path / "x.gguf").read_bytes()
     fails(ggufrun("quantize", *models, "q8_0", "-o", tmp_path / "y.gguf"), "is no folder, and there are 2 inputs", 2)

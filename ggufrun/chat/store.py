@@ -111,9 +111,7 @@ def load(session: Session, path: Path, system: str | None = None, *, adopt: bool
             session.format, session.why = kept, "the session was held in it"
     session.clear()
     session.system = said if system is None else system
-    same = (
-        value.get("identity") == known and value.get("format") == session.format.key and session.system == said
-    )
+    same = value.get("identity") == known and value.get("format") == session.format.key and session.system == said
     if not same:
         session.past, session.ids = replay(
             session.format,

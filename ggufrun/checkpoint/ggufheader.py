@@ -154,7 +154,9 @@ def read_beginning(path: Path) -> Header:
 
 def _counts(reader: _Reader) -> tuple[int, int, int]:
     """The version, and how many tensors and keys there are."""
-    if reader.size < 24 or reader.take(4) != MAGIC:
+    if not reader.size:
+        raise FormatError(f"{reader.name} is empty", AGAIN)
+    if reader.size < len(MAGIC) or reader.take(len(MAGIC)) != MAGIC:
         raise FormatError(f"{reader.name} is not a GGUF file", "convert a checkpoint with `ggufrun convert`")
     version = reader.number("I")
     if version & 0xFFFF == 0:

@@ -36,7 +36,8 @@ SWITCH_VALUES: dict[str, str] = {
 
 
 def _option(*names: str, help: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=help, metavar=metavar, show_default=False)
+    # whether a file can be read is told by who reads it
+    return typer.Option(*names, help=help, metavar=metavar, show_default=False, readable=False)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import typer
 
 from ggufrun.cli import console, evaluating, options, placing, tables
 from ggufrun.cli.units import size_text
-from ggufrun.errors import TargetError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +58,9 @@ def compare(
     chunks: evaluating.ChunkLimit = None,
     threads: evaluating.Threads = None,
     place: placing.PlaceFlags = placing.PLAIN,
-    svg: Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Draw size against divergence.")] = None,
+    svg: Annotated[
+        Path | None, typer.Option("--svg", metavar="FILE", readable=False, help="Draw size against divergence.")
+    ] = None,
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
@@ -81,7 +82,7 @@ def compare(
     measured = _measure(reference, sources, whole, params, chunks, place)
     ranked = sorted(measured, key=lambda one: one.found.kld.value)
     if svg is not None:
-        _write_svg(svg, ranked, f"What quantization cost, beside {reference.name}")
+        _write_svg(svg, ranked, f"What quantization cost, beside {reference.name}", force)
     if as_json:
         console.print_json(
             {
@@ -124,13 +125,19 @@ def _points(ranked: Sequence[Ranked]) -> list[Point]:
     return [Point(label, one.size, one.found.kld.value) for label, one in zip(labels, ranked, strict=True)]
 
 
-def _write_svg(path: Path, ranked: Sequence[Ranked], title: str) -> None:
+def _write_svg(path: Path, ranked: Sequence[Ranked], title: str, force: bool) -> None:
+    import numpy as np
+
+    from ggufrun.convert.writer import TargetFile
     from ggufrun.evaluate.plot import svg_plot
 
+    data = np.frombuffer(svg_plot(_points(ranked), title).encode("utf-8", "replace"), np.uint8)
+    target = TargetFile(path, len(data), force)
     try:
-        path.write_bytes(svg_plot(_points(ranked), title).encode("utf-8", "replace"))
-    except OSError as error:
-        raise TargetError(f"cannot write {path}: {(error.strerror or '').lower()}", "draw elsewhere") from error
+        target.write(0, data)
+        target.commit()
+    finally:
+        target.abort()
 
 
 def _print(reference: Path, ranked: Sequence[Ranked]) -> None:

@@ -54,7 +54,12 @@ def convert(
     ] = None,
     lora_out: Annotated[
         Path | None,
-        typer.Option("--lora-out", metavar="FILE", help="Write the adapter of --lora as a GGUF adapter, and no model."),
+        typer.Option(
+            "--lora-out",
+            metavar="FILE",
+            readable=False,
+            help="Write the adapter of --lora as a GGUF adapter, and no model.",
+        ),
     ] = None,
     kinds: options.TypeFlags = options.NO_TYPES,
     split_max_size: options.SplitSize = None,
@@ -64,7 +69,12 @@ def convert(
     ] = None,
     chat_template: Annotated[
         Path | None,
-        typer.Option("--chat-template", metavar="FILE", help="A Jinja template to write in place of the model's own."),
+        typer.Option(
+            "--chat-template",
+            metavar="FILE",
+            readable=False,
+            help="A Jinja template to write in place of the model's own.",
+        ),
     ] = None,
     vocab_only: Annotated[
         bool, typer.Option("--vocab-only", help="Write metadata and vocabulary, no tensors; needs no weights.")

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 TextFile = Annotated[
     Path | None,
-    typer.Option("-f", "--file", metavar="TEXT", help="Text to measure on.  [default: a short one of our own]"),
+    typer.Option(
+        "-f", "--file", metavar="TEXT", readable=False, help="Text to measure on.  [default: a short one of our own]"
+    ),
 ]
 Length = Annotated[int, typer.Option("-c", "--ctx-size", help="Tokens a chunk.")]
 Batch = Annotated[int, typer.Option("-b", "--batch-size", help="Tokens a batch: several chunks, or part of one.")]

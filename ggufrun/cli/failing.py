@@ -31,6 +31,7 @@ def explain(error: OSError) -> str:
     hints = {
         errno.ENOSPC: "free some space, or write elsewhere (-o, TMPDIR)",
         errno.EDQUOT: "your quota is used up; free some space, or write elsewhere (-o, TMPDIR)",
+        errno.EFBIG: "a limit on the size of files (`ulimit -f`), or this disk's; write elsewhere (-o, TMPDIR)",
         errno.EACCES: "check the permissions",
         errno.EROFS: "write elsewhere with -o",
     }

@@ -70,9 +70,10 @@ def imatrix(
     read. Ctrl+C saves what is there. What was measured before is left as it is.
     """
     from ggufrun.cli.writing import base_name
+    from ggufrun.hub import resolve_model
 
     if merge:
-        _merge([Path(name) for name in sources], output, force)
+        _merge([resolve_model(name) for name in sources], output, force)
         return
     if len(sources) != 1:
         raise UsageError(f"{len(sources)} models are given", "give one, or --merge for importance matrices")
@@ -127,6 +128,8 @@ def _merge(sources: list[Path], output: Path | None, force: bool) -> None:
 
     if output is None:
         raise UsageError("--merge needs a file to write", "name it with -o")
+    if len({path.resolve() for path in sources}) < len(sources):
+        raise UsageError("an importance matrix is given twice", "give each once: it would count twice")
     result = merge([load_imatrix(path) for path in sources])
     with contextlib.suppress(FileNotFoundError):
         if any(output.samefile(path) for path in sources):

@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 def list_models(
     folder: Annotated[
-        Path | None, typer.Argument(help="Another folder than the models folder.", show_default=False)
+        Path | None, typer.Argument(help="Another folder than the models folder.", show_default=False, readable=False)
     ] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -37,7 +37,11 @@ def list_models(
     place = folder or models_folder()
     if folder is not None and not folder.is_dir():
         raise NotFoundError(f"no such folder: {folder}", "check the path")
-    rows = [_row(model) for model in scan(place)] if place.is_dir() else []
+    rows: list[dict[str, Any]] = []
+    if place.is_dir():
+        # a folder below that cannot be read has nothing to show, but for this one that would be no answer
+        next(place.iterdir(), None)
+        rows = [_row(model) for model in scan(place)]
     if as_json:
         console.print_json({"folder": str(place), "models": rows})
         return

@@ -27,7 +27,9 @@ def pull(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="DIR", help="Folder for the files.  [default: MODELS/org/name]"),
+        typer.Option(
+            "-o", "--output", metavar="DIR", readable=False, help="Folder for the files.  [default: MODELS/org/name]"
+        ),
     ] = None,
     force: options.Force = False,
     as_json: options.Json = False,

@@ -152,7 +152,7 @@ class _Job:
         for target in plan.targets:
             other = self.made.setdefault(target.path.resolve(), source)
             if other != source:
-                raise UsageError(f"{target.path} has just been made from {other}", "quantize them into two folders")
+                raise UsageError(f"{target.path} is also what {other} becomes", "quantize them into two folders")
 
     def _calibrated(
         self, plan: Plan, source: Path, file_types: Sequence[FileType], path_of: Callable[[FileType], Path]

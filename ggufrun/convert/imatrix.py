@@ -27,7 +27,8 @@ MAX_BYTES = 8 << 30
 def load_imatrix(path: Path) -> Imatrix:
     """NotFoundError for no file, FormatError for one that is damaged or holds values that are not finite."""
     if not path.is_file():
-        raise NotFoundError(f"no such file: {path}", "check the path")
+        kind = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "is not there"
+        raise NotFoundError(f"the importance matrix {path} {kind}", "check the path")
     with path.open("rb") as file:
         is_gguf = file.read(4) == MAGIC
     found = _load_gguf(path) if is_gguf else _load_legacy(path)

@@ -129,6 +129,8 @@ def resolve_model(name: str, gguf_only: bool = False) -> Path:
     try:
         if path.exists():
             return path
+    except PermissionError as error:
+        raise NotFoundError(f"{name}: permission denied", "check the permissions of its folder") from error
     except (OSError, ValueError) as error:
         raise NotFoundError(f"no such file: {name[:100]!r}", "check the path") from error
     folder = models_folder()

@@ -164,8 +164,10 @@ def _is_gguf(path: Path) -> bool:
     """By its name or its first bytes; a link that leads nowhere by its name."""
     if not path.is_file():
         return path.is_symlink() and not path.exists() and path.suffix.lower() == ".gguf"
+    if path.suffix.lower() == ".gguf":
+        return True
     with path.open("rb") as file:
-        return path.suffix.lower() == ".gguf" or file.read(4) == b"GGUF"
+        return file.read(4) == b"GGUF"
 
 
 def _by_path(path: Path) -> LocalModel:
