@@ -89,4 +89,89 @@ def glm_cases() -> dict[str, Case]:
     }
 
 
-CASES: dict[str, Case] = glm_cases()
+def nemotron_cases() -> dict[str, Case]:
+    mini = config(
+        "NemotronForCausalLM",
+        "nemotron",
+        hidden_act="relu2",
+        norm_eps=1e-5,
+        rope_theta=10000,
+        partial_rotary_factor=0.5,
+    )
+    biased = mini | {
+        "attention_bias": True,
+        "mlp_bias": True,
+        "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+    }
+
+    def shapes(bias: str = "") -> Shapes:
+        found = without(dense(mini, bias=bias), "gate_proj")
+        norms = {"input_layernorm.bias": (48,), "post_attention_layernorm.bias": (48,)}
+        return found | per_layer(2, "model.layers.", norms) | {"model.norm.bias": (48,)}
+
+    return {
+        "nemotron-mini": Case(mini, shapes()),
+        "nemotron-biases": Case(biased, shapes("q k v o up down"), "F16", "f16"),
+    }
+
+
+def falcon_cases() -> dict[str, Case]:
+    small = config(
+        "FalconH1ForCausalLM",
+        "falcon_h1",
+        head_dim=16,
+        hidden_act="silu",
+        rope_theta=100000000000.0,
+        mamba_d_ssm=64,
+        mamba_n_heads=8,
+        mamba_d_head=8,
+        mamba_n_groups=1,
+        mamba_d_state=16,
+        mamba_d_conv=4,
+        mamba_expand=2,
+        mamba_chunk_size=16,
+        mamba_conv_bias=True,
+        mamba_proj_bias=False,
+        mamba_rms_norm=False,
+        mamba_norm_before_gate=False,
+        lm_head_multiplier=0.078125,
+        embedding_multiplier=5.656854249492381,
+        mlp_multipliers=[0.8838834764831844, 0.5859375],
+        key_multiplier=0.390625,
+        attention_out_multiplier=0.9375,
+        attention_in_multiplier=1.25,
+        ssm_multipliers=[0.3535533905932738, 0.25, 0.1767766952966369, 0.5, 0.3535533905932738],
+        ssm_in_multiplier=1.25,
+        ssm_out_multiplier=0.23570226039551587,
+    )
+    normed = small | {"mamba_rms_norm": True, "mamba_n_groups": 2}
+
+    def shapes(groups: int) -> Shapes:
+        mixed = 64 + 2 * groups * 16
+        mamba = {
+            "mamba.A_log": (8,),
+            "mamba.D": (8,),
+            "mamba.dt_bias": (8,),
+            "mamba.in_proj.weight": (64 + mixed + 8, 48),
+            "mamba.conv1d.weight": (mixed, 1, 4),
+            "mamba.conv1d.bias": (mixed,),
+            "mamba.out_proj.weight": (48, 64),
+        }
+        found = renamed_parts(dense(small), (".mlp.", ".feed_forward."), ("post_attention_", "pre_ff_"))
+        found["model.final_layernorm.weight"] = found.pop("model.norm.weight")
+        return found | per_layer(2, "model.layers.", mamba)
+
+    norms = per_layer(2, "model.layers.", {"mamba.norm.weight": (64,)})
+    return {
+        "falcon-h1": Case(small, shapes(1)),
+        "falcon-h1-7b": Case(normed, shapes(2) | norms, "F32", "bf16"),
+    }
+
+
+def renamed_parts(shapes: Shapes, *pairs: tuple[str, str]) -> Shapes:
+    for old, new in pairs:
+        shapes = renamed_shapes(shapes, old, new)
+    return shapes
+
+
+CASES: dict[str, Case] = glm_cases() | nemotron_cases() | falcon_cases()

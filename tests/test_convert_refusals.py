@@ -394,6 +394,22 @@ REFUSED: dict[str, tuple[str, dict[str, Any], type[GgufrunError], str]] = {
         FormatError,
         "indexer_types",
     ),
+    "another activation in Nemotron": ("nemotron-mini", {"hidden_act": "silu"}, UnsupportedError, "hidden_act"),
+    "heads of another size in Nemotron": ("nemotron-mini", {"head_dim": 16}, UnsupportedError, "another size"),
+    "Nemotron stretched by YaRN": (
+        "nemotron-mini",
+        {"rope_scaling": {"type": "yarn", "factor": 4.0}},
+        UnsupportedError,
+        "yarn",
+    ),
+    "a norm before Mamba's gate": (
+        "falcon-h1-7b",
+        {"mamba_norm_before_gate": True},
+        UnsupportedError,
+        "behind the gate",
+    ),
+    "too few multipliers": ("falcon-h1", {"ssm_multipliers": [1.0]}, FormatError, "not 5 ssm_multipliers"),
+    "a tied output with a multiplier": ("falcon-h1", {"tie_word_embeddings": True}, UnsupportedError, "ties"),
     "another width": (
         "chatglm3",
         {"ffn_hidden_size": 96},

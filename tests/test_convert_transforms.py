@@ -130,6 +130,20 @@ def test_plus_one(dtype: str, widened: Callable[[Any], Any]) -> None:
     check(changed, expected + expected.dtype.type(1))
 
 
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_rows_times_factors(dtype: str) -> None:
+    stored = Stored(6, 5, dtype=dtype)
+    wide = as_float32(dtype, stored.array)
+    for factor, each in ((0.3, [0.3] * 6), ([(2, 0.3), (3, -1.5), (1, 7.0)], [0.3, 0.3, -1.5, -1.5, -1.5, 7.0])):
+        product = wide * np.array(each, np.float32)[:, None]
+        changed = transforms.scaled(stored.tensor, factor)
+        assert (changed.dtype, changed.precision) == ("F16" if dtype == "F16" else "F32", dtype)
+        with np.errstate(over="ignore"):
+            check(changed, product.astype(np.float16) if dtype == "F16" else product)
+    with pytest.raises(FormatError, match="6 rows, 4"):
+        transforms.scaled(stored.tensor, [(4, 1.0)])
+
+
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16", "F64"])
 def test_minus_exp_is_rounded_once(dtype: str) -> None:
     values = np.random.default_rng(7).uniform(-8, 4, 64)

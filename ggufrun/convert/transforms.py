@@ -202,6 +202,30 @@ def plus_one(tensor: Tensor) -> Tensor:
     return replace(tensor, dtype="F16" if tensor.dtype == "F16" else "F32", rows=rows)
 
 
+def scaled(tensor: Tensor, factor: float | Sequence[tuple[int, float]]) -> Tensor:
+    """Every value times ``factor``, or, from the top, so many rows times each factor: in the stored type for F16 and
+    F32, in F32 for the others, as the reference multiplies. The file is still one of the stored type.
+    """
+    if tensor.dtype not in ("F16", "F32", "F64", "BF16"):
+        raise UnsupportedError(f"{tensor.name} holds {tensor.dtype} values", "convert an unquantized checkpoint")
+    parts = [(tensor.n_rows, factor)] if isinstance(factor, float) else factor
+    row_numbers(tensor, sum(rows for rows, _ in parts))
+    ends = np.cumsum([rows for rows, _ in parts])
+    factors = np.array([each for _, each in parts], np.float32)
+
+    def rows(start: int, stop: int) -> Rows:
+        found = tensor.rows(start, stop)
+        if tensor.dtype == "BF16":
+            found = (found.astype(np.uint32) << 16).view(np.float32)
+        chosen = factors[np.searchsorted(ends, np.arange(start, stop), side="right")]
+        with np.errstate(over="ignore"):
+            product: Rows = found.astype(np.float32) * chosen[:, None]
+            return product.astype(np.float16) if tensor.dtype == "F16" else product
+
+    dtype = "F16" if tensor.dtype == "F16" else "F32"
+    return replace(tensor, dtype=dtype, rows=rows, precision=tensor.precision or tensor.dtype)
+
+
 def minus_exp(tensor: Tensor) -> Tensor:
     """Minus the exponential of every value, in F32: computed in double precision and rounded once."""
     if tensor.dtype not in ("F16", "F32", "F64", "BF16"):

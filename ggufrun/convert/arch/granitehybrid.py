@@ -17,10 +17,11 @@ from ggufrun.convert.arch import granite, llama
 from ggufrun.convert.arch.family import Family
 from ggufrun.convert.arch.layertypes import layer_types
 from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, GATED, NORMS, SHARED_EXPERT, Sizes
+from ggufrun.convert.arch.mamba2 import MAMBA, NORM, check_heads, mamba_heads, mamba_parts, mamba_sizes
 from ggufrun.convert.config import Config
-from ggufrun.convert.transforms import minus_exp, renamed, reshaped, split_rows, squeezed
+from ggufrun.convert.transforms import renamed, split_rows
 from ggufrun.convert.vocab import bpe_vocabulary
-from ggufrun.errors import FormatError, UnsupportedError
+from ggufrun.errors import UnsupportedError
 
 MAMBA_LAYER, ATTENTION_LAYER = "mamba", "attention"
 
@@ -30,7 +31,7 @@ DEFAULTS = {
     "mamba_n_heads": 128,
     "mamba_n_groups": 1,
     "mamba_d_state": 256,
-    "mamba_d_head": lambda config: expand(config) * config.integer("hidden_size") // heads(config),
+    "mamba_d_head": lambda config: expand(config) * config.integer("hidden_size") // mamba_heads(config),
     "mamba_d_conv": 4,
     "mamba_expand": 2,
 }
@@ -38,24 +39,9 @@ DEFAULTS = {
 CONTEXT = 1 << 20
 """Tokens that a model without positions can attend to: any number."""
 
-MAMBA = """
-ssm_in           projected width
-ssm_conv1d       mixed kernel
-ssm_conv1d.bias  mixed
-ssm_dt.bias      mamba_heads
-ssm_a.           mamba_heads 1
-ssm_d.           mamba_heads 1
-ssm_norm         groups group
-ssm_out          width mamba_inner
-"""
-
 
 def expand(config: Config) -> int:
     return config.integer("mamba_expand", high=65536)
-
-
-def heads(config: Config) -> int:
-    return config.integer("mamba_n_heads", high=1 << 20)
 
 
 def kinds(config: Config) -> list[str]:
@@ -84,8 +70,7 @@ def check(config: Config) -> None:
     ):
         config.require(key, allowed)
     found = sizes(config)
-    if heads(config) * config.integer("mamba_d_head") != found["mamba_inner"] or not found["group"]:
-        raise FormatError(f"{config.path} has heads of Mamba that do not fill its width", "correct the file")
+    check_heads(config, found)
     if not n_experts(config) and granite.shared_size(config) != found["inner"]:
         raise UnsupportedError(
             f"{config.path} has a gated layer of {granite.shared_size(config)} and says intermediate_size = "
@@ -96,26 +81,17 @@ def check(config: Config) -> None:
 
 def sizes(config: Config) -> Sizes:
     found = granite.sizes(config)
-    inner, groups = expand(config) * found["width"], config.integer("mamba_n_groups", high=65536)
-    state = config.integer("mamba_d_state", high=1 << 20)
-    mixed = inner + 2 * groups * state
     return {
         **found,
+        **mamba_sizes(config, expand(config) * found["width"]),
         "experts": n_experts(config),
         "expert": found["inner"],
         "shared": granite.shared_size(config),
-        "mamba_heads": heads(config),
-        "mamba_inner": inner,
-        "groups": groups,
-        "group": 0 if inner % groups else inner // groups,
-        "mixed": mixed,
-        "projected": inner + mixed + heads(config),
-        "kernel": config.integer("mamba_d_conv", high=65536),
     }
 
 
 def layer(config: Config, number: int) -> str:
-    table = NORMS + (MAMBA if kinds(config)[number] == MAMBA_LAYER else ATTENTION)
+    table = NORMS + (MAMBA + NORM if kinds(config)[number] == MAMBA_LAYER else ATTENTION)
     if not n_experts(config):
         return table + GATED
     return table + EXPERTS + (SHARED_EXPERT if granite.shared_size(config) else "")
@@ -125,7 +101,7 @@ def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     found = sizes(config)
     granite.moe_metadata(config, writer)
     writer.add_ssm_conv_kernel(found["kernel"])
-    writer.add_ssm_state_size(config.integer("mamba_d_state"))
+    writer.add_ssm_state_size(found["state"])
     writer.add_ssm_group_count(found["groups"])
     writer.add_ssm_inner_size(found["mamba_inner"])
     writer.add_ssm_time_step_rank(found["mamba_heads"])
@@ -137,17 +113,8 @@ def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
 
 def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
     found = sizes(config)
-    stem, mamba, part = tensor.name.partition(".mamba.")
-    if part == "dt_bias":
-        yield renamed(tensor, f"{stem}{mamba}dt_proj.bias")
-    elif part in ("A_log", "D"):
-        yield reshaped(minus_exp(tensor) if part == "A_log" else tensor, found["mamba_heads"], 1)
-    elif part == "norm.weight":
-        yield reshaped(tensor, found["groups"], found["group"])
-    elif part == "conv1d.weight":
-        yield squeezed(tensor)
-    elif mamba:
-        yield tensor
+    if ".mamba." in tensor.name:
+        yield from mamba_parts(tensor, found)
     elif found["experts"] or ".shared_mlp." not in tensor.name:
         yield from granite.moe_transform(config, tensor)
     else:
