@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.families import Case, Shapes, config, dense, per_layer, without
+from tests.families import VOCABULARY, Case, Shapes, config, dense, per_layer, without
 from tests.family_cases_recent import gated, predictor
 from tests.family_cases_world import renamed_shapes, routed
 
@@ -174,4 +174,65 @@ def renamed_parts(shapes: Shapes, *pairs: tuple[str, str]) -> Shapes:
     return shapes
 
 
-CASES: dict[str, Case] = glm_cases() | nemotron_cases() | falcon_cases()
+def gemma_cases() -> dict[str, Case]:
+    """As many layers as it takes to have one of each kind that uses the keys of another."""
+    layers = 25
+    text = config(
+        "Gemma3nForCausalLM",
+        "gemma3n_text",
+        hidden_size=32,
+        intermediate_size=[640] * layers,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        sliding_window=128,
+        num_kv_shared_layers=5,
+        vocab_size_per_layer_input=VOCABULARY - 10,
+        final_logit_softcapping=30.0,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=True,
+    )
+    inner = text | {"intermediate_size": 640}
+    own = {
+        "pre_feedforward_layernorm.weight": (32,),
+        "post_feedforward_layernorm.weight": (32,),
+        "self_attn.q_norm.weight": (16,),
+        "self_attn.k_norm.weight": (16,),
+        "per_layer_input_gate.weight": (256, 32),
+        "per_layer_projection.weight": (32, 256),
+        "post_per_layer_input_norm.weight": (32,),
+        "altup.correct_output_scale": (32,),
+        "altup.correction_coefs.weight": (4, 4),
+        "altup.prediction_coefs.weight": (16, 4),
+        "altup.modality_router.weight": (4, 32),
+        "altup.router_norm.weight": (32,),
+        "laurel.linear_left.weight": (64, 32),
+        "laurel.linear_right.weight": (32, 64),
+        "laurel.post_laurel_norm.weight": (32,),
+    }
+    shapes = dense(inner, tied=True) | per_layer(layers, "model.layers.", own)
+    shapes |= {
+        "model.embed_tokens_per_layer.weight": (VOCABULARY - 10, 256 * layers),
+        "model.per_layer_model_projection.weight": (256 * layers, 32),
+        "model.per_layer_projection_norm.weight": (256,),
+    }
+    for number in range(3):
+        shapes |= {
+            f"model.altup_projections.{number}.weight": (32, 32),
+            f"model.altup_unembed_projections.{number}.weight": (32, 32),
+        }
+    sees = {
+        "architectures": ["Gemma3nForConditionalGeneration"],
+        "model_type": "gemma3n",
+        "text_config": {key: value for key, value in inner.items() if key != "architectures"},
+        "tie_word_embeddings": True,
+    }
+    parts = {"model.vision_tower.bias": (16,), "model.audio_tower.bias": (16,), "model.embed_audio.bias": (16,)}
+    return {
+        "gemma-3n-text": Case(text, shapes),
+        "gemma-3n-e2b": Case(sees, renamed_shapes(shapes, "model.", "model.language_model.") | parts, "F32", "bf16"),
+    }
+
+
+CASES: dict[str, Case] = gemma_cases() | glm_cases() | nemotron_cases() | falcon_cases()

@@ -20,6 +20,7 @@ def main(folders: list[str]) -> None:
     """Print the logits."""
     torch, transformers = importlib.import_module("torch"), importlib.import_module("transformers")
     translations = importlib.import_module("family_translations")
+    translations.as_llama_cpp()
     found = {}
     for original in folders:
         folder, config = translations.translated(original), transformers.AutoConfig

@@ -96,6 +96,12 @@ def kimi_vl(config: Config, tensors: Tensors) -> Checkpoint:
     return {**config["text_config"], "architectures": ["DeepseekV3ForCausalLM"]}, text
 
 
+def gemma3n(config: Config, tensors: Tensors) -> Checkpoint:
+    prefix = "model.language_model."
+    text = {f"model.{name[len(prefix) :]}": tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return {**config["text_config"], "architectures": ["Gemma3nForCausalLM"]}, text
+
+
 def llama(config: Config, tensors: Tensors) -> Checkpoint:
     return config | {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}, tensors
 
@@ -210,10 +216,25 @@ def chatglm(config: Config, tensors: Tensors) -> Checkpoint:
     return config | changes, renamed(split_attention(kept, "self_attention.query_key_value", keys), *pairs)
 
 
+def as_llama_cpp() -> None:
+    """Let Gemma 3n cut its gates off as llama.cpp does: it divides the spread by one less than their number, which is
+    nothing in a model of thousands and much in one of some hundred."""
+    torch = importlib.import_module("torch")
+    gemma = importlib.import_module("transformers.models.gemma3n.modeling_gemma3n")
+
+    def cut(self: Any, gates: Any) -> Any:
+        above = torch.distributions.Normal(0, 1).icdf(torch.tensor(self.activation_sparsity))
+        spread = torch.std(gates, dim=-1, keepdim=True, unbiased=True)
+        return torch.relu(gates - (gates.mean(dim=-1, keepdim=True) + spread * above))
+
+    gemma.Gemma3nTextMLP._gaussian_topk = cut
+
+
 AS_ANOTHER: dict[str, Callable[[Config, Tensors], Checkpoint]] = {
     "BailingMoeForCausalLM": ling,
     "BailingMoeV2ForCausalLM": ling2,
     "KimiVLForConditionalGeneration": kimi_vl,
+    "Gemma3nForConditionalGeneration": gemma3n,
     "BaiChuanForCausalLM": baichuan,
     "InternLM2ForCausalLM": internlm2,
     "MiniCPMForCausalLM": minicpm,

@@ -410,6 +410,25 @@ REFUSED: dict[str, tuple[str, dict[str, Any], type[GgufrunError], str]] = {
     ),
     "too few multipliers": ("falcon-h1", {"ssm_multipliers": [1.0]}, FormatError, "not 5 ssm_multipliers"),
     "a tied output with a multiplier": ("falcon-h1", {"tie_word_embeddings": True}, UnsupportedError, "ties"),
+    "two streams in Gemma 3n": ("gemma-3n-text", {"altup_num_inputs": 2}, UnsupportedError, "altup_num_inputs"),
+    "fewer shared layers in Gemma 3n": (
+        "gemma-3n-text",
+        {"num_kv_shared_layers": 3},
+        UnsupportedError,
+        "num_kv_shared_layers",
+    ),
+    "nothing cut off in Gemma 3n": (
+        "gemma-3n-text",
+        {"activation_sparsity_pattern": [0.0] * 25},
+        UnsupportedError,
+        "activation_sparsity_pattern",
+    ),
+    "layers of several sizes in Gemma 3n": (
+        "gemma-3n-text",
+        {"intermediate_size": [640] * 24 + [320]},
+        UnsupportedError,
+        "several sizes",
+    ),
     "another width": (
         "chatglm3",
         {"ffn_hidden_size": 96},

@@ -155,6 +155,13 @@ def test_minus_exp_is_rounded_once(dtype: str) -> None:
     assert found.rows(0, 1).reshape(-1).tolist() == [float(np.float32(-math.exp(value))) for value in exact.tolist()]
 
 
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+def test_rows_of_zeros_at_the_end(dtype: str) -> None:
+    stored = Stored(4, 5, dtype=dtype)
+    check(transforms.padded(stored.tensor, 7), np.concatenate([stored.array, np.zeros((3, 5), stored.array.dtype)]))
+    assert transforms.padded(stored.tensor, 3) is stored.tensor
+
+
 def test_columns_in_another_order() -> None:
     table = np.arange(12, dtype=np.float32).reshape(3, 4)
     tensor = Tensor("a", "F32", (3, 4), lambda start, stop: table[start:stop])

@@ -260,6 +260,18 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         {"tokenizer_config.json": NAMED | {"add_bos_token": True}},
         "",
     ),
+    "gemma3n": (
+        "Gemma3nForCausalLM",
+        {"model_type": "gemma3n_text", "vocab_size": 2060, "vocab_size_per_layer_input": 2052},
+        {"tokenizer_config.json": NAMED | {"add_bos_token": True}},
+        "",
+    ),
+    "nemotron": (
+        "NemotronForCausalLM",
+        {"vocab_size": 2060, "norm_eps": 1e-5, "partial_rotary_factor": 0.5, "pad_token_id": 5},
+        {"tokenizer_config.json": NAMED | {"chat_template": "C"}},
+        "",
+    ),
     "phi3": (
         "Phi3ForCausalLM",
         {"vocab_size": 2064, "original_max_position_embeddings": 128},

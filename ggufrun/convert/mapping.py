@@ -29,6 +29,8 @@ ALWAYS_F32 = (
     gguf.MODEL_TENSOR.SSM_CONV1D,
     gguf.MODEL_TENSOR.SHORTCONV_CONV,
     gguf.MODEL_TENSOR.INDEXER_PROJ,
+    gguf.MODEL_TENSOR.ALTUP_CORRECT_COEF,
+    gguf.MODEL_TENSOR.ALTUP_PREDICT_COEF,
 )
 """Tensors that llama.cpp's converter keeps in F32 whatever the file type."""
 

@@ -259,6 +259,19 @@ def reshaped(tensor: Tensor, height: int, width: int) -> Tensor:
     )
 
 
+def padded(tensor: Tensor, n_rows: int) -> Tensor:
+    """A matrix with rows of zeros at its end, ``n_rows`` in all; as it is where it has as many."""
+    if len(tensor.shape) != 2 or tensor.n_rows >= n_rows:
+        return tensor
+
+    def rows(start: int, stop: int) -> Rows:
+        found = tensor.rows(min(start, tensor.n_rows), min(stop, tensor.n_rows))
+        zeros = np.zeros((stop - start - len(found), tensor.shape[1]), found.dtype)
+        return np.concatenate([found, zeros]) if len(zeros) else found
+
+    return replace(tensor, shape=(n_rows, tensor.shape[1]), rows=rows)
+
+
 def take_columns(tensor: Tensor, order: Order) -> Tensor:
     """The values of every row in the order of their numbers in ``order``."""
     if tensor.shape[-1] != len(order):

@@ -18,6 +18,7 @@ MODULES = (
     "qwenhybrid",
     "qwenvl",
     "gemma",
+    "gemma3n",
     "phi",
     "deepseek",
     "indexed",
