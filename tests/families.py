@@ -21,6 +21,9 @@ Shapes = dict[str, tuple[int, ...]]
 
 VOCABULARY = 320
 
+SCALES = (".layer_scalar", ".router.scale", ".per_expert_scale")
+"""Tensors beside norms whose values are around one."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -43,7 +46,8 @@ def write(folder: Path, case: Case) -> Path:
             low, high = (0, 256) if name.endswith("_blocks") else (115, 122)
             stored[name] = ("U8", random.integers(low, high, shape, np.uint8))
             continue
-        values = (random.standard_normal(shape) * 0.02 + ("norm" in name)).astype(np.float32)
+        around_one = "norm" in name or name.endswith(SCALES)
+        values = (random.standard_normal(shape) * 0.02 + around_one).astype(np.float32)
         stored[name] = (case.dtype, encode(case.dtype, values))
     (folder / "model.safetensors").write_bytes(safetensors_bytes(stored))
     return folder

@@ -235,4 +235,106 @@ def gemma_cases() -> dict[str, Case]:
     }
 
 
-CASES: dict[str, Case] = gemma_cases() | glm_cases() | nemotron_cases() | falcon_cases()
+def gemma4_cases() -> dict[str, Case]:
+    kinds = ["sliding_attention", "sliding_attention", "full_attention"] * 2
+    small = config(
+        "Gemma4ForCausalLM",
+        "gemma4_text",
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        head_dim=16,
+        global_head_dim=32,
+        layer_types=kinds,
+        hidden_activation="gelu_pytorch_tanh",
+        sliding_window=128,
+        hidden_size_per_layer_input=8,
+        vocab_size_per_layer_input=VOCABULARY,
+        num_kv_shared_layers=3,
+        use_double_wide_mlp=True,
+        final_logit_softcapping=30.0,
+        rms_norm_eps=1e-6,
+        rope_parameters={
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0},
+        },
+        tie_word_embeddings=True,
+    )
+    sparse = small | {
+        "hidden_size_per_layer_input": 0,
+        "num_kv_shared_layers": 0,
+        "use_double_wide_mlp": False,
+        "attention_k_eq_v": True,
+        "num_global_key_value_heads": 1,
+        "enable_moe_block": True,
+        "num_experts": 4,
+        "top_k_experts": 2,
+        "moe_intermediate_size": 24,
+        "use_bidirectional_attention": "vision",
+    }
+    no_experts = {"num_experts": None, "top_k_experts": None, "moe_intermediate_size": None}
+    plain = sparse | {"enable_moe_block": False} | no_experts
+
+    def shapes(found: dict[str, Any]) -> Shapes:
+        ends: Shapes = {"model.embed_tokens.weight": (VOCABULARY, 48), "model.norm.weight": (48,)}
+        each, first_shared = found["hidden_size_per_layer_input"], 6 - found["num_kv_shared_layers"]
+        if each:
+            ends |= {
+                "model.embed_tokens_per_layer.weight": (VOCABULARY, 6 * each),
+                "model.per_layer_model_projection.weight": (6 * each, 48),
+                "model.per_layer_projection_norm.weight": (each,),
+            }
+        for number, kind in enumerate(kinds):
+            full, shared = kind == "full_attention", number >= first_shared
+            stem, head = f"model.layers.{number}.", 32 if full else 16
+            keys = head * (1 if full and found.get("num_global_key_value_heads") else 2)
+            inner = 160 if shared and found["use_double_wide_mlp"] else 80
+            ends |= {
+                f"{stem}self_attn.q_proj.weight": (4 * head, 48),
+                f"{stem}self_attn.q_norm.weight": (head,),
+                f"{stem}self_attn.o_proj.weight": (48, 4 * head),
+                **gated(f"{stem}mlp.", inner),
+                f"{stem}layer_scalar": (1,),
+            }
+            if not shared:
+                ends |= {f"{stem}self_attn.k_proj.weight": (keys, 48), f"{stem}self_attn.k_norm.weight": (head,)}
+            if not shared and not (full and found.get("attention_k_eq_v")):
+                ends |= {f"{stem}self_attn.v_proj.weight": (keys, 48)}
+            norms = ["input", "post_attention", "pre_feedforward", "post_feedforward"]
+            ends |= {f"{stem}{norm}_layernorm.weight": (48,) for norm in norms}
+            if each:
+                ends |= {
+                    f"{stem}per_layer_input_gate.weight": (each, 48),
+                    f"{stem}per_layer_projection.weight": (48, each),
+                    f"{stem}post_per_layer_input_norm.weight": (48,),
+                }
+            if found.get("enable_moe_block"):
+                ends |= {
+                    f"{stem}router.proj.weight": (4, 48),
+                    f"{stem}router.scale": (48,),
+                    f"{stem}router.per_expert_scale": (4,),
+                    f"{stem}experts.gate_up_proj": (4, 48, 48),
+                    f"{stem}experts.down_proj": (4, 48, 24),
+                    f"{stem}pre_feedforward_layernorm_2.weight": (48,),
+                    f"{stem}post_feedforward_layernorm_1.weight": (48,),
+                    f"{stem}post_feedforward_layernorm_2.weight": (48,),
+                }
+        return ends
+
+    def seeing(text: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "architectures": ["Gemma4ForConditionalGeneration"],
+            "model_type": "gemma4",
+            "text_config": {key: value for key, value in text.items() if key != "architectures"},
+            "tie_word_embeddings": True,
+        }
+
+    parts = {"model.vision_tower.bias": (16,), "model.audio_tower.bias": (16,), "model.embed_vision.bias": (16,)}
+    moe = renamed_shapes(shapes(sparse), "model.", "model.language_model.") | parts
+    return {
+        "gemma-4-e2b-text": Case(small, shapes(small)),
+        "gemma-4-26b-a4b": Case(seeing(sparse), moe),
+        "gemma-4-31b-text": Case(plain, shapes(plain), "F32", "bf16"),
+    }
+
+
+CASES: dict[str, Case] = gemma_cases() | gemma4_cases() | glm_cases() | nemotron_cases() | falcon_cases()

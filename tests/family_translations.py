@@ -96,10 +96,12 @@ def kimi_vl(config: Config, tensors: Tensors) -> Checkpoint:
     return {**config["text_config"], "architectures": ["DeepseekV3ForCausalLM"]}, text
 
 
-def gemma3n(config: Config, tensors: Tensors) -> Checkpoint:
+def gemma(config: Config, tensors: Tensors) -> Checkpoint:
+    """The text part of Gemma 3n and 4."""
     prefix = "model.language_model."
     text = {f"model.{name[len(prefix) :]}": tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    return {**config["text_config"], "architectures": ["Gemma3nForCausalLM"]}, text
+    architecture = config["architectures"][0].replace("ConditionalGeneration", "CausalLM")
+    return {**config["text_config"], "architectures": [architecture]}, text
 
 
 def llama(config: Config, tensors: Tensors) -> Checkpoint:
@@ -234,7 +236,8 @@ AS_ANOTHER: dict[str, Callable[[Config, Tensors], Checkpoint]] = {
     "BailingMoeForCausalLM": ling,
     "BailingMoeV2ForCausalLM": ling2,
     "KimiVLForConditionalGeneration": kimi_vl,
-    "Gemma3nForConditionalGeneration": gemma3n,
+    "Gemma3nForConditionalGeneration": gemma,
+    "Gemma4ForConditionalGeneration": gemma,
     "BaiChuanForCausalLM": baichuan,
     "InternLM2ForCausalLM": internlm2,
     "MiniCPMForCausalLM": minicpm,

@@ -19,6 +19,7 @@ MODULES = (
     "qwenvl",
     "gemma",
     "gemma3n",
+    "gemma4",
     "phi",
     "deepseek",
     "indexed",

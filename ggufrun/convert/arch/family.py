@@ -97,7 +97,7 @@ class Family:
     first_metadata: Callable[[Config, gguf.GGUFWriter], None] = lambda config, writer: None
     metadata: Callable[[Config, gguf.GGUFWriter], None] = base_metadata
     sizes: Callable[[Config], Sizes] = decoder_sizes
-    whole: str = WHOLE
+    whole: str | Callable[[Config], str] = WHOLE
     layer: Layer = DECODER
     tied: bool = True
     transform: Callable[[Config, Tensor], Iterable[Tensor]] = unchanged
@@ -145,7 +145,7 @@ class Family:
     def expected(self, config: Config) -> dict[str, Expected]:
         """Every tensor that a checkpoint has or may have, by GGUF name."""
         sizes = self.sizes(config)
-        found = expected(self.whole, sizes)
+        found = expected(self.whole if isinstance(self.whole, str) else self.whole(config), sizes)
         if is_tied(config) and "output.weight" in found:
             found["output.weight"] = Expected(found["output.weight"].shape, required=False)
         for number in range(n_blocks(config)):
