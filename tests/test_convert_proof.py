@@ -14,7 +14,7 @@ from sentencepiece import SentencePieceProcessor
 
 from ggufrun.checkpoint import gguffile
 from ggufrun.checkpoint.gguffile import Kind, Value
-from ggufrun.convert import vocab
+from ggufrun.convert import gemma4vocab, vocab
 from ggufrun.convert.config import Config
 from ggufrun.convert.probe import probe
 from ggufrun.convert.proof import Proof, prove
@@ -230,6 +230,24 @@ def test_sentencepiece_given_only_as_json(tmp_path: Path, changes: dict[str, Any
     scores = text_of(metadata, "tokenizer.ggml.scores")
     made = [number for number in range(259, model.GetPieceSize()) if len(model.IdToPiece(number)) > 1]
     assert sorted(made, key=lambda n: -scores[n]) == sorted(made, key=lambda n: -model.GetScore(n))
+
+
+def test_gemma4_follows_the_merges(tmp_path: Path) -> None:
+    space = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    turns = [*added("<unk>", "<s>", "</s>", first=0), *added("<|turn>", "<turn|>", "<|tool_call>", first=2048)]
+    files = {"tokenizer.json": sentencepiece_as_json(normalizer=space, added_tokens=turns)}
+    folder = write_folder(tmp_path / "m", {}, files)
+    metadata, original = read(folder, gemma4vocab.gemma4_vocabulary)
+    proof = prove(metadata, original)
+    assert proof.name == "tokenizer.json" and not proof.loss and not proof.differing
+    types = text_of(metadata, "tokenizer.ggml.token_type")
+    assert types[2048:] == [gguf.TokenType.CONTROL, gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED]
+
+
+def test_a_gemma4_with_a_space_in_front(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "m", {}, {"tokenizer.json": sentencepiece_as_json()})
+    with pytest.raises(UnsupportedError, match="otherwise than Gemma 4's"):
+        read(folder, gemma4vocab.gemma4_vocabulary)
 
 
 def test_rules_that_sentencepiece_cannot_follow(tmp_path: Path) -> None:

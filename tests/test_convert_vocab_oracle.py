@@ -20,6 +20,7 @@ import pytest
 from ggufrun.convert import arch
 from ggufrun.convert.config import Config
 from tests.conftest import Oracle
+from tests.test_convert_proof import sentencepiece_as_json
 from tests.vocabularies import (
     DIGITS,
     PUBLISHED,
@@ -122,6 +123,14 @@ GLM4 = {
     "tokenizer.json": tokenizer_json(PUBLISHED["llama-3"], GLM_ADDED),
     "tokenizer_config.json": FAST | {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
 }
+GEMMA4 = sentencepiece_as_json(
+    normalizer={"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+    added_tokens=[
+        *added("<unk>", "<s>", "</s>", first=0),
+        *added("<|turn>", "<|tool_call>", first=2048),
+        *added("<tool>", special=False, first=2050),
+    ],
+)
 SPM_ADDED = {"2048": {"content": "<|u|>"}, "2049": {"content": "<eot>", "special": True}, "2050": {"content": "▁▁xq"}}
 HUNYUAN_ADDED = added("<|startoftext|>", "<|eos|>", "<|extra_0|>", "<|pad|>")
 RANKS = len(rank_table().splitlines())
@@ -265,6 +274,18 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         {"model_type": "gemma3n_text", "vocab_size": 2060, "vocab_size_per_layer_input": 2052},
         {"tokenizer_config.json": NAMED | {"add_bos_token": True}},
         "",
+    ),
+    "gemma4": (
+        "Gemma4ForCausalLM",
+        {"model_type": "gemma4_text", "vocab_size": 2051, "layer_types": ["full_attention"], "num_kv_shared_layers": 0},
+        {
+            "tokenizer.json": GEMMA4,
+            "tokenizer_config.json": FAST
+            | NAMED
+            | {"unk_token": "<unk>", "extra_special_tokens": {"sot_token": "<|turn>", "stc_token": "<|tool_call>"}},
+            "chat_template.jinja": "X",
+        },
+        "gemma4",
     ),
     "nemotron": (
         "NemotronForCausalLM",
