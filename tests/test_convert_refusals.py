@@ -429,6 +429,19 @@ REFUSED: dict[str, tuple[str, dict[str, Any], type[GgufrunError], str]] = {
         UnsupportedError,
         "several sizes",
     ),
+    "a Gemma 4 without a window": (
+        "gemma-4-e2b-text",
+        {"layer_types": ["full_attention"] * 6},
+        FormatError,
+        "layer_types of one kind",
+    ),
+    "a Gemma 4 without keys": ("gemma-4-e2b-text", {"num_kv_shared_layers": 6}, FormatError, "keys of its own"),
+    "a Gemma 4 that looks ahead": (
+        "gemma-4-31b-text",
+        {"use_bidirectional_attention": "all"},
+        UnsupportedError,
+        "use_bidirectional_attention",
+    ),
     "another width": (
         "chatglm3",
         {"ffn_hidden_size": 96},
