@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ggufrun.cli import tables
+from ggufrun.cli import bench_table, console, tables
 
 
 def shown(width: int, terminal: bool = True) -> str:
@@ -53,3 +53,37 @@ def test_else_a_list(width: int) -> None:
 
 def test_a_pipe_gets_the_table() -> None:
     assert "─" in shown(36, terminal=False)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 130])
+@pytest.mark.parametrize("asked", [set(), {"model"}, {"model", "threads"}])
+def test_the_table_of_bench_fits_the_screen(
+    width: int, asked: set[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What tells its rows apart stays, unless there is no room for that; a pipe gets all of llama-bench's columns."""
+    screen = Console(width=width, force_terminal=True, color_system=None)
+    monkeypatch.setattr(console, "out", lambda: screen)
+    row = {
+        "model_size": 7 << 30,
+        "model_n_params": 7e9,
+        "model_type": "llama 7B Q4_0",
+        "backends": "CPU",
+        "n_gpu_layers": -1,
+        "n_threads": 8,
+        "flash_attn": "auto",
+        "test": "pp512",
+        "avg_ts": 1234.5,
+        "stddev_ts": 1.25,
+    }
+    shown = bench_table.columns(asked)
+    bench_table.print_head(shown)
+    bench_table.print_row(row, shown)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and len({len(line) for line in lines}) == 1
+    assert len(lines[0]) <= width or (width, asked) == (40, {"model", "threads"})
+    assert "pp512" in lines[2] and "1234.50" in lines[2]
+    assert ("llama 7B Q4_0" in lines[2]) == ("model" in asked or width >= 80)
+    assert (" ± 1.25" in lines[2]) == (width > 40 or not asked)
+    wide = Console(width=width, force_terminal=False)
+    monkeypatch.setattr(console, "out", lambda: wide)
+    assert len(bench_table.columns(asked)) == len(bench_table.COLUMNS) - 2

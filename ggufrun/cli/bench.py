@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ggufrun.cli import console, evaluating, options, placing
+from ggufrun.cli import bench_table, console, evaluating, options, placing
 from ggufrun.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,15 +80,16 @@ def bench(
     ]
     placing.connect(place)
     largest = replace(runs[0], n_ctx=max(test.prompt + test.generate for test in tests))
-    extra = [name for name, asked in (("ngl", has_gpu()), ("fa", flash_attention != "auto")) if asked]
+    asked = {"ngl": has_gpu(), "fa": flash_attention != "auto", "threads": len(runs) > 1, "model": len(names) > 1}
+    columns = bench_table.columns({name for name, is_asked in asked.items() if is_asked})
     rows: list[dict[str, Any]] = []
     sources = [evaluating.find(name) for name in names]
     if not as_json:
-        _print_head(extra)
+        bench_table.print_head(columns)
     for source in sources:
         with evaluating.open_model(source, place, largest) as model:
             for params in runs:
-                _run(model, tests, params, repetitions, not no_warmup, rows, None if as_json else extra)
+                _run(model, tests, params, repetitions, not no_warmup, rows, None if as_json else columns)
     if as_json:
         console.print_json(rows)
 
@@ -100,7 +101,7 @@ def _run(
     repetitions: int,
     warm_up: bool,
     rows: list[dict[str, Any]],
-    extra: Sequence[str] | None,
+    columns: bench_table.Columns | None,
 ) -> None:
     from contextlib import closing
 
@@ -120,11 +121,11 @@ def _run(
             for result in results:
                 row = _as_dict(model, result, params)
                 rows.append(row)
-                if extra is not None:
+                if columns is not None:
                     # else the row would stand behind what the status line says
                     if status is not None:
                         status.stop()
-                    _print_row(row, extra)
+                    bench_table.print_row(row, columns)
                     if status is not None:
                         status.start()
     finally:
@@ -181,53 +182,3 @@ def _as_dict(model: Model, result: Result, params: ContextParams) -> dict[str, A
         "system": llama().llama_print_system_info().decode("utf-8", "replace").strip(),
         "processors": os.cpu_count(),
     }
-
-
-COLUMNS: tuple[tuple[str, int], ...] = (
-    ("model", -30),
-    ("size", 10),
-    ("params", 10),
-    ("backend", -10),
-    ("ngl", 3),
-    ("threads", 7),
-    ("fa", 3),
-    ("test", 15),
-    ("t/s", 20),
-)
-"""llama-bench's columns and their widths, negative for text that starts at the left."""
-
-OPTIONAL = {"ngl", "fa"}
-
-
-def _shown(extra: Sequence[str]) -> list[tuple[str, int]]:
-    return [(name, width) for name, width in COLUMNS if name not in OPTIONAL or name in extra]
-
-
-def _print_head(extra: Sequence[str]) -> None:
-    shown = _shown(extra)
-    _line(f" {_pad(name, width)} |" for name, width in shown)
-    _line(f" {'-' * (abs(width) - 1)}{':' if width > 0 else '-'} |" for _, width in shown)
-
-
-def _print_row(row: dict[str, Any], extra: Sequence[str]) -> None:
-    size, parameters = row["model_size"], row["model_n_params"]
-    cells = {
-        "model": row["model_type"],
-        "size": f"{size / 2**20:.2f} MiB" if size < 2**30 else f"{size / 2**30:.2f} GiB",
-        "params": f"{parameters / 1e6:.2f} M" if parameters < 1e9 else f"{parameters / 1e9:.2f} B",
-        "backend": row["backends"],
-        "ngl": str(row["n_gpu_layers"]),
-        "threads": str(row["n_threads"]),
-        "fa": row["flash_attn"],
-        "test": row["test"],
-        "t/s": f"{row['avg_ts']:.2f} ± {row['stddev_ts']:.2f}",
-    }
-    _line(f" {_pad(cells[name], width)} |" for name, width in _shown(extra))
-
-
-def _pad(text: str, width: int) -> str:
-    return text.ljust(-width) if width < 0 else text.rjust(width)
-
-
-def _line(cells: Any) -> None:
-    console.out().print(console.literal("|" + "".join(cells)), soft_wrap=True)
