@@ -337,4 +337,30 @@ def gemma4_cases() -> dict[str, Case]:
     }
 
 
-CASES: dict[str, Case] = gemma_cases() | gemma4_cases() | glm_cases() | nemotron_cases() | falcon_cases()
+def hunyuan_cases() -> dict[str, Case]:
+    text = text_of(
+        "hunyuan_vl_text",
+        head_dim=16,
+        use_qk_norm=True,
+        attention_bias=False,
+        hidden_act="silu",
+        max_position_embeddings=32768,
+        rope_theta=10000.0,
+        rope_scaling={"type": "xdrope", "alpha": 1000.0, "factor": 1.0, "xdrope_section": [2, 2, 2, 2]},
+        num_experts=1,
+    )
+    sees = {
+        "architectures": ["HunYuanVLForConditionalGeneration"],
+        "model_type": "hunyuan_vl",
+        "text_config": text,
+        "tie_word_embeddings": True,
+        "vision_config": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+    }
+    norms = {"self_attn.query_layernorm.weight": (16,), "self_attn.key_layernorm.weight": (16,)}
+    shapes = dense(text, tied=True) | per_layer(2, "model.layers.", norms)
+    return {"hunyuan-ocr": Case(sees, shapes | {"vit.embeddings.position_embedding.weight": (5, 16)})}
+
+
+CASES: dict[str, Case] = (
+    hunyuan_cases() | gemma_cases() | gemma4_cases() | glm_cases() | nemotron_cases() | falcon_cases()
+)

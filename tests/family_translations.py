@@ -96,6 +96,19 @@ def kimi_vl(config: Config, tensors: Tensors) -> Checkpoint:
     return {**config["text_config"], "architectures": ["DeepseekV3ForCausalLM"]}, text
 
 
+def hunyuan_vl(config: Config, tensors: Tensors) -> Checkpoint:
+    """A text's positions are the same in all sections."""
+    text = {name: tensor for name, tensor in tensors.items() if not name.startswith("vit.")}
+    scaling = {"type": "dynamic", **{key: config["text_config"]["rope_scaling"][key] for key in ("alpha", "factor")}}
+    changes = {
+        "architectures": ["HunYuanDenseV1ForCausalLM"],
+        "model_type": "hunyuan_v1_dense",
+        "rope_scaling": scaling,
+        "tie_word_embeddings": True,
+    }
+    return {**config["text_config"], **changes}, text
+
+
 def gemma(config: Config, tensors: Tensors) -> Checkpoint:
     """The text part of Gemma 3n and 4."""
     prefix = "model.language_model."
@@ -235,6 +248,7 @@ def as_llama_cpp() -> None:
 AS_ANOTHER: dict[str, Callable[[Config, Tensors], Checkpoint]] = {
     "BailingMoeForCausalLM": ling,
     "BailingMoeV2ForCausalLM": ling2,
+    "HunYuanVLForConditionalGeneration": hunyuan_vl,
     "KimiVLForConditionalGeneration": kimi_vl,
     "Gemma3nForConditionalGeneration": gemma,
     "Gemma4ForConditionalGeneration": gemma,

@@ -442,6 +442,15 @@ REFUSED: dict[str, tuple[str, dict[str, Any], type[GgufrunError], str]] = {
         UnsupportedError,
         "use_bidirectional_attention",
     ),
+    "HunyuanOCR that is not stretched": (
+        "hunyuan-ocr",
+        {
+            "text_config": CASES["hunyuan-ocr"].config["text_config"]
+            | {"rope_scaling": {"type": "linear", "factor": 2.0}}
+        },
+        UnsupportedError,
+        "only xdrope",
+    ),
     "another width": (
         "chatglm3",
         {"ffn_hidden_size": 96},

@@ -37,7 +37,8 @@ def hunyuan_dense_vocabulary(
         original = _table(files, config, writer, pretokenizer)
         if config.integer("hidden_size") == WIDE:
             _add(writer.add_bos_token_id, dict(original.added).get("<|startoftext|>"))
-    _add(writer.add_eos_token_id, files.config.get("eod_token_id"))
+    text = files.config.get("text_config")
+    _add(writer.add_eos_token_id, {**files.config, **(text if isinstance(text, dict) else {})}.get("eod_token_id"))
     path = files.path("generation_config.json")
     ends = read_json(path) if path else None
     ends = ends.get("eos_token_id") if isinstance(ends, dict) else None

@@ -130,7 +130,7 @@ RULES = (
     Rule(
         "hunyuan-dense",
         (r"Split \p{N}{1,3}", f"Split {CJK_KANA}", f"Split {CODE_OR_WORD}{SPACES}", BYTES),
-        architectures=("HunYuanDenseV1ForCausalLM",),
+        architectures=("HunYuanDenseV1ForCausalLM", "HunYuanVLForConditionalGeneration"),
     ),
     Rule("deepseek-v3", (r"Split \p{N}{1,3}", f"Split {CJK_KANA}", f"Split {CODE_OR_WORD}{SPACES}", BYTES)),
     Rule("falcon", ("Punctuation Contiguous", GPT2, "Digits", "Split [0-9][0-9][0-9]")),

@@ -1,4 +1,4 @@
-"""Hunyuan, dense and with experts.
+"""Hunyuan, dense and with experts, and the text part of HunyuanOCR.
 
 Source of names and order: llama.cpp's ``conversion/hunyuan.py``; of defaults: transformers' ``HunYuanDenseV1Config``
 and ``HunYuanMoEV1Config``. What their files call dynamic scaling is none: a factor ``alpha`` enlarges the base of the
@@ -8,15 +8,19 @@ rotation once and for all, whatever the length of a text.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
+from ggufrun.convert.arch import qwenvl
 from ggufrun.convert.arch.family import Family, head_if_null, heads_if_null, is_tied
 from ggufrun.convert.arch.hyper import base_metadata
 from ggufrun.convert.arch.layout import ATTENTION, DECODER, EXPERTS, NORMS, SHARED_EXPERT, Sizes, decoder_sizes
 from ggufrun.convert.arch.qwen import EXPERT_STACK, HEAD_NORMS
 from ggufrun.convert.arch.rope import kind, rope, standard
+from ggufrun.convert.arch.text import text_part
 from ggufrun.convert.config import Config
 from ggufrun.convert.hunyuanvocab import hunyuan_dense_vocabulary, hunyuan_moe_vocabulary
 from ggufrun.errors import FormatError, UnsupportedError
@@ -136,17 +140,60 @@ def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
         yield tensor
 
 
+def vl_positions(config: Config) -> dict[str, Any]:
+    """Stretched ones, rotated in sections, which go by two names."""
+    found = standard()(config)
+    sections = found.pop("xdrope_section", None) or found.get("mrope_section")
+    if sections and found["rope_type"] in ("xdrope", "dynamic"):
+        found |= {"rope_type": "xdrope", "type": "xdrope", "mrope_section": sections}
+    return found
+
+
+def check_vl(config: Config) -> None:
+    check(config)
+    qwenvl.check_sections(config)
+    stretched_base(config)
+
+
+def vl_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
+    """The base as it is, and ``alpha`` beside it: llama.cpp enlarges it itself."""
+    metadata(config, writer)
+    found, context = rope(config), config.integer("max_position_embeddings")
+    writer.add_rope_scaling_type(gguf.RopeScalingType.NONE)
+    writer.add_rope_scaling_factor(found.number("factor") if found.has("factor") else 1.0)
+    writer.add_rope_scaling_alpha(found.number("alpha"))
+    writer.add_rope_scaling_orig_ctx_len(context)
+
+
+def vl_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
+    for text in text_part(tensor):
+        yield from transform(config, text)
+
+
+DENSE_FAMILY = Family(
+    names=("HunYuanDenseV1ForCausalLM",),
+    arch=gguf.MODEL_ARCH.HUNYUAN_DENSE,
+    vocab=hunyuan_dense_vocabulary,
+    defaults=DENSE,
+    rope_parameters=standard(),
+    check=check,
+    metadata=metadata,
+    layer=DECODER + HEAD_NORMS,
+    transform=transform,
+)
+
 FAMILIES = (
-    Family(
-        names=("HunYuanDenseV1ForCausalLM",),
-        arch=gguf.MODEL_ARCH.HUNYUAN_DENSE,
-        vocab=hunyuan_dense_vocabulary,
-        defaults=DENSE,
-        rope_parameters=standard(),
-        check=check,
-        metadata=metadata,
-        layer=DECODER + HEAD_NORMS,
-        transform=transform,
+    DENSE_FAMILY,
+    replace(
+        DENSE_FAMILY,
+        names=("HunYuanVLForConditionalGeneration",),
+        arch=gguf.MODEL_ARCH.HUNYUAN_VL,
+        rope_parameters=vl_positions,
+        scalings=("xdrope",),
+        sections=True,
+        check=check_vl,
+        metadata=vl_metadata,
+        transform=vl_transform,
     ),
     Family(
         names=("HunYuanMoEV1ForCausalLM",),

@@ -12,12 +12,19 @@ from ggufrun.convert.transforms import renamed
 
 WITHIN = (
     "visual.", "vision.", "audio.", "talker.", "vision_", "audio_", "token2wav.", "code2wav.", "projector.",
-    "pre_mm_projector_norm", "image_newline", "view_seperator", "patch_embed", "patch_merger.", "model.connector.",
+    "pre_mm_projector_norm", "image_newline", "view_seperator", "patch_embed", "patch_merger.", "patch_merge_mlp.",
+    "model.connector.",
 )  # fmt: skip
 """What the names of tensors that are not of the text part hold."""
+
+FRONT = (
+    "mlp", "vit.", "vpm.", "siglip2.", "conformer.", "merger.", "resampler.", "sound_encoder.", "sound_projection.",
+    "speech_embeddings.",
+)  # fmt: skip
+"""What they begin with."""
 
 
 def text_part(tensor: Tensor) -> Iterable[Tensor]:
     """The tensor under the name that a model of text alone gives it; nothing for one of another part."""
-    if not any(part in tensor.name for part in WITHIN):
+    if not tensor.name.startswith(FRONT) and not any(part in tensor.name for part in WITHIN):
         yield renamed(tensor, tensor.name.replace("language_model.", ""))
