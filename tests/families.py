@@ -21,8 +21,8 @@ Shapes = dict[str, tuple[int, ...]]
 
 VOCABULARY = 320
 
-SCALES = (".layer_scalar", ".router.scale", ".per_expert_scale")
-"""Tensors beside norms whose values are around one."""
+SCALES = (".layer_scalar", ".router.scale", ".per_expert_scale", "_conv1d.weight")
+"""Tensors beside norms whose values are around one, or large enough not to be taken for nothing."""
 
 
 @dataclass(frozen=True)

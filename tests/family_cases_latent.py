@@ -178,4 +178,77 @@ def kimi_cases() -> dict[str, Case]:
     return {"kimi-vl": Case(vl, inside(lite.shapes | bias)), "kimi-k2.5": Case(more, inside(large.shapes))}
 
 
-CASES: dict[str, Case] = minicpm_cases() | indexed_cases() | kimi_cases()
+def kimi_linear_cases() -> dict[str, Case]:
+    small = config(
+        "KimiLinearForCausalLM",
+        "kimi_linear",
+        num_hidden_layers=4,
+        num_key_value_heads=6,
+        max_position_embeddings=None,
+        model_max_length=4096,
+        head_dim=8,
+        hidden_act="silu",
+        rms_norm_eps=1e-5,
+        rope_theta=10000.0,
+        rope_scaling=None,
+        kv_lora_rank=16,
+        q_lora_rank=None,
+        qk_nope_head_dim=12,
+        qk_rope_head_dim=8,
+        v_head_dim=10,
+        mla_use_nope=True,
+        linear_attn_config={
+            "full_attn_layers": [4],
+            "kda_layers": [1, 2, 3],
+            "head_dim": 16,
+            "num_heads": 6,
+            "short_conv_kernel_size": 4,
+        },
+        first_k_dense_replace=1,
+        moe_intermediate_size=24,
+        moe_layer_freq=1,
+        moe_renormalize=True,
+        moe_router_activation_func="sigmoid",
+        num_experts=4,
+        num_experts_per_token=2,
+        num_expert_group=1,
+        topk_group=1,
+        num_shared_experts=1,
+        routed_scaling_factor=2.446,
+        use_grouped_topk=True,
+        pad_token_id=0,
+    )
+    recurrent: Shapes = {
+        "A_log": (1, 1, 6, 1),
+        "dt_bias": (96,),
+        "f_a_proj.weight": (16, 48),
+        "f_b_proj.weight": (96, 16),
+        "g_a_proj.weight": (16, 48),
+        "g_b_proj.weight": (96, 16),
+        "b_proj.weight": (6, 48),
+        "o_norm.weight": (16,),
+        "o_proj.weight": (48, 96),
+        **{f"{part}_proj.weight": (96, 48) for part in "qkv"},
+        **{f"{part}_conv1d.weight": (96, 1, 4) for part in "qkv"},
+    }
+    latent: Shapes = {
+        "q_proj.weight": (6 * 20, 48),
+        "kv_a_proj_with_mqa.weight": (24, 48),
+        "kv_a_layernorm.weight": (16,),
+        "kv_b_proj.weight": (6 * 22, 16),
+        "o_proj.weight": (48, 60),
+    }
+    shapes = without(dense(small), "self_attn", "layers.1.mlp", "layers.2.mlp", "layers.3.mlp")
+    for layer in range(4):
+        stem = f"model.layers.{layer}."
+        attention = latent if layer == 3 else recurrent
+        shapes |= {f"{stem}self_attn.{name}": shape for name, shape in attention.items()}
+    for layer in range(1, 4):
+        stem = f"model.layers.{layer}.block_sparse_moe."
+        shapes |= {f"{stem}gate.weight": (4, 48), f"{stem}gate.e_score_correction_bias": (4,)}
+        shapes |= gated(f"{stem}shared_experts.", 24)
+    shapes |= experts(range(1, 4), "block_sparse_moe.experts", 4, ("w1", "w2", "w3"), 24, 48)
+    return {"kimi-linear": Case(small, shapes)}
+
+
+CASES: dict[str, Case] = kimi_linear_cases() | minicpm_cases() | indexed_cases() | kimi_cases()

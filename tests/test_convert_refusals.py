@@ -451,6 +451,19 @@ REFUSED: dict[str, tuple[str, dict[str, Any], type[GgufrunError], str]] = {
         UnsupportedError,
         "only xdrope",
     ),
+    "Kimi Linear with positions": ("kimi-linear", {"mla_use_nope": False}, UnsupportedError, "mla_use_nope"),
+    "Kimi Linear with a layer of no kind": (
+        "kimi-linear",
+        {"linear_attn_config": CASES["kimi-linear"].config["linear_attn_config"] | {"kda_layers": [1, 2]}},
+        FormatError,
+        "does not describe its layers",
+    ),
+    "Kimi Linear with other heads": (
+        "kimi-linear",
+        {"linear_attn_config": CASES["kimi-linear"].config["linear_attn_config"] | {"num_heads": 3}},
+        UnsupportedError,
+        "other heads",
+    ),
     "another width": (
         "chatglm3",
         {"ffn_hidden_size": 96},

@@ -80,6 +80,7 @@ if table.exists():
     numbers = range(len(kimi), len(kimi) + 256)
     class Tokenizer:
         special_tokens = {named.get(str(i), {}).get("content", f"<|reserved_token_{i}|>"): i for i in numbers}
+        eos_id = len(kimi) + 1
         class model:
             _mergeable_ranks = kimi
     transformers.AutoTokenizer.from_pretrained = lambda *args, **kwargs: Tokenizer()
@@ -378,6 +379,25 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
                 },
             },
             "generation_config.json": {"eos_token_id": RANKS + 2},
+        },
+        "kimi-k2",
+    ),
+    "kimi-linear": (
+        "KimiLinearForCausalLM",
+        {"vocab_size": RANKS + 256, "bos_token_id": RANKS, "eos_token_id": RANKS + 2, "pad_token_id": RANKS + 255}
+        | {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "moe_intermediate_size": 8}
+        | {"linear_attn_config": {"full_attn_layers": [1]}, "kv_lora_rank": 8, "num_shared_experts": 1}
+        | {"first_k_dense_replace": 1, "routed_scaling_factor": 1.0},
+        {
+            "tiktoken.model": rank_table(),
+            "tokenizer_config.json": {
+                "bos_token": "[BOS]",
+                "eos_token": {"content": "[EOS]"},
+                "added_tokens_decoder": {
+                    str(RANKS + number): {"content": text, "special": True}
+                    for number, text in ((0, "[BOS]"), (1, "[EOS]"), (2, "<|im_end|>"))
+                },
+            },
         },
         "kimi-k2",
     ),

@@ -50,3 +50,17 @@ def deepseek_vocabulary(
     add_ends(files, special, vocabulary.tokens)
     write_special(writer, special, ranks.last_merges(found, every=False))
     return replace(ranks.original(table), approximate=pretokenizers.APPROXIMATE[SPLITTING])
+
+
+def kimi_linear_vocabulary(
+    folder: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None = None
+) -> Original:
+    """Kimi Linear's: with the table, the end of a text is tokenizer_config.json's to say."""
+    original = deepseek_vocabulary(folder, config, writer, pretokenizer)
+    files = TokenizerFiles.of(folder, config)
+    named = files.settings.get("eos_token")
+    text = named.get("content") if isinstance(named, dict) else named
+    number = dict(original.added).get(text) if isinstance(text, str) else None
+    if original.name == FILE and number is not None:
+        writer.add_eos_token_id(number)
+    return original

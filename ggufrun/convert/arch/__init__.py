@@ -27,6 +27,7 @@ MODULES = (
     "glm4moe",
     "glm4v",
     "internlm",
+    "kimilinear",
     "baichuan",
     "minicpm",
     "minicpm3",

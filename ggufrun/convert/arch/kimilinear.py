@@ -1,0 +1,179 @@
+"""Kimi Linear: in most layers a recurrence with gates (KDA), in the others latent attention without positions.
+
+Source of names and order: llama.cpp's ``conversion/kimi_linear.py``; of defaults: transformers' ``KimiLinearConfig``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import gguf
+
+from ggufrun.checkpoint.tensor import Tensor
+from ggufrun.convert.arch.family import Family, Stack
+from ggufrun.convert.arch.hyper import base_metadata
+from ggufrun.convert.arch.latent import COMPRESSED, LOW_RANK_QUERY, QUERY, SPLIT, latent_sizes, split_expansion
+from ggufrun.convert.arch.layout import EXPERTS, GATED, NORMS, SHARED_EXPERT, Sizes, decoder_sizes, n_layers
+from ggufrun.convert.arch.rope import PLAIN, as_written
+from ggufrun.convert.config import Config
+from ggufrun.convert.kimivocab import kimi_linear_vocabulary
+from ggufrun.convert.transforms import minus_exp, renamed
+from ggufrun.errors import FormatError, UnsupportedError
+
+DEFAULTS = {
+    "vocab_size": 163840,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "moe_intermediate_size": 1024,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 32,
+    "model_max_length": 1048576,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "num_experts": 256,
+    "num_experts_per_token": 8,
+    "num_expert_group": 1,
+    "topk_group": 1,
+    "num_shared_experts": 1,
+    "moe_renormalize": True,
+    "routed_scaling_factor": 2.446,
+    "first_k_dense_replace": 1,
+    "moe_router_activation_func": "sigmoid",
+}
+
+RECURRENT = """
+attn_q            recurrent width
+attn_k            recurrent width
+attn_v            recurrent width
+attn_output       width recurrent
+ssm_conv1d_q      1 recurrent 1 kernel
+ssm_conv1d_k      1 recurrent 1 kernel
+ssm_conv1d_v      1 recurrent 1 kernel
+ssm_f_a           head width
+ssm_f_b           recurrent head
+ssm_beta          heads width
+ssm_a.            1 1 heads 1
+ssm_dt.bias       recurrent
+ssm_g_a           head width
+ssm_g_b           recurrent head
+ssm_norm          head
+"""
+SELECTION_BIAS = "exp_probs_b.bias  experts\n"
+CONVOLUTIONS = (".q_conv1d.weight", ".k_conv1d.weight", ".v_conv1d.weight")
+
+EXPERT_STACK = Stack(
+    r"model\.layers\.(?P<layer>\d+)\.block_sparse_moe\.experts\.(?P<number>\d+)\.(?P<part>w[123])\.weight",
+    ("w1", "w2", "w3"),
+    "layers.{layer}.feed_forward.experts.{part}.weight",
+    lambda config: config.integer("num_experts", high=65536),
+)
+
+
+def linear(config: Config) -> Config:
+    """What config.json says of the recurrence."""
+    found = config.section("linear_attn_config")
+    if found is None:
+        raise FormatError(f"{config.path} has no linear_attn_config", "complete the file or download it again")
+    return found
+
+
+def full_layers(config: Config) -> set[int]:
+    """The numbers, from 0, of the layers that attend; FormatError where the two lists do not cover all layers."""
+    lists = [linear(config).values.get(key) for key in ("full_attn_layers", "kda_layers")]
+    numbers = [number for found in lists for number in (found if isinstance(found, list) else ())]
+    if any(type(number) is not int for number in numbers) or sorted(numbers) != list(range(1, n_layers(config) + 1)):
+        raise FormatError(f"{config.path} has a linear_attn_config that does not describe its layers", "correct it")
+    return {int(number) - 1 for number in lists[0] or ()}
+
+
+def check(config: Config) -> None:
+    config.require("hidden_act", ("silu",))
+    config.require("moe_layer_freq", (1,))
+    config.require("moe_renormalize", (True,))
+    config.require("num_expert_group", (1,))
+    config.require("mla_use_nope", (True,))
+    config.require("moe_router_activation_func", ("sigmoid",))
+    full_layers(config)
+    if linear(config).integer("num_heads", high=65536) != config.integer("num_attention_heads", high=65536):
+        raise UnsupportedError(f"{config.path} has other heads in its recurrence than elsewhere", "llama.cpp knows one")
+
+
+def sizes(config: Config) -> Sizes:
+    latent, head = latent_sizes(config), linear(config).integer("head_dim", high=65536)
+    inner = config.integer("moe_intermediate_size")
+    return {
+        **decoder_sizes(Config(config.path, {**config.values, "head_dim": head})),
+        **latent,
+        "head": head,
+        "recurrent": latent["heads"] * head,
+        "kernel": linear(config).integer("short_conv_kernel_size", high=65536),
+        "experts": config.integer("num_experts", high=65536),
+        "expert": inner,
+        "shared": inner * config.integer("num_shared_experts", high=65536),
+    }
+
+
+def layer(config: Config, number: int) -> str:
+    query = LOW_RANK_QUERY if config.has("q_lora_rank") else QUERY
+    attention = COMPRESSED + SPLIT + query if number in full_layers(config) else RECURRENT
+    dense = number < config.integer("first_k_dense_replace", low=0)
+    return NORMS + attention + (GATED if dense else EXPERTS + SHARED_EXPERT + SELECTION_BIAS)
+
+
+def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
+    found, full = sizes(config), full_layers(config)
+    names = {"num_key_value_heads": 1, "head_dim": config.integer("qk_rope_head_dim")}
+    base_metadata(Config(config.path, {**config.values, **names}), writer)
+    writer.add_vocab_size(found["vocabulary"])
+    writer.add_head_count_kv([int(number in full) for number in range(n_layers(config))])
+    writer.add_ssm_conv_kernel(found["kernel"])
+    writer.add_kda_head_dim(found["head"])
+    if found["q_rank"]:
+        writer.add_q_lora_rank(found["q_rank"])
+    writer.add_kv_lora_rank(found["rank"])
+    writer.add_rope_dimension_count(config.integer("qk_rope_head_dim"))
+    writer.add_key_length(found["latent"])
+    writer.add_key_length_mla(found["queries"] // found["heads"])
+    writer.add_value_length_mla(found["value"])
+    writer.add_expert_feed_forward_length(found["expert"])
+    writer.add_expert_shared_count(config.integer("num_shared_experts"))
+    writer.add_leading_dense_block_count(config.integer("first_k_dense_replace", low=0))
+    writer.add_expert_weights_scale(config.number("routed_scaling_factor"))
+
+
+def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
+    name = tensor.name
+    if name.endswith(CONVOLUTIONS):
+        yield replace(tensor, shape=(1, tensor.shape[0], 1, tensor.shape[-1]))
+    elif name.endswith(".A_log"):
+        yield minus_exp(tensor)
+    elif name.endswith(".dt_bias"):
+        yield renamed(tensor, f"{name.removesuffix('dt_bias')}dt_proj.bias")
+    elif name.endswith(".e_score_correction_bias"):
+        yield renamed(tensor, f"{name.removesuffix('_bias')}.bias")
+    else:
+        yield from split_expansion(config, tensor)
+
+
+FAMILIES = (
+    Family(
+        names=("KimiLinearForCausalLM", "KimiLinearModel"),
+        arch=gguf.MODEL_ARCH.KIMI_LINEAR,
+        vocab=kimi_linear_vocabulary,
+        defaults=DEFAULTS,
+        rope_parameters=as_written,
+        scalings=PLAIN,
+        check=check,
+        metadata=metadata,
+        sizes=sizes,
+        layer=layer,
+        tied=False,
+        transform=transform,
+        stacks=(EXPERT_STACK,),
+    ),
+)
