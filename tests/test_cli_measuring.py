@@ -232,6 +232,7 @@ def test_what_cannot_be_measured(measured: Callable[[str], Path], tmp_path: Path
     fails(ggufrun("compare", model, GOLDEN / "imatrix-dense.bin"), "importance matrix, not a model")
     fails(ggufrun("imatrix", model, "-f", SAMPLE, "-o", model, "--force"), "is what it would be made from")
     fails(ggufrun("bench", model, "-p", "many"), "'many' is no number", 2)
+    fails(ggufrun("bench", model, "-p", "4", "-ngl", "some"), "-ngl some; give a number", 2)
 
 
 def test_a_comparison_ranks_and_draws(measured: Callable[[str], Path], tmp_path: Path) -> None:
@@ -244,6 +245,9 @@ def test_a_comparison_ranks_and_draws(measured: Callable[[str], Path], tmp_path:
     svg = ElementTree.parse(tmp_path / "a.svg").getroot()
     assert len(svg.findall("{http://www.w3.org/2000/svg}circle")) == 2
     fails(ggufrun("compare", measured("dense-f16"), *models, *flags, "--svg", tmp_path / "a.svg"), "exists")
+    for model in models:
+        words = "is what it would be made from; write elsewhere with --svg"
+        fails(ggufrun("compare", measured("dense-f16"), *models, *flags, "--svg", model, "--force"), words)
     # a drawing that the disk cannot hold leaves the one that stands, and nothing beside it
     before = (tmp_path / "a.svg").read_bytes()
     # in kilobytes

@@ -84,8 +84,6 @@ def bench(
     columns = bench_table.columns({name for name, is_asked in asked.items() if is_asked})
     rows: list[dict[str, Any]] = []
     sources = [evaluating.find(name) for name in names]
-    if not as_json:
-        bench_table.print_head(columns)
     for source in sources:
         with evaluating.open_model(source, place, largest) as model:
             for params in runs:
@@ -125,6 +123,8 @@ def _run(
                     # else the row would stand behind what the status line says
                     if status is not None:
                         status.stop()
+                    if len(rows) == 1:
+                        bench_table.print_head(columns)
                     bench_table.print_row(row, columns)
                     if status is not None:
                         status.start()

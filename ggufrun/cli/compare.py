@@ -10,6 +10,7 @@ import typer
 
 from ggufrun.cli import console, evaluating, options, placing, tables
 from ggufrun.cli.units import size_text
+from ggufrun.errors import TargetError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +70,6 @@ def compare(
     That is how far their predictions are from the reference's. The table is sorted by KL divergence, the smallest
     first.
     """
-    from ggufrun.convert.writer import check_targets
     from ggufrun.engine.chunks import ChunkParams
     from ggufrun.evaluate.text import SAMPLE
 
@@ -77,7 +77,7 @@ def compare(
     reference = evaluating.find(reference_name)
     sources = list(dict.fromkeys(map(evaluating.find, names)))
     if svg is not None:
-        check_targets([(svg, 1 << 16)], force)
+        _check_drawing(svg, force, [reference, *sources])
     whole = evaluating.read_text(text, SAMPLE)
     measured = _measure(reference, sources, whole, params, chunks, place)
     ranked = sorted(measured, key=lambda one: one.found.kld.value)
@@ -96,6 +96,15 @@ def compare(
     _print(reference, ranked)
     if svg is not None:
         console.note(f"drawn in {svg}")
+
+
+def _check_drawing(path: Path, force: bool, models: Sequence[Path]) -> None:
+    from ggufrun.convert.writer import check_targets
+
+    try:
+        check_targets([(path, 1 << 16)], force, models)
+    except TargetError as error:
+        raise TargetError(error.what, error.todo.replace("-o", "--svg")) from error
 
 
 def _measure(
