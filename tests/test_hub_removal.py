@@ -169,6 +169,18 @@ def test_nothing_outside_but_a_gguf_by_its_path(models: Path, tmp_path: Path) ->
     assert not (models / "work").exists() and (tmp_path / "checkpoint").is_dir()
 
 
+def test_an_organization_is_no_model(models: Path) -> None:
+    for name in ("org/two/two-Q8_0", "org/two/two-Q4_0"):
+        for path in models.glob(f"{name}*"):
+            path.unlink()
+    # one model is left there
+    for name in ("org", "ORG", "org:q2_k"):
+        with pytest.raises(NotFoundError, match="no such file, and no model"):
+            removal.find(name)
+    for name in ("sub-Q2_K", "sub-q2_k.gguf", "org/sub", "org/sub:Q2_K", "Q2_K/sub-Q2_K"):
+        assert removal.find(name).name == "org/sub/Q2_K/sub-Q2_K"
+
+
 def test_a_file_of_several_names_frees_nothing(models: Path) -> None:
     (models / "again.gguf").hardlink_to(models / "plain-Q4_K_M.gguf")
     assert removal.find("again").size == 0

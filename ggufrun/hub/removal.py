@@ -66,7 +66,7 @@ def find(name: str) -> Removal:
     models = scan(root) if root.is_dir() else []
     path = Path(name)
     if not _exists(path):
-        model = named(name, models)
+        model = _named(name, models)
         if model is None:
             raise NotFoundError(f"no such file, and no model in {root}: {name}", near(name, models))
     elif listed := next((model for model in models if _is_at(model, path)), None):
@@ -74,7 +74,7 @@ def find(name: str) -> Removal:
     elif _is_gguf(path):
         return of(_by_path(path), root, models)
     else:
-        called = named(name, models)
+        called = _named(name, models)
         if called is not None:
             raise UsageError(f"{name} is here, and a model of {root} too", f"write {called.path} for that one")
         raise UsageError(
@@ -141,6 +141,15 @@ def cached(removal: Removal) -> tuple[str, int] | None:
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------
+
+
+def _named(name: str, models: Sequence[LocalModel]) -> LocalModel | None:
+    """As other commands read a name; but that of an organization alone means none of its models, not even an only
+    one.
+    """
+    found = named(name, models)
+    folders = [] if found is None else [part.lower() for part in Path(found.name).parts[:-2]]
+    return None if name.lower().partition(":")[0] in folders else found
 
 
 def _exists(path: Path) -> bool:
