@@ -186,6 +186,11 @@ def test_a_session_in_a_pipe(run: Run, model: str, tmp_path: Path) -> None:
     assert (result.status, result.out, result.err.count("\n")) == (1, "", 1) and "no session" in result.err
     assert file.read_text() == "{}"
     assert run(model, "--session", str(tmp_path / "no" / "x"), "hi").status == 1
+    # what cannot be kept fails a script, which would go on without it; the answer is there all the same
+    (tmp_path / "full.json.tmp").mkdir()
+    result = run(model, "--session", str(tmp_path / "full.json"), "背一下静夜思", "-n", "3", "--temp", "0")
+    assert result.status == 1 and result.out.startswith("床前") and result.err.count("\n") == 1
+    assert "the session cannot be saved in" in result.err
 
 
 def test_what_enter_sends() -> None:

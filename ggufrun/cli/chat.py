@@ -181,6 +181,9 @@ def _talk(
     else:
         piped = "" if terminal else read_piped()
         talk.single(*joined(first, raw, typed(piped)))
+    if talk.trouble and not terminal:
+        # a script that goes on with the session would go on without this turn
+        raise typer.Exit(1)
     return talk.next_model
 
 

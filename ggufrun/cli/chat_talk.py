@@ -30,7 +30,8 @@ class Talk:
 
     With ``file`` the session is kept there after every turn. ``multiline`` is llama.cpp's ``-mli``; with ``slash`` a
     line that ends in one is sent without it, as there. With ``waits`` the text at the beginning of the context is not
-    answered: a message comes first. Without ``saves`` it is no conversation that somebody might go on with.
+    answered: a message comes first. Without ``saves`` it is no conversation that somebody might go on with. ``trouble``
+    says why the session could not be kept, when that was last tried.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Talk:
         self.waits = waits
         self.saves = saves
         self.next_model: Path | None = None
-        self._trouble = ""
+        self.trouble = ""
 
     def single(self, message: str | None, raw: str | None) -> None:
         """One answer and nothing else. Ctrl+C shows what there is and leaves with KeyboardInterrupt."""
@@ -200,9 +201,9 @@ class Talk:
         except GgufrunError as error:
             # Not the conversation's fault, nor its end. It is said once.
             trouble = str(error)
-            if trouble != self._trouble:
+            if trouble != self.trouble:
                 self.screen.note(trouble)
-        self._trouble = trouble
+        self.trouble = trouble
 
     def _handed_back(self, line: str) -> bool:
         """Is it the user's turn again after this line, as llama.cpp has it?"""
