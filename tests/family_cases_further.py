@@ -361,6 +361,22 @@ def hunyuan_cases() -> dict[str, Case]:
     return {"hunyuan-ocr": Case(sees, shapes | {"vit.embeddings.position_embedding.weight": (5, 16)})}
 
 
+def pangu_cases() -> dict[str, Case]:
+    small = config(
+        "PanguEmbeddedForCausalLM",
+        "PanguEmbedded",
+        bias=True,
+        hidden_act="silu",
+        rms_norm_eps=1e-5,
+        rope_theta=4000000.0,
+    )
+    tied = small | {"tie_word_embeddings": True}
+    return {
+        "pangu-7b": Case(small, dense(small, bias="q k v o")),
+        "pangu-1b": Case(tied, dense(tied, tied=True, bias="q k v o"), "F32", "bf16"),
+    }
+
+
 CASES: dict[str, Case] = (
-    hunyuan_cases() | gemma_cases() | gemma4_cases() | glm_cases() | nemotron_cases() | falcon_cases()
+    pangu_cases() | hunyuan_cases() | gemma_cases() | gemma4_cases() | glm_cases() | nemotron_cases() | falcon_cases()
 )

@@ -251,4 +251,31 @@ def kimi_linear_cases() -> dict[str, Case]:
     return {"kimi-linear": Case(small, shapes)}
 
 
-CASES: dict[str, Case] = kimi_linear_cases() | minicpm_cases() | indexed_cases() | kimi_cases()
+def youtu_cases() -> dict[str, Case]:
+    small = config(
+        "YoutuForCausalLM",
+        "youtu",
+        num_key_value_heads=6,
+        kv_lora_rank=16,
+        q_lora_rank=24,
+        qk_nope_head_dim=12,
+        qk_rope_head_dim=8,
+        v_head_dim=10,
+        rope_theta=500000,
+        rope_interleave=True,
+        tie_word_embeddings=True,
+    )
+    latent = {
+        "self_attn.q_a_proj.weight": (24, 48),
+        "self_attn.q_a_layernorm.weight": (24,),
+        "self_attn.q_b_proj.weight": (6 * 20, 24),
+        "self_attn.kv_a_proj_with_mqa.weight": (24, 48),
+        "self_attn.kv_a_layernorm.weight": (16,),
+        "self_attn.kv_b_proj.weight": (6 * 22, 16),
+        "self_attn.o_proj.weight": (48, 60),
+    }
+    shapes = without(dense(small, tied=True), "self_attn") | per_layer(2, "model.layers.", latent)
+    return {"youtu-2b": Case(small, shapes)}
+
+
+CASES: dict[str, Case] = youtu_cases() | kimi_linear_cases() | minicpm_cases() | indexed_cases() | kimi_cases()

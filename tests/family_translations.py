@@ -121,6 +121,10 @@ def llama(config: Config, tensors: Tensors) -> Checkpoint:
     return config | {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}, tensors
 
 
+def pangu(config: Config, tensors: Tensors) -> Checkpoint:
+    return llama({**config, "attention_bias": True}, tensors)
+
+
 def baichuan(config: Config, tensors: Tensors) -> Checkpoint:
     return llama(config, split_attention(tensors, "self_attn.W_pack", config["hidden_size"]))
 
@@ -253,6 +257,7 @@ AS_ANOTHER: dict[str, Callable[[Config, Tensors], Checkpoint]] = {
     "Gemma3nForConditionalGeneration": gemma,
     "Gemma4ForConditionalGeneration": gemma,
     "BaiChuanForCausalLM": baichuan,
+    "PanguEmbeddedForCausalLM": pangu,
     "InternLM2ForCausalLM": internlm2,
     "MiniCPMForCausalLM": minicpm,
     "QWenLMHeadModel": qwen1,

@@ -75,7 +75,7 @@ def test_published_splitting_rules(tmp_path: Path, rules: str) -> None:
     tokens = added("<|end|>", "<|x|>") + added("<tool>", special=False, first=SIZE + 2)
     files = {"tokenizer.json": tokenizer_json(PUBLISHED[rules], tokens, ignore_merges=whole)}
     proof = proof_of(write_folder(tmp_path / "m", {}, files), vocab.bpe_vocabulary)
-    rough = rules in ("gpt-4o", "tekken", "kimi-k2")
+    rough = rules in ("gpt-4o", "tekken", "kimi-k2", "youtu")
     assert bool(proof.differing) == bool(proof.approximate) == rough
 
 

@@ -464,6 +464,8 @@ REFUSED: dict[str, tuple[str, dict[str, Any], type[GgufrunError], str]] = {
         UnsupportedError,
         "other heads",
     ),
+    "Pangu without biases": ("pangu-7b", {"bias": False}, UnsupportedError, "bias"),
+    "Youtu with whole queries": ("youtu-2b", {"num_hidden_layers": 27}, UnsupportedError, "low-rank query"),
     "another width": (
         "chatglm3",
         {"ffn_hidden_size": 96},

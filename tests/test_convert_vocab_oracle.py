@@ -288,6 +288,12 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         },
         "gemma4",
     ),
+    "pangu": (
+        "PanguEmbeddedForCausalLM",
+        {"vocab_size": 2060, "bias": True},
+        {"tokenizer_config.json": NAMED | {"add_prefix_space": False, "chat_template": "C"}},
+        "",
+    ),
     "nemotron": (
         "NemotronForCausalLM",
         {"vocab_size": 2060, "norm_eps": 1e-5, "partial_rotary_factor": 0.5, "pad_token_id": 5},

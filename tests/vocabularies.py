@@ -50,6 +50,7 @@ GPT4O = (
 )
 TEKKEN = GPT4O.replace("(?i:'s|'t|'re|'ve|'m|'ll|'d)?", "").replace("{1,3}", "")
 KIMI = "[\\p{Han}]+|" + GPT4O.replace("\\p{M}]", "\\p{M}&&[^\\p{Han}]]").replace("[\\r\\n/]", "[\\r\\n]")
+YOUTU = "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥\u3040-ゟ゠-ヿ]+"
 DEEPSEEK3 = (
     "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
     " ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
@@ -73,6 +74,7 @@ PUBLISHED: dict[str, Json] = {
         byte_level(False),
     ),
     "deepseek-v3": steps(split("\\p{N}{1,3}"), split("[一-龥\u3040-ゟ゠-ヿ]+"), split(DEEPSEEK3), byte_level(False)),
+    "youtu": steps(split(YOUTU), split(GPT4O.replace("{1,3}", "")), byte_level(False)),
     "bloom": steps(split(" ?[^(\\s|[.,!?…。，、।۔،])]+"), byte_level(False)),
 }
 """The pre_tokenizer of published tokenizer.json files."""

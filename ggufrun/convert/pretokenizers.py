@@ -47,6 +47,13 @@ BAILING = rf"Split {CONTRACTIONS}|{WORD}|\p{{N}}|{SYMBOLS}|\s*[\r\n]|\s+(?!\S)|\
 GPT4O = f"Split {CASED % (CONTRACTIONS + '?', CONTRACTIONS + '?')}|\\p{{N}}{{1,3}}|{SYMBOLS_SLASH}|{SPACES}"
 TEKKEN = f"Split {CASED % ('', '')}|\\p{{N}}|{SYMBOLS_SLASH}|{SPACES}"
 NOT_HAN = CASED.replace(r"\p{M}]", r"\p{M}&&[^\p{Han}]]")
+# as llama.cpp's source has it
+YOUTU = (
+    "Split [\uac00-\ud7a3\u3131-\u318e]+|"
+    "[\uff01\u2026\u201c\u201d\u2018\u2019\u2014\uff1a\uff1b\uff0c\u3001-\u303f\ufe30-\ufe4f]+|"
+    f"[\u3105-\u312f]+|{CJK_KANA}",
+    f"Split {CASED % (CONTRACTIONS + '?', CONTRACTIONS + '?')}|\\p{{N}}|{SYMBOLS_SLASH}|{SPACES}",
+)
 KIMI = rf"Split [\p{{Han}}]+|{NOT_HAN % (CONTRACTIONS + '?', CONTRACTIONS + '?')}|\p{{N}}{{1,3}}|{SYMBOLS}|{SPACES}"
 
 
@@ -110,6 +117,7 @@ RULES = (
     Rule("minimax-m2", (GPT4O, BYTES), architectures=("MiniMaxM2ForCausalLM",)),
     Rule("gpt-4o", (GPT4O, BYTES)),
     Rule("kimi-k2", (KIMI, BYTES)),
+    Rule("youtu", (*YOUTU, BYTES)),
     Rule("tekken", (TEKKEN, BYTES)),
     Rule(
         "deepseek-llm",
@@ -152,6 +160,7 @@ CAPITALS_WITHIN = "capitals within words"
 APPROXIMATE = {
     **dict.fromkeys(("gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2", "tekken"), (MARKS, CASED_BEYOND_ASCII)),
     "kimi-k2": (MARKS, CAPITALS_WITHIN),
+    "youtu": (MARKS, CASED_BEYOND_ASCII, CAPITALS_WITHIN),
 }
 """Names whose splitting llama.cpp only imitates, and where it goes wrong: its expressions cannot say \\p{Lu}."""
 

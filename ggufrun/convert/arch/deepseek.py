@@ -24,6 +24,7 @@ from ggufrun.convert.arch.latent import (
     LOW_RANK_QUERY,
     QUERY,
     SPLIT,
+    latent_metadata,
     latent_sizes,
     split_expansion,
 )
@@ -153,6 +154,10 @@ def check_v3(config: Config) -> None:
 
 def check_latent(config: Config) -> None:
     check(config)
+    check_query(config)
+
+
+def check_query(config: Config) -> None:
     layers = config.integer("num_hidden_layers", high=65536)
     if config.has("q_lora_rank") == (layers in LITE_LAYERS):
         kind = "a low-rank" if config.has("q_lora_rank") else "a whole"
@@ -174,18 +179,11 @@ def v1_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
 
 
 def v2_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
-    """Latent attention is attention with one key head as wide as the latent vector."""
     sizes = v2_sizes(config)
     base_metadata(Config(config.path, {**config.values, "num_key_value_heads": 1}), writer)
     writer.add_leading_dense_block_count(config.integer("first_k_dense_replace", low=0))
     writer.add_vocab_size(config.integer("vocab_size"))
-    if config.has("q_lora_rank"):
-        writer.add_q_lora_rank(sizes["q_rank"])
-    writer.add_kv_lora_rank(sizes["rank"])
-    writer.add_key_length(sizes["latent"])
-    writer.add_value_length(sizes["rank"])
-    writer.add_key_length_mla(sizes["queries"] // sizes["heads"])
-    writer.add_value_length_mla(sizes["value"])
+    latent_metadata(sizes, writer)
     writer.add_expert_feed_forward_length(sizes["expert"])
     writer.add_expert_count(sizes["experts"])
     writer.add_expert_shared_count(config.integer("n_shared_experts"))
@@ -194,6 +192,11 @@ def v2_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     if config.has("norm_topk_prob") and config.flag("norm_topk_prob"):
         writer.add_expert_weights_norm(True)
     writer.add_rope_dimension_count(config.integer("qk_rope_head_dim"))
+    stretch_metadata(config, writer)
+
+
+def stretch_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
+    """What YaRN does to the scale of attention."""
     if rope(config).has("mscale_all_dim"):
         # a tenth of it, for reasons of history that llama.cpp knows of
         writer.add_rope_scaling_yarn_log_mul(0.1 * rope(config).number("mscale_all_dim"))

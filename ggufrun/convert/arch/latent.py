@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import gguf
+
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch.layout import Sizes
 from ggufrun.convert.config import Config
@@ -48,6 +50,17 @@ def latent_sizes(config: Config) -> Sizes:
         "values": heads * value,
         "expanded": heads * (nope + value),
     }
+
+
+def latent_metadata(sizes: Sizes, writer: gguf.GGUFWriter) -> None:
+    """To llama.cpp, latent attention is attention with one key head as wide as the latent vector."""
+    if sizes["q_rank"]:
+        writer.add_q_lora_rank(sizes["q_rank"])
+    writer.add_kv_lora_rank(sizes["rank"])
+    writer.add_key_length(sizes["latent"])
+    writer.add_value_length(sizes["rank"])
+    writer.add_key_length_mla(sizes["queries"] // sizes["heads"])
+    writer.add_value_length_mla(sizes["value"])
 
 
 def split_expansion(config: Config, tensor: Tensor) -> Iterable[Tensor]:

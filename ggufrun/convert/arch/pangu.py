@@ -1,0 +1,65 @@
+"""openPangu Embedded: a Llama whose attention has biases, and whose rotation pairs lie half a head apart.
+
+Source of names and order: llama.cpp's ``conversion/pangu.py``. It is remote code; its sizes are those of the published
+checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import gguf
+
+from ggufrun.checkpoint.tensor import Tensor
+from ggufrun.convert.arch.family import Family, is_tied
+from ggufrun.convert.arch.hyper import base_metadata
+from ggufrun.convert.arch.layout import DECODER, decoder_sizes
+from ggufrun.convert.config import Config
+from ggufrun.convert.tokenizerfiles import TokenizerFiles
+from ggufrun.convert.vocab import add_vocabulary
+from ggufrun.convert.vocabulary import Original
+
+
+def pangu_vocabulary(
+    folder: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None = None
+) -> Original:
+    """Whether there is a space in front is tokenizer_config.json's to say."""
+    prefix = TokenizerFiles.of(folder, config).settings.get("add_prefix_space")
+    if not isinstance(prefix, bool):
+        return add_vocabulary(folder, config, writer, pretokenizer)
+    original = add_vocabulary(folder, config, writer, pretokenizer, prefix)
+    writer.add_add_space_prefix(prefix)
+    return original
+
+
+def check(config: Config) -> None:
+    config.require("hidden_act", ("silu",))
+    config.require("bias", (True,))
+
+
+def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
+    base_metadata(config, writer)
+    head = decoder_sizes(config)["head"]
+    writer.add_vocab_size(config.integer("vocab_size"))
+    writer.add_rope_dimension_count(head)
+    writer.add_key_length(head)
+    writer.add_value_length(head)
+
+
+def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
+    if not (tensor.name == "lm_head.weight" and is_tied(config)):
+        yield tensor
+
+
+FAMILIES = (
+    Family(
+        names=("PanguEmbeddedForCausalLM",),
+        arch=gguf.MODEL_ARCH.PANGU_EMBED,
+        vocab=pangu_vocabulary,
+        check=check,
+        metadata=metadata,
+        layer=DECODER + "attn_output.bias  width\n",
+        transform=transform,
+    ),
+)
