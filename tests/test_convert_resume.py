@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ggufrun.convert import journal, pipeline
@@ -132,6 +133,60 @@ def test_another_source_is_not_continued(checkpoint: Path, tmp_path: Path, monke
     with pytest.raises(TargetError, match="another job"):
         pipeline.run(plan(checkpoint, tmp_path), resume=True)
     pipeline.run(plan(checkpoint, tmp_path))
+
+
+def interrupted(checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that is stopped after 100 of its pieces, and keeps them."""
+    monkeypatch.setattr(journal, "FLUSH_BYTES", 1 << 17)
+    monkeypatch.setattr(pipeline, "CHUNK", 1 << 14)
+    pieces: list[int] = []
+
+    def stop(n_bytes: int) -> None:
+        pieces.append(n_bytes)
+        if len(pieces) == 100:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(plan(checkpoint, out), on_progress=stop, resume=True)
+    assert len((out / ".IQ4_XS.journal").read_text().split("\n")) > 50
+
+
+def test_a_refused_job_leaves_the_other_one(
+    checkpoint: Path, expected: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong options are a slip: what has been done before is not lost by it."""
+    interrupted(checkpoint, tmp_path, monkeypatch)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with monkeypatch.context() as other:
+        other.setattr(pipeline, "identity", lambda plan, chunk: "0" * 64)
+        with pytest.raises(TargetError, match="belongs to another job; go on with that as it was begun"):
+            pipeline.run(plan(checkpoint, tmp_path), resume=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    pipeline.run(plan(checkpoint, tmp_path), resume=True)
+    assert written(tmp_path) == expected
+
+
+@pytest.mark.parametrize("lost", ["removed", "cut", "made anew"])
+def test_what_is_marked_as_done_counts_with_its_file_only(
+    checkpoint: Path, expected: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """A partial file that is another one now, even of the same target, does not become a file with holes."""
+    interrupted(checkpoint, tmp_path, monkeypatch)
+    partial = tmp_path / ".F16.part"
+    if lost == "removed":
+        partial.unlink()
+    elif lost == "cut":
+        os.truncate(partial, 1000)
+    else:
+        # by a job that makes this target alone, and is killed at once
+        made = plan(checkpoint, tmp_path)
+        (target,) = (target for target in made.targets if target.path.name == "F16")
+        file = TargetFile(target.path, target.size, False, job="1" * 64)
+        file.write(0, np.frombuffer(target.head, np.uint8))
+        file.abort(keep=True)
+        made.close()
+    pipeline.run(plan(checkpoint, tmp_path), resume=True)
+    assert written(tmp_path) == expected
 
 
 def test_a_changed_source_is_another_job(checkpoint: Path, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ class Journal:
     def __init__(self, path: Path, job: str, resume: bool) -> None:
         """TargetError if ``resume`` is asked for and the journal is another job's."""
         self.path = path
-        known = self._read(job) if resume else None
+        known = _read(path, job) if resume else None
         self.done = known or set()
         self._pending: list[int] = []
         self._bytes = 0
@@ -57,20 +57,6 @@ class Journal:
             raise TargetError(
                 f"cannot write to {path.parent}: {(error.strerror or '').lower()}", "write elsewhere with -o"
             ) from error
-
-    def _read(self, job: str) -> set[int] | None:
-        try:
-            first, *lines = self.path.read_text("ascii").split("\n")
-        except FileNotFoundError:
-            return None
-        except UnicodeDecodeError:
-            first, lines = "", []
-        if first != job:
-            raise TargetError(
-                f"{self.path.name} belongs to another job", "run without --resume to start again, as the source changed"
-            )
-        # the last line may have been cut off in the middle; all others end in a newline
-        return {int(line) for line in lines[:-1] if line.isdecimal()}
 
     def mark(self, chunk: int, n_bytes: int, flush: Callable[[], None]) -> None:
         """``chunk`` was written, ``n_bytes`` of it; ``flush`` brings all that was written to the disk."""
@@ -97,3 +83,25 @@ class Journal:
         if not keep:
             with contextlib.suppress(FileNotFoundError):
                 self.path.unlink()
+
+
+def check_journal(path: Path, job: str) -> None:
+    """TargetError for a journal of another job: nothing of that is touched then, so that it can still be continued."""
+    _read(path, job)
+
+
+def _read(path: Path, job: str) -> set[int] | None:
+    """The finished chunks; None where there is no journal."""
+    try:
+        first, *lines = path.read_text("ascii").split("\n")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError:
+        first, lines = "", []
+    if first != job:
+        raise TargetError(
+            f"{path.name} belongs to another job",
+            "go on with that as it was begun, or run without --resume to start again, as the source changed",
+        )
+    # the last line may have been cut off in the middle; all others end in a newline
+    return {int(line) for line in lines[:-1] if line.isdecimal()}

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ggufrun.checkpoint.tensor import Rows, Source, Tensor
-from ggufrun.convert.journal import Journal, identity
+from ggufrun.convert.journal import Journal, check_journal, identity
 from ggufrun.convert.plan import Plan, stored_bytes
 from ggufrun.convert.target import Placed, Target
 from ggufrun.convert.writer import TargetFile, check_targets, partial_path
@@ -79,7 +79,10 @@ def run(
     job stopped, and leaves what it has done when it is interrupted itself.
     """
     journal_path = _journal_path(plan)
+    job = identity(plan, CHUNK)
     continues = resume and journal_path.exists()
+    if continues:
+        check_journal(journal_path, job)
     # a job that was killed while it renamed its files has some under their names already
     standing = [target for target in plan.targets if continues and _is_committed(target)]
     targets = [target for target in plan.targets if target not in standing]
@@ -91,9 +94,10 @@ def run(
         # the lock on the first partial file is also the journal's
         with held():
             for target in targets:
-                files[target.path] = TargetFile(target.path, target.size, force, continues)
+                files[target.path] = TargetFile(target.path, target.size, force, continues, job)
                 files[target.path].write(0, np.frombuffer(target.head, np.uint8))
-        journal = Journal(journal_path, identity(plan, CHUNK), resume)
+        # what is marked as done counts only with the very files that it was done in
+        journal = Journal(journal_path, job, all(file.continues for file in files.values()) and continues)
         _encode_to(plan, files, journal, threads or default_threads(), on_progress)
         for file in files.values():
             file.flush()
@@ -146,7 +150,9 @@ def _was_done(chunk: Chunk, journal: Journal, on_progress: Callable[[int], None]
 def _is_committed(target: Target) -> bool:
     """Has a killed job already given this target its name?"""
     path = target.path
-    return path.is_file() and path.stat().st_size == target.size and not partial_path(path).exists()
+    if not path.is_file() or path.stat().st_size != target.size or partial_path(path).exists():
+        return False
+    return _has_head(path, target)
 
 
 def _journal_path(plan: Plan) -> Path:
@@ -172,6 +178,10 @@ def _is_done(target: Target, source: Source) -> bool:
     status = path.stat()
     if status.st_size != target.size or status.st_mtime_ns < max(file.stat().st_mtime_ns for file in source.files):
         return False
+    return _has_head(path, target)
+
+
+def _has_head(path: Path, target: Target) -> bool:
     with path.open("rb") as file:
         return file.read(len(target.head)) == target.head
 

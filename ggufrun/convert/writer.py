@@ -27,11 +27,14 @@ RESERVE = 16 << 20
 class TargetFile:
     """A file of ``size`` bytes in the making; written from one thread, at any offset.
 
-    ``resume`` keeps what an earlier, killed job has written. TargetError if another job is at it.
+    ``resume`` keeps what an earlier, killed job has written, if it was the same ``job``: until the file is whole, that
+    name stands behind its data. ``continues`` says whether something was kept. TargetError if another job is at it.
     """
 
-    def __init__(self, path: Path, size: int, force: bool, resume: bool = False) -> None:
+    def __init__(self, path: Path, size: int, force: bool, resume: bool = False, job: str = "") -> None:
         self.path = path
+        self.continues = False
+        self._size = size
         self._force = force
         self._temporary = partial_path(path)
         self._dirty = 0
@@ -43,9 +46,12 @@ class TargetFile:
             ) from error
         self._lock()
         try:
-            if not resume:
+            mark = job.encode()
+            self.continues = resume and os.pread(self._descriptor, len(mark) + 1, size) == mark != b""
+            if not self.continues:
                 os.ftruncate(self._descriptor, 0)
             os.ftruncate(self._descriptor, size)
+            os.pwrite(self._descriptor, mark, size)
         except OSError as error:
             self.abort()
             raise TargetError(
@@ -90,6 +96,7 @@ class TargetFile:
 
     def commit(self) -> None:
         """Flush, and give the file its name. TargetError if the name was taken meanwhile and force was not given."""
+        os.ftruncate(self._descriptor, self._size)
         self.flush()
         if self._force:
             self._temporary.replace(self.path)
