@@ -50,10 +50,11 @@ class TargetFile:
             self.continues = resume and os.pread(self._descriptor, len(mark) + 1, size) == mark != b""
             if not self.continues:
                 os.ftruncate(self._descriptor, 0)
-            os.ftruncate(self._descriptor, size)
-            os.pwrite(self._descriptor, mark, size)
+                os.ftruncate(self._descriptor, size)
+                if mark:
+                    os.pwrite(self._descriptor, mark, size)
         except OSError as error:
-            self.abort()
+            self.abort(keep=self.continues)
             raise TargetError(
                 f"cannot make a file of {size} bytes in {path.parent}: {(error.strerror or '').lower()}",
                 "write elsewhere with -o",
