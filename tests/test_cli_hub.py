@@ -157,6 +157,22 @@ def test_a_pull_that_is_stopped_goes_on_there(shell: Shell, demo_gguf: Callable[
     assert (shell.home / "here" / "poet-Q8_0.gguf").read_bytes() == demo_gguf("q8_0").read_bytes()
 
 
+def test_what_was_pulled_is_removed_without_a_trace(shell: Shell) -> None:
+    """Notes, locks and empty folders go too, and it can come again."""
+    shell.models.mkdir()
+    for kind in ("q4_k_m", "F16"):
+        shell.does("pull", f"org/poet-GGUF:{kind}")
+    shell.does("rm", "-y", "org/poet-GGUF:q4_k_m")
+    left = sorted(path.name for path in (shell.models / "org").rglob("*") if path.is_file())
+    assert all("F16" in name or name in (".gitignore", "CACHEDIR.TAG") for name in left), left
+    assert json.loads(shell.does("pull", "org/poet-GGUF:q4_k_m", "--json"))["received"] == 1
+    shell.does("rm", "-y", "poet-F16", "poet-q4_k_m")
+    assert list(shell.models.iterdir()) == []
+    shell.does("pull", "org/tang-poet")
+    shell.does("rm", "-y", "tang-poet")
+    assert list(shell.models.iterdir()) == []
+
+
 def test_pull_a_checkpoint(shell: Shell, demo_gguf: Callable[[str], Path]) -> None:
     folder = shell.does("pull", "hf://org/tang-poet", GGUFRUN_MODELS=str(shell.home / "mine")).strip()
     assert folder == str(shell.home / "mine" / "org" / "tang-poet")

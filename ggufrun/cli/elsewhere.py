@@ -23,10 +23,14 @@ COMMANDS = {
     "diff": "write ggufrun inspect MODEL --diff OTHER",
     "version": "write ggufrun --version",
     "delete": "write ggufrun remove NAME",
+    "cp": "copy the model's file: ggufrun list --json says where it is",
+    "push": "the hub's own client does that: hf upload org/name FILE",
+    "import": "put the file into the models folder: ggufrun list says where that is",
     "ps": "nothing runs in the background: a model is loaded by a command, and goes when that ends",
     "stop": "nothing runs in the background: a model goes when its command ends",
     "load": "ggufrun chat MODEL loads it",
     "unload": "nothing runs in the background: a model goes when its command ends",
+    "server": "llama.cpp's llama-server serves the files that ggufrun makes",
     "serve": "llama.cpp's llama-server serves the files that ggufrun makes",
 }
 """Commands of Ollama, LM Studio, llama.cpp and mlx-lm, and what to do instead."""

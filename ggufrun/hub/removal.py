@@ -252,6 +252,7 @@ def _prune_notes(folder: Path) -> None:
     if not place.is_dir() or any(names for _, _, names in os.walk(place)):
         return
     if {entry.name for entry in home.iterdir()} <= BESIDE_NOTES:
-        shutil.rmtree(home)
+        # what cannot be tidied up harms nobody
         with contextlib.suppress(OSError):
+            shutil.rmtree(home)
             home.parent.rmdir()
