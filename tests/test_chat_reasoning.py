@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ggufrun.chat import store, styles
 from ggufrun.chat.export import as_json, as_markdown
 from ggufrun.chat.prompt import Format, StylePrompt
-from ggufrun.chat.reasoning import MARKS, THINK, Marks, Splitter, marks_of, opened_by
+from ggufrun.chat.reasoning import MARKS, THINK, Marks, Splitter, control_names, marks_of, opened_by
 from ggufrun.chat.reply import Text, Thought
 from ggufrun.chat.session import Done, Session
 from ggufrun.chat.template import ChatTemplate
@@ -42,6 +43,8 @@ def split(text: str, size: int, opened: Marks | None = None, marks: tuple[Marks,
         ("<think>\n\n</think>\n\nHello", "", "Hello"),
         ("<think>never ends \n", "never ends", ""),
         ("<think>a</think>\n<think>b</think>c", "a\n\nb", "c"),
+        ("<think>a</think>\n\n", "a", ""),
+        ("<think>a</think>\n<thin", "a", "\n<thin"),
         ("Hello <think>x</think>", "", "Hello <think>x</think>"),
         ("  \n two", "", "  \n two"),
         ("<thin", "", "<thin"),
@@ -71,6 +74,33 @@ def test_a_prompt_that_has_begun_to_think(size: int) -> None:
     assert split("hm", size, THINK) == ("hm", "")
     assert opened_by("<|im_start|>assistant\n<think>\n", MARKS) is THINK
     assert opened_by("<think>\n\n</think>\n\n", MARKS) is None
+
+
+class Words:
+    """A vocabulary of which only its control tokens are known."""
+
+    def __init__(self, *controls: str) -> None:
+        self.controls = {text: token for token, text in enumerate(controls, 7)}
+
+    def control(self, text: str) -> int | None:
+        return self.controls.get(text)
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        return [self.controls[text]]
+
+    def piece(self, token: int, special: bool = False) -> bytes:
+        return next(text for text, number in self.controls.items() if number == token).encode() if special else b""
+
+
+def test_marks_are_known_by_the_vocabulary_or_the_template() -> None:
+    vocab: Any = Words("[THINK]", "[/THINK]", "<end>")
+    (mistral,) = set(marks_of(vocab)) - {THINK}
+    assert (mistral.opening, mistral.closing) == ("[THINK]", "[/THINK]")
+    assert {mark.opening for mark in marks_of(vocab, "{{ '<seed:think>' }}")} == {"<think>", "[THINK]", "<seed:think>"}
+    # what is no control token is no sign of anything in a vocabulary
+    assert marks_of(Words("Here are my reasoning steps:")) == (THINK,)  # type: ignore[arg-type]
+    names = control_names(vocab, [mistral], ["<end>"])
+    assert dict(names) == {7: b"[THINK]", 8: b"[/THINK]", 9: b"<end>"}
 
 
 def test_no_marks_no_reasoning() -> None:

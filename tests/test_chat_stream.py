@@ -87,6 +87,7 @@ def test_empty_stop_texts_are_ignored() -> None:
         ([" 床", "前"], True, "床前"),
         (["  床"], True, " 床"),
         ([" ", "床"], True, "床"),
+        (["", " 床"], True, "床"),
         (["床", " 前"], True, "床 前"),
         ([" 床"], False, " 床"),
     ],
@@ -100,6 +101,23 @@ def test_tokens_before_a_stop() -> None:
     stream = AnswerStream(["Human:"])
     shown = "".join(stream.feed(piece) for piece in (b" yes", b"\n", b"Hum", b"an", b": no"))
     assert (shown, stream.stop, stream.tokens_before_stop) == ("yes\n", "Human:", 2)
+    within = AnswerStream(["ab"])
+    for piece in (b"x", b"ya", b"b"):
+        within.feed(piece)
+    # the second token reaches into the stop text
+    assert (within.stop, within.tokens_before_stop) == ("ab", 1)
+
+
+def test_tokens_within_what_is_shown() -> None:
+    stream = AnswerStream()
+    # a control token, a space of the vocabulary's, half a character, its other half
+    for piece in (b"", b" ab", "床".encode()[:1], "床".encode()[1:] + b"c"):
+        stream.feed(piece)
+    assert [stream.tokens_within(length) for length in range(5)] == [1, None, 3, None, 4]
+    bare = AnswerStream(strip_space=False)
+    for piece in (b" ab", b"c"):
+        bare.feed(piece)
+    assert [bare.tokens_within(length) for length in range(5)] == [0, None, None, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ class Splitter:
         """What was held back, now that no more text comes."""
         held, self._held = self._held, ""
         if self._state == "reasoning":
-            return [(held.strip() if not self._begun else held.rstrip(), True)] if held.strip() else []
+            return [(held.rstrip(), True)] if held.strip() else []
         if self._state == "beginning":
             self.answer_at = self._fed - len(held)
             return [(held, False)] if held and not (self.thought and not held.strip()) else []
