@@ -112,32 +112,40 @@ def test_the_liar_is_sound_when_it_tells_the_truth(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("data", "said"),
     [
-        lie(shape=[2, 4]),
-        lie(shape=[-2, -3]),
-        lie(shape=[True, 6]),
-        lie(shape=[2.0, 3]),
-        lie(shape="ab"),
-        lie(shape=[1 << 40, 1 << 40]),
-        lie(data_offsets=[8, 32]),
-        lie(data_offsets=[0, 28]),
-        lie(data_offsets=[24, 0]),
-        lie(data_offsets=[0]),
-        lie(data_offsets=None),
-        lie(shape=[1, 3], data_offsets=[0, 12]),
-        (1 << 62).to_bytes(8, "little") + bytes(64),
-        (10).to_bytes(8, "little") + b"not json!!",
-        (2).to_bytes(8, "little") + b"[]",
-        (4).to_bytes(8, "little") + b'"\xff"x',
-        (200_000).to_bytes(8, "little") + b"[" * 200_000,
-        (15).to_bytes(8, "little") + b'{"x":1, "x": 2}',
-        (7).to_bytes(8, "little") + b'{"x":1}',
+        (lie(shape=[2, 4]), r"lies: x of shape \(2, 4\) in 24 bytes"),
+        (lie(shape=[-2, -3]), "lies about x"),
+        (lie(shape=[True, 6]), "lies about x"),
+        (lie(shape=[2.0, 3]), "lies about x"),
+        (lie(shape="ab"), "lies about x"),
+        (lie(shape=[1 << 63, 0], data_offsets=[0, 0]), "lies about x"),
+        (lie(shape=[1 << 40, 1 << 40]), "of shape"),
+        (lie(data_offsets=[8, 32]), "x starts at"),
+        (lie(data_offsets=[0, 28]), "in 28 bytes"),
+        (lie(data_offsets=[24, 0]), "in -24 bytes"),
+        (lie(data_offsets=[0]), "lies about x"),
+        (lie(data_offsets=None), "lies about x"),
+        (lie(shape=[1, 3], data_offsets=[0, 12]), "cut short"),
+        (bytes(7), "cut short: 7 bytes"),
+        ((1 << 62).to_bytes(8, "little") + bytes(64), "its header claims"),
+        ((65).to_bytes(8, "little") + bytes(64), "its header claims 65 bytes"),
+        ((10).to_bytes(8, "little") + b"not json!!", "no JSON"),
+        ((2).to_bytes(8, "little") + b"[]", "no JSON object"),
+        ((4).to_bytes(8, "little") + b'"\xff"x', "no JSON"),
+        ((200_000).to_bytes(8, "little") + b"[" * 200_000, "no JSON"),
+        ((15).to_bytes(8, "little") + b'{"x":1, "x": 2}', "a key appears twice"),
+        ((7).to_bytes(8, "little") + b'{"x":1}', "nothing useful of x"),
     ],
 )
-def test_lies_are_errors(tmp_path: Path, data: bytes) -> None:
-    with pytest.raises(FormatError):
+def test_lies_are_errors(tmp_path: Path, data: bytes, said: str) -> None:
+    with pytest.raises(FormatError, match=said):
         header_of(tmp_path, data)
+
+
+def test_a_header_and_nothing_else(tmp_path: Path) -> None:
+    header_of(tmp_path, (2).to_bytes(8, "little") + b"{}")
+    header_of(tmp_path, lie(shape=[(1 << 63) - 1, 0], data_offsets=[0, 0])[:-24])
 
 
 def test_overlapping_tensors(tmp_path: Path) -> None:
