@@ -117,6 +117,33 @@ def test_the_attacker_writes_a_sound_file_too(tmp_path: Path) -> None:
     np.testing.assert_array_equal(open_bytes(tmp_path, SOUND)["x"], [[0, 1], [2, 3]])
 
 
+@pytest.mark.parametrize("small", [1, 1 << 20])
+def test_views_that_numpy_makes(tmp_path: Path, small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of its dimensions lie close together, a view has the values of NumPy's."""
+    monkeypatch.setattr(torchfile, "SMALL_SPAN", small)
+    values = np.arange(240, dtype=np.float32)
+    chance = random.Random(3)
+    views = {}
+    for number in range(300):
+        whole = values.reshape(chance.choice(((240,), (15, 16), (6, 5, 8), (2, 3, 5, 8))))
+        turned = whole.transpose(chance.sample(range(whole.ndim), whole.ndim))
+        views[str(number)] = turned[
+            tuple(slice(chance.randrange(2), None, chance.choice((1, 1, 2, 3))) for _ in turned.shape)
+        ]
+    described = {
+        key: tensor(
+            storage("0", 240),
+            view.shape,
+            [stride // 4 for stride in view.strides],
+            (view.ctypes.data - values.ctypes.data) // 4,
+        )
+        for key, view in views.items()
+    }
+    found = open_bytes(tmp_path, archive(program(dictionary(described)), {"0": values.tobytes()}))
+    for key, view in views.items():
+        np.testing.assert_array_equal(found[key].reshape(view.shape), view)
+
+
 class Evil:
     """Python's own pickle writes the call."""
 
