@@ -124,10 +124,10 @@ def test_views_that_numpy_makes(tmp_path: Path, small: int, monkeypatch: pytest.
     values = np.arange(240, dtype=np.float32)
     chance = random.Random(3)
     views = {}
-    for number in range(300):
+    for index in range(300):
         whole = values.reshape(chance.choice(((240,), (15, 16), (6, 5, 8), (2, 3, 5, 8))))
         turned = whole.transpose(chance.sample(range(whole.ndim), whole.ndim))
-        views[str(number)] = turned[
+        views[str(index)] = turned[
             tuple(slice(chance.randrange(2), None, chance.choice((1, 1, 2, 3))) for _ in turned.shape)
         ]
     described = {
