@@ -19,8 +19,9 @@ import pytest
 
 from ggufrun.checkpoint.gguffile import Header, Kind, encode, serialize
 from ggufrun.checkpoint.ggufheader import read_header
+from ggufrun.cli import evaluating, settings
 from ggufrun.convert.writer import check_targets
-from ggufrun.errors import TargetError
+from ggufrun.errors import GgufrunError, TargetError
 from tests.checkpoints import DEMO, safetensors_bytes
 from tests.test_cli_convert import fails, ggufrun
 
@@ -108,6 +109,26 @@ def test_a_closed_stream(
     assert bool(result.stdout) == (closed in ("<&-", "2>&-") and (command[0] != "list"))
     if command[0] == "convert":
         assert (tmp_path / "x.gguf").read_bytes() == demo_gguf("q8_0").read_bytes()
+
+
+def test_any_part_means_the_model_and_all_have_to_be_there(tmp_path: Path, demo_gguf: Callable[[str], Path]) -> None:
+    result = ggufrun("quantize", demo_gguf("f16"), "q8_0", "--split-max-size", "2M", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    first, second = sorted(tmp_path.glob("*-0000[12]-of-*.gguf"))
+    assert settings.local_model(str(second)) == evaluating.find(second) == first
+    assert "pp4" in ggufrun("bench", second, "-p", "4", "-n", "0", "-r", "1").stdout
+    data = second.read_bytes()
+    for content, words in ((data[:-40_000], "cut short"), (first.read_bytes(), "is not part 2 of"), (None, "missing")):
+        second.unlink()
+        if content is not None:
+            second.write_bytes(content)
+        with pytest.raises(GgufrunError, match=words):
+            settings.check_file(first)
+    second.write_bytes(data)
+    first.unlink()
+    fails(
+        ggufrun("complete", second, "-p", "hi"), f"1 of . parts are missing, such as .*{first.name}; download the rest"
+    )
 
 
 def unprivileged() -> list[str]:

@@ -116,8 +116,13 @@ def check_file(path: Path) -> None:
         raise NotFoundError(f"{path}: no such file", "give the path of a .gguf file")
     from ggufrun.checkpoint.ggufchecks import check_hyperparameters
     from ggufrun.checkpoint.ggufheader import read_header
+    from ggufrun.checkpoint.ggufsource import GGUFSource
 
-    check_hyperparameters(path, read_header(path))
+    header = read_header(path)
+    if header.get("split.count", 1) != 1:
+        # the others are no less to be read
+        GGUFSource(path).close()
+    check_hyperparameters(path, header)
 
 
 def choose_format(model: Model, flags: ChatFlags) -> Choice:

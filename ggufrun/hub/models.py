@@ -84,6 +84,15 @@ def missing_shards(path: Path) -> list[str]:
     return [name for name in names if not (path.parent / name).exists()]
 
 
+def first_shard(path: Path) -> Path:
+    """The shard that llama.cpp is given, for any of a GGUF's shards; ``path`` where that is not there."""
+    split = SPLIT.search(path.stem)
+    if split is None:
+        return path
+    first = path.with_name(f"{path.stem[: split.start()]}-00001-of-{split[2]}{path.suffix}")
+    return first if first.exists() else path
+
+
 def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
@@ -128,7 +137,7 @@ def resolve_model(name: str, gguf_only: bool = False) -> Path:
     path = Path(name)
     try:
         if path.exists():
-            return path
+            return first_shard(path) if gguf_only else path
     except PermissionError as error:
         raise NotFoundError(f"{name}: permission denied", "check the permissions of its folder") from error
     except (OSError, ValueError) as error:
