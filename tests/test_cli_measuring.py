@@ -262,7 +262,7 @@ def test_a_comparison_ranks_and_draws(measured: Callable[[str], Path], tmp_path:
 
 
 def test_models_are_opened_together_as_memory_allows(
-    measured: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    measured: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     f16, q8, q4 = (measured(f"dense-{kind}") for kind in ("f16", "q8_0", "q4_0"))
     size = {path: path.stat().st_size for path in (f16, q8, q4)}
@@ -273,6 +273,15 @@ def test_models_are_opened_together_as_memory_allows(
     ):
         monkeypatch.setattr(measuring, "_available", lambda room=room: room)
         assert list(measuring.groups(f16, [q8, q4])) == expected
+    # all shards count
+    shards = [[tmp_path / f"{name}-0000{number}-of-00002.gguf" for number in (1, 2)] for name in "abc"]
+    for first, second in shards:
+        first.write_bytes(b"1")
+        second.write_bytes(b"2" * 99)
+    (a, _), (b, _), (c, _) = shards
+    for room, expected in ((300, [[b, c]]), (299, [[b], [c]])):
+        monkeypatch.setattr(measuring, "_available", lambda room=room: room)
+        assert list(measuring.groups(a, [b, c])) == expected
     with pytest.raises(NotFoundError):
         measuring.measure(f16, [f16.with_name("none.gguf")], "", None, None, None)  # type: ignore[arg-type]
 

@@ -61,12 +61,13 @@ def groups(reference: Path, sources: Sequence[Path]) -> Iterator[list[Path]]:
     One at a time on a GPU, whose memory is not ours to guess.
     """
     from ggufrun.engine.devices import has_gpu
+    from ggufrun.engine.enough import size_on_disk
 
-    room = 0 if has_gpu() else _available() - reference.stat().st_size
+    room = 0 if has_gpu() else _available() - size_on_disk(reference)
     group: list[Path] = []
     taken = 0
     for path in sources:
-        size = path.stat().st_size
+        size = size_on_disk(path)
         if group and taken + size > room:
             yield group
             group, taken = [], 0
