@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.families import VOCABULARY, Case, Shapes, config, dense, per_layer, without
-from tests.family_cases_recent import gated, predictor
+from tests.families import VOCABULARY, Case, Shapes, config, dense, experts, per_layer, without
+from tests.family_cases_recent import NAMES, gated, predictor
 from tests.family_cases_world import renamed_shapes, routed
 
 VISION = {"depth": 1, "hidden_size": 16, "num_heads": 2, "out_hidden_size": 48, "intermediate_size": 16}
@@ -377,6 +377,51 @@ def pangu_cases() -> dict[str, Case]:
     }
 
 
+def omni_cases() -> dict[str, Case]:
+    sections = {"type": "default", "rope_type": "default", "mrope_section": [1, 1, 2]}
+    two = text_of("qwen2_5_omni_text", rope_theta=1000000.0, rope_scaling=sections, rms_norm_eps=1e-6)
+    three = text_of(
+        "qwen3_omni_moe_text",
+        head_dim=16,
+        rope_theta=1000000,
+        rope_scaling={**sections, "mrope_section": [4, 2, 2], "mrope_interleaved": True},
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=20,
+        decoder_sparse_step=1,
+        norm_topk_prob=True,
+        mlp_only_layers=[],
+    )
+
+    def omni(architecture: str, model_type: str, text: dict[str, Any]) -> dict[str, Any]:
+        thinker = {"model_type": f"{model_type}_thinker", "text_config": text | {"tie_word_embeddings": False}}
+        return {"architectures": [architecture], "model_type": model_type, "thinker_config": thinker}
+
+    def inside(shapes: Shapes) -> Shapes:
+        parts = (
+            "thinker.visual.blocks.0.norm1.weight",
+            "thinker.audio_tower.bias",
+            "talker.x.bias",
+            "token2wav.y.bias",
+        )
+        return {f"thinker.{name}": shape for name, shape in shapes.items()} | dict.fromkeys(parts, (16,))
+
+    norms = per_layer(2, "model.layers.", {"self_attn.q_norm.weight": (16,), "self_attn.k_norm.weight": (16,)})
+    sparse = without(dense(three), ".mlp.") | norms | per_layer(2, "model.layers.", {"mlp.gate.weight": (4, 48)})
+    sparse |= experts(range(2), "mlp.experts", 4, NAMES, 20, 48)
+    return {
+        "qwen2.5-omni": Case(omni("Qwen2_5OmniModel", "qwen2_5_omni", two), inside(dense(two, bias="q k v"))),
+        "qwen3-omni": Case(omni("Qwen3OmniMoeForConditionalGeneration", "qwen3_omni_moe", three), inside(sparse)),
+    }
+
+
 CASES: dict[str, Case] = (
-    pangu_cases() | hunyuan_cases() | gemma_cases() | gemma4_cases() | glm_cases() | nemotron_cases() | falcon_cases()
+    omni_cases()
+    | pangu_cases()
+    | hunyuan_cases()
+    | gemma_cases()
+    | gemma4_cases()
+    | glm_cases()
+    | nemotron_cases()
+    | falcon_cases()
 )

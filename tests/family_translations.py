@@ -109,6 +109,16 @@ def hunyuan_vl(config: Config, tensors: Tensors) -> Checkpoint:
     return {**config["text_config"], **changes}, text
 
 
+def omni(config: Config, tensors: Tensors) -> Checkpoint:
+    """What Qwen-Omni thinks with, a Qwen 2 or a Qwen 3 with experts: a text's positions are the same in all sections."""
+    text = config["thinker_config"]["text_config"]
+    found = {name.removeprefix("thinker."): tensor for name, tensor in tensors.items()}
+    kept = {name: tensor for name, tensor in found.items() if name.startswith(("model.", "lm_head."))}
+    names = ("Qwen3MoeForCausalLM", "qwen3_moe") if "num_experts" in text else ("Qwen2ForCausalLM", "qwen2")
+    changes = {"architectures": [names[0]], "model_type": names[1], "rope_scaling": None}
+    return {**text, **changes}, kept
+
+
 def gemma(config: Config, tensors: Tensors) -> Checkpoint:
     """The text part of Gemma 3n and 4."""
     prefix = "model.language_model."
@@ -254,6 +264,8 @@ AS_ANOTHER: dict[str, Callable[[Config, Tensors], Checkpoint]] = {
     "BailingMoeV2ForCausalLM": ling2,
     "HunYuanVLForConditionalGeneration": hunyuan_vl,
     "KimiVLForConditionalGeneration": kimi_vl,
+    "Qwen2_5OmniModel": omni,
+    "Qwen3OmniMoeForConditionalGeneration": omni,
     "Gemma3nForConditionalGeneration": gemma,
     "Gemma4ForConditionalGeneration": gemma,
     "BaiChuanForCausalLM": baichuan,

@@ -118,7 +118,7 @@ class Family:
 
         ``names`` are those of the checkpoint's tensors, where they are known.
         """
-        text = config.section("text_config")
+        text = (config.section("thinker_config") or config).section("text_config")
         values = {**config.values, **(text.values if text else {})}
         for key, default in self.defaults.items():
             if callable(default):

@@ -1,14 +1,15 @@
-"""The text parts of Qwen2-VL, Qwen2.5-VL and Qwen3-VL, dense and with experts.
+"""The text parts of Qwen2-VL, Qwen2.5-VL and Qwen3-VL, dense and with experts, and of Qwen2.5-Omni and Qwen3-Omni.
 
 Source of names and order: llama.cpp's ``conversion/qwenvl.py`` and ``qwen3vl.py``; of defaults: transformers'
-``Qwen2VLTextConfig``, ``Qwen2_5_VLTextConfig``, ``Qwen3VLTextConfig`` and ``Qwen3VLMoeTextConfig``. They rotate by
-time, height and width, which of text are one and the same.
+``Qwen2VLTextConfig``, ``Qwen2_5_VLTextConfig``, ``Qwen3VLTextConfig`` and ``Qwen3VLMoeTextConfig``, and those of the
+thinkers. They rotate by time, height and width, which of text are one and the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gguf
@@ -22,7 +23,9 @@ from ggufrun.convert.arch.layout import ATTENTION, DECODER, EXPERTS, NORMS, n_la
 from ggufrun.convert.arch.rope import rope, standard
 from ggufrun.convert.arch.text import text_part
 from ggufrun.convert.config import Config
+from ggufrun.convert.tokenizerfiles import TokenizerFiles
 from ggufrun.convert.vocab import bpe_vocabulary
+from ggufrun.convert.vocabulary import Original
 from ggufrun.errors import FormatError, UnsupportedError
 
 QWEN2 = {
@@ -50,6 +53,25 @@ QWEN3_MOE = {
     "norm_topk_prob": True,
 }
 del QWEN3_MOE["shared_expert_intermediate_size"]
+
+OMNI2 = {
+    **qwen.QWEN2,
+    "vocab_size": 152064,
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+}
+OMNI3 = {
+    **QWEN3_MOE,
+    "vocab_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 32768,
+}
 
 DEEPSTACK = 3
 """In how many layers what is seen is added again, unless the file says so."""
@@ -130,6 +152,26 @@ def moe_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
         yield from turned_experts(text, sizes["experts"], sizes["expert"])
 
 
+def omni_vocabulary(folder: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None = None) -> Original:
+    """Qwen3-Omni's: a turn's end is the end, and is said to be the beginning too."""
+    original = bpe_vocabulary(folder, config, writer, pretokenizer)
+    number = TokenizerFiles.of(folder, config).ids.get("<|im_end|>")
+    if number is not None:
+        writer.add_bos_token_id(number)
+        writer.add_eos_token_id(number)
+    return original
+
+
+def check_omni(config: Config) -> None:
+    qwen.check_qwen3_moe(config)
+    check_sections(config)
+
+
+def omni_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
+    qwen.moe_metadata(config, writer)
+    writer.add_num_deepstack_layers(0)
+
+
 QWEN2VL = Family(
     names=("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"),
     arch=gguf.MODEL_ARCH.QWEN2VL,
@@ -140,8 +182,34 @@ QWEN2VL = Family(
     transform=transform,
 )
 
+QWEN3VL_MOE = replace(
+    QWEN2VL,
+    names=("Qwen3VLMoeForConditionalGeneration",),
+    arch=gguf.MODEL_ARCH.QWEN3VLMOE,
+    vocab=bpe_vocabulary,
+    defaults=QWEN3_MOE,
+    rope_parameters=positions(5e5),
+    check=check_moe,
+    metadata=moe_metadata,
+    sizes=qwen.moe_sizes,
+    layer=NORMS + ATTENTION + qwen.HEAD_NORMS + EXPERTS,
+    transform=moe_transform,
+    stacks=(qwen.EXPERT_STACK,),
+)
+
 FAMILIES = (
     QWEN2VL,
+    replace(QWEN2VL, names=("Qwen2_5OmniModel",), defaults=OMNI2),
+    QWEN3VL_MOE,
+    replace(
+        QWEN3VL_MOE,
+        names=("Qwen3OmniMoeForConditionalGeneration",),
+        vocab=omni_vocabulary,
+        defaults=OMNI3,
+        rope_parameters=positions(1e6),
+        check=check_omni,
+        metadata=omni_metadata,
+    ),
     replace(
         QWEN2VL,
         names=("Qwen3VLForConditionalGeneration",),
@@ -151,19 +219,5 @@ FAMILIES = (
         check=check3,
         metadata=qwen3_metadata,
         layer=DECODER + qwen.HEAD_NORMS,
-    ),
-    replace(
-        QWEN2VL,
-        names=("Qwen3VLMoeForConditionalGeneration",),
-        arch=gguf.MODEL_ARCH.QWEN3VLMOE,
-        vocab=bpe_vocabulary,
-        defaults=QWEN3_MOE,
-        rope_parameters=positions(5e5),
-        check=check_moe,
-        metadata=moe_metadata,
-        sizes=qwen.moe_sizes,
-        layer=NORMS + ATTENTION + qwen.HEAD_NORMS + EXPERTS,
-        transform=moe_transform,
-        stacks=(qwen.EXPERT_STACK,),
     ),
 )

@@ -27,4 +27,4 @@ FRONT = (
 def text_part(tensor: Tensor) -> Iterable[Tensor]:
     """The tensor under the name that a model of text alone gives it; nothing for one of another part."""
     if not tensor.name.startswith(FRONT) and not any(part in tensor.name for part in WITHIN):
-        yield renamed(tensor, tensor.name.replace("language_model.", ""))
+        yield renamed(tensor, tensor.name.removeprefix("thinker.").replace("language_model.", ""))
