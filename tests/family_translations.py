@@ -110,7 +110,7 @@ def hunyuan_vl(config: Config, tensors: Tensors) -> Checkpoint:
 
 
 def omni(config: Config, tensors: Tensors) -> Checkpoint:
-    """What Qwen-Omni thinks with, a Qwen 2 or a Qwen 3 with experts: a text's positions are the same in all sections."""
+    """What Qwen-Omni thinks with: a Qwen 2, or a Qwen 3 with experts."""
     text = config["thinker_config"]["text_config"]
     found = {name.removeprefix("thinker."): tensor for name, tensor in tensors.items()}
     kept = {name: tensor for name, tensor in found.items() if name.startswith(("model.", "lm_head."))}

@@ -431,6 +431,16 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         {"hy.tiktoken": rank_table(), "tokenizer_config.json": {"chat_template": "C"}},
         "hunyuan",
     ),
+    "qwen3-omni": (
+        "Qwen3OmniMoeForConditionalGeneration",
+        {"vocab_size": SIZE + 9, "moe_intermediate_size": 8, "num_experts": 2},
+        {
+            "tokenizer.json": tokenizer_json(PUBLISHED["qwen2"], CHATML, nfc=True),
+            "tokenizer_config.json": FAST
+            | {"eos_token": "<|endoftext|>", "added_tokens_decoder": {str(token["id"]): token for token in CHATML[:3]}},
+        },
+        "qwen2",
+    ),
     "qwen3.5": (
         "Qwen3_5ForCausalLM",
         {"vocab_size": SIZE + 9, "eos_token_id": SIZE + 2, "mtp_num_hidden_layers": 1}
