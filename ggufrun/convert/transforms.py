@@ -211,7 +211,10 @@ def scaled(tensor: Tensor, factor: float | Sequence[tuple[int, float]]) -> Tenso
     parts = [(tensor.n_rows, factor)] if isinstance(factor, float) else factor
     row_numbers(tensor, sum(rows for rows, _ in parts))
     ends = np.cumsum([rows for rows, _ in parts])
-    factors = np.array([each for _, each in parts], np.float32)
+    with np.errstate(over="ignore"):
+        factors = np.array([each for _, each in parts], np.float32)
+    if not np.isfinite(factors).all():
+        raise FormatError(f"{tensor.name} is to be multiplied by a number beyond all bounds", "correct config.json")
 
     def rows(start: int, stop: int) -> Rows:
         found = tensor.rows(start, stop)

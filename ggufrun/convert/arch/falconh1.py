@@ -116,8 +116,7 @@ def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
 def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
     module = tensor.name.removesuffix(".weight").rpartition(".")[2]
     for key, number in FACTORS.get(module, ()):
-        found = config.values[key]
-        tensor = scaled(tensor, config.numbers(key)[number] if isinstance(found, list) else config.number(key))
+        tensor = scaled(tensor, config.numbers(key)[number] if key == "mlp_multipliers" else config.number(key))
     counts = sizes(config)
     if module == "in_proj":
         inner, keys = counts["mamba_inner"], counts["groups"] * counts["state"]

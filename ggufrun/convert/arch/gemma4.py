@@ -117,6 +117,8 @@ def check(config: Config) -> None:
     if local is not None and local.values.get("rope_type", "default") != "default":
         raise UnsupportedError(f"{config.path} scales positions of a window", "llama.cpp knows no such model")
     partial_factor(config)
+    if config.integer("global_head_dim", high=65536) % 2 or decoder_sizes(config)["head"] % 2:
+        raise FormatError(f"{config.path} has heads of an odd size", "correct the file")
 
 
 def is_shared(config: Config, number: int) -> bool:
