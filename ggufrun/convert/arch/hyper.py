@@ -10,7 +10,7 @@ import gguf
 from ggufrun.convert.arch.layout import n_blocks
 from ggufrun.convert.arch.rope import rope_metadata
 from ggufrun.convert.config import Config
-from ggufrun.errors import UnsupportedError
+from ggufrun.errors import FormatError, UnsupportedError
 
 CONTEXT = ("max_position_embeddings", "n_ctx", "n_positions", "max_length", "max_sequence_length", "model_max_length")
 INNER = ("prefix_dense_intermediate_size", "dense_intermediate_size", "intermediate_size", "n_inner", "hidden_dim")
@@ -24,6 +24,9 @@ GATING = (
     "moe_router_activation_func",
     "expert_selection_fn",
 )
+MAX_EXPERTS = 1024
+"""``LLAMA_MAX_EXPERTS``."""
+
 GATES = {"sigmoid": gguf.ExpertGatingFuncType.SIGMOID, "softmax": gguf.ExpertGatingFuncType.SOFTMAX}
 
 
@@ -67,6 +70,22 @@ def _experts(config: Config, writer: gguf.GGUFWriter) -> None:
         if gate not in GATES:
             raise UnsupportedError(f"{config.path} chooses experts by {gate!r}", f"known are {', '.join(GATES)}")
         writer.add_expert_gating_func(GATES[gate])
+
+
+def check_experts(config: Config, writer: gguf.GGUFWriter) -> None:
+    """Refuse numbers of experts and groups on which llama.cpp would end its process when it loads the file."""
+    keys = gguf.Keys.LLM
+    counts = (keys.EXPERT_COUNT, keys.EXPERT_USED_COUNT, keys.EXPERT_GROUP_COUNT, keys.EXPERT_GROUP_USED_COUNT)
+    entries = (writer.kv_data[0].get(key.format(arch=writer.arch)) for key in counts)
+    experts, used, groups, groups_used = (entry.value if entry else 0 for entry in entries)
+    sound = not used and not groups
+    if experts:
+        sound = 0 < used <= experts <= MAX_EXPERTS and groups < experts
+    if experts and groups > 1:
+        sound = sound and experts % groups == 0 and 0 < groups_used < groups
+    if not sound:
+        of_groups = f" in {groups} groups, of which {groups_used} count" if groups > 1 else ""
+        raise FormatError(f"{config.path} chooses {used} of {experts} experts{of_groups}", "correct the file")
 
 
 def file_type(writer: gguf.GGUFWriter) -> None:
