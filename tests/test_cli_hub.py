@@ -151,6 +151,8 @@ def test_a_pull_that_is_stopped_goes_on_there(shell: Shell, demo_gguf: Callable[
     (partial,) = shell.home.rglob("*.incomplete")
     there = partial.stat().st_size
     assert half - (1 << 16) <= there <= half
+    assert "poet-Q8_0.gguf: a pull was stopped after 1.8 MiB; pull it again to go on\n" in shell("list", "here").stderr
+    assert json.loads(shell.does("list", "here", "--json"))["stopped"] == [{"name": "poet-Q8_0.gguf", "bytes": there}]
     shell.server.seen.clear()
     shell.does("pull", "org/poet-GGUF:q8_0", "-o", "here")
     assert shell.server.asked() == [f"bytes={there}-"]

@@ -17,6 +17,7 @@ from ggufrun.convert.writer import TargetFile
 from ggufrun.errors import GgufrunError, NotFoundError, TargetError, UsageError
 from ggufrun.hub import inuse, removal
 from ggufrun.hub.digests import METADATA
+from ggufrun.hub.models import stopped
 from tests.checkpoints import write_llama
 
 NOTES = METADATA.as_posix()
@@ -167,6 +168,37 @@ def test_nothing_outside_but_a_gguf_by_its_path(models: Path, tmp_path: Path) ->
     assert everything(tmp_path / "outside") == {"notes.txt"}
     remove("models/work/checkpoint/")
     assert not (models / "work").exists() and (tmp_path / "checkpoint").is_dir()
+
+
+def test_a_pull_that_was_stopped(models: Path) -> None:
+    """The part of a file goes, and what came of its model; never what another pull brought to the same folder."""
+    one, two = models / "org" / "one", models / "org" / "two"
+    for name in (
+        "config.json",
+        f"{NOTES}/config.json.metadata",
+        f"{NOTES}/model.safetensors.{'c' * 16}.incomplete",
+        f"{NOTES}/model.safetensors.{'c' * 16}.lock",
+        f"{NOTES}/gone.json.metadata",
+        ".cache/huggingface/.gitignore",
+    ):
+        (one / name).parent.mkdir(parents=True, exist_ok=True)
+        (one / name).write_bytes(b"12345")
+    (two / NOTES / f"two-Q2_K.gguf.{'d' * 64}.incomplete").write_bytes(b"1234567")
+    assert {name: part.stat().st_size for name, part in stopped(models).items()} == {
+        "org/one/model.safetensors": 5,
+        "org/two/two-Q2_K.gguf": 7,
+        "org/two/two-Q8_0-00003-of-00003.gguf": 5,
+    }
+    before = everything(two)
+    found = remove("org/two/two-q2_k.gguf")
+    assert (found.kind, found.name) == ("stopped pull", "org/two/two-Q2_K.gguf")
+    assert before - everything(two) == {f"{NOTES}/two-Q2_K.gguf.{'d' * 64}.incomplete"}
+    with (one / NOTES / f"model.safetensors.{'c' * 16}.lock").open("r+b") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(TargetError, match="is being fetched"):
+            remove("org/one/model.safetensors")
+    assert remove("org/one/model.safetensors").size == 0
+    assert not one.exists() and two.is_dir()
 
 
 def test_an_organization_is_no_model(models: Path) -> None:

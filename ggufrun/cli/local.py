@@ -32,7 +32,7 @@ def list_models(
     wherever a command takes a MODEL. Shards count as one model; what is damaged or incomplete is marked.
     """
     from ggufrun.errors import NotFoundError
-    from ggufrun.hub.models import models_folder, scan
+    from ggufrun.hub.models import models_folder, scan, stopped
 
     place = folder or models_folder()
     if folder is not None and not folder.is_dir():
@@ -42,9 +42,15 @@ def list_models(
         # a folder below that cannot be read has nothing to show, but for this one that would be no answer
         next(place.iterdir(), None)
         rows = [_row(model) for model in scan(place)]
+    cut = {name: part.stat().st_size for name, part in stopped(place).items()}
     if as_json:
-        console.print_json({"folder": str(place), "models": rows})
+        more = {"stopped": [{"name": name, "bytes": size} for name, size in cut.items()]} if cut else {}
+        console.print_json({"folder": str(place), "models": rows, **more})
         return
+    for name, size in cut.items():
+        # only what is in the models folder goes by its name
+        rid = f", or `ggufrun rm {name}`" if folder is None else ""
+        console.note(f"{name}: a pull was stopped after {size_text(size)}; pull it again to go on{rid}")
     if not rows:
         console.note(f"no models in {place}; fetch one with `ggufrun pull org/name:Q4_K_M`")
         return

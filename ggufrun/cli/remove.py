@@ -104,7 +104,7 @@ def _line(one: Removal) -> str:
         return f"{one.path}: a link; what it leads to stays"
     size = f"{len(one.files)} files, {size_text(one.size)}" if len(one.files) > 1 else size_text(one.size)
     stays = f"; {', '.join(one.stays)} stays" if one.stays else ""
-    return f"{one.path}: {'GGUF' if one.is_gguf else 'checkpoint'}, {size}{stays}"
+    return f"{one.path}: {one.kind}, {size}{stays}"
 
 
 def _tell_of_cache(gone: Sequence[Removal]) -> None:
@@ -119,7 +119,7 @@ def _as_dict(one: Removal) -> dict[str, Any]:
     return {
         "name": one.name,
         "path": str(one.path),
-        "kind": "GGUF" if one.is_gguf else "checkpoint",
+        "kind": one.kind,
         "files": [str(path) for path in one.files],
         "stays": list(one.stays),
     }

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggufrun.errors import NotFoundError, UsageError
+from ggufrun.hub.digests import METADATA
 from ggufrun.hub.select import SPLIT, gguf_sets
 
 MAX_DEPTH = 5
@@ -82,6 +83,18 @@ def missing_shards(path: Path) -> list[str]:
     count = min(int(split[2]), MAX_SHARDS)
     names = (f"{path.stem[: split.start()]}-{n:05d}-of-{split[2]}{path.suffix}" for n in range(1, count + 1))
     return [name for name in names if not (path.parent / name).exists()]
+
+
+def stopped(folder: Path) -> dict[str, Path]:
+    """What pulls that did not end have left below ``folder``: by the name that a file would have there, its part."""
+    found = {}
+    for place, _ in _walk(folder):
+        home = place / METADATA
+        for part in sorted(home.rglob("*.incomplete")):
+            # NAME.DIGEST.incomplete
+            name = part.relative_to(home).with_name(Path(part.stem).stem)
+            found[(place.relative_to(folder) / name).as_posix()] = part
+    return found
 
 
 def first_shard(path: Path) -> Path:

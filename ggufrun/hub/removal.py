@@ -16,14 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggufrun.errors import NotFoundError, TargetError, UsageError
-from ggufrun.hub.digests import METADATA
+from ggufrun.hub.digests import METADATA, notes
 from ggufrun.hub.inuse import is_locked, opened_by
-from ggufrun.hub.models import LocalModel, missing_shards, models_folder, named, near, scan
+from ggufrun.hub.models import LocalModel, missing_shards, models_folder, named, near, scan, stopped
 from ggufrun.hub.select import gguf_sets
 from ggufrun.signals import held
 
 NOTE = r"(\.[0-9a-f]{16,64})?\.(metadata|incomplete|lock)"
 """What follows a file's name in the notes about it, and in the part of it that has come."""
+
+GGUF, CHECKPOINT, STOPPED = "GGUF", "checkpoint", "stopped pull"
+"""Kinds of what can be removed."""
 
 BESIDE_NOTES = {"download", ".gitignore", "CACHEDIR.TAG"}
 """What `huggingface_hub` and we put into the folder of the notes."""
@@ -38,11 +41,16 @@ class Removal:
 
     name: str
     path: Path
-    is_gguf: bool
+    kind: str
     files: tuple[Path, ...]
     notes: tuple[Path, ...] = ()
     folders: tuple[Path, ...] = ()
     stays: tuple[str, ...] = ()
+
+    @property
+    def is_gguf(self) -> bool:
+        """Is it a GGUF with its shards, no folder?"""
+        return self.kind == GGUF
 
     @property
     def is_link(self) -> bool:
@@ -67,6 +75,8 @@ def find(name: str) -> Removal:
     path = Path(name)
     if not _exists(path):
         model = _named(name, models)
+        if model is None and (cut := _stopped(name, root, models)):
+            return cut
         if model is None:
             raise NotFoundError(f"no such file, and no model in {root}: {name}", near(name, models))
     elif listed := next((model for model in models if _is_at(model, path)), None):
@@ -90,12 +100,12 @@ def find(name: str) -> Removal:
 def of(model: LocalModel, root: Path, models: Sequence[LocalModel] = ()) -> Removal:
     """What belongs to ``model``; ``models`` are all of the models folder ``root``."""
     if model.path.is_symlink() and not model.is_gguf:
-        return Removal(model.name, model.path, False, (model.path,), folders=_parents(model.path, root))
+        return Removal(model.name, model.path, CHECKPOINT, (model.path,), folders=_parents(model.path, root))
     if not model.is_gguf:
         return _checkpoint(model, root, [other for other in models if other.path != model.path])
     lost = (model.path.with_name(name) for name in model.missing)
-    notes = tuple(note for path in (*model.files, *lost) for note in _notes(path))
-    return Removal(model.name, model.path, True, model.files, notes, _parents(model.path, root))
+    noted = tuple(note for path in (*model.files, *lost) for note in _notes(path))
+    return Removal(model.name, model.path, GGUF, model.files, noted, _parents(model.path, root))
 
 
 def check_free(removal: Removal) -> None:
@@ -119,7 +129,7 @@ def carry_out(removal: Removal) -> None:
         for path in (*removal.files, *removal.notes):
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
-        for folder in {path.parent for path in removal.notes}:
+        for folder in {path.parent for path in (*removal.files, *removal.notes)}:
             _prune_notes(folder)
         for folder in removal.folders:
             with contextlib.suppress(OSError):
@@ -201,7 +211,7 @@ def _parents(path: Path, root: Path) -> tuple[Path, ...]:
 def _checkpoint(model: LocalModel, root: Path, others: Sequence[LocalModel]) -> Removal:
     """The whole folder, but for models of their own in it; of the models folder itself only the checkpoint's files."""
     if model.path.samefile(root):
-        return Removal(model.name, model.path, False, model.files)
+        return Removal(model.name, model.path, CHECKPOINT, model.files)
     inner = [other for other in others if model.path in other.path.parents]
     own = [other.path for other in inner if not other.is_gguf]
     # links to folders, too
@@ -215,7 +225,25 @@ def _checkpoint(model: LocalModel, root: Path, others: Sequence[LocalModel]) -> 
         files += [base / name for name in names if not name.lower().endswith(".gguf") and base / name not in kept]
         folders.append(base)
     stays = tuple(other.name for other in inner)
-    return Removal(model.name, model.path, False, tuple(files), (), (*folders, *_parents(model.path, root)), stays)
+    return Removal(model.name, model.path, CHECKPOINT, tuple(files), (), (*folders, *_parents(model.path, root)), stays)
+
+
+def _stopped(name: str, root: Path, models: Sequence[LocalModel]) -> Removal | None:
+    """A pull that did not end: the part of a file and, where no model lies in its folder, the files that came."""
+    found = next(((file, part) for file, part in stopped(root).items() if file.lower() == name.lower()), None)
+    if found is None:
+        return None
+    file, part = found
+    home = next(parent for parent in part.parents if parent.parts[-len(METADATA.parts) :] == METADATA.parts)
+    place = home.parents[len(METADATA.parts) - 1]
+    is_shared = any(place in model.path.parents for model in models)
+    known = [] if is_shared else notes(place)
+    came = [path for path in known if path.is_file()]
+    noted = [*_notes(root / file), *(note for path in known for note in _notes(path))]
+    folders = () if is_shared else tuple(sorted({path.parent for path in came}, reverse=True))
+    files = tuple(dict.fromkeys((part, *came)))
+    rest = tuple(note for note in dict.fromkeys(noted) if note != part)
+    return Removal(file, root / file, STOPPED, files, rest, (*folders, *_parents(root / file, root)))
 
 
 def _below(folder: Path) -> Iterator[tuple[Path, list[str]]]:
