@@ -20,7 +20,7 @@ from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.tensor import Checkpoint, Source, Tensor, Weightless
 from ggufrun.checkpoint.tensortypes import TensorType
 from ggufrun.convert import arch, metadata
-from ggufrun.convert.arch.hyper import check_experts
+from ggufrun.convert.arch.hyper import check_written
 from ggufrun.convert.config import Config, read_config
 from ggufrun.convert.mapping import KEPT, kept_tensors, mapped, own_precision, plain_type
 from ggufrun.convert.special import replace_template
@@ -228,7 +228,7 @@ def _metadata(
     family.first_metadata(config, writer)
     metadata.add_general(source.path, writer, tensors.values(), wishes.name)
     family.metadata(config, writer)
-    check_experts(config, writer)
+    check_written(config, writer)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     original = family.vocab(source.tokenizer, config, writer, wishes.pretokenizer)
     if wishes.template is not None:

@@ -112,6 +112,11 @@ def check(config: Config) -> None:
         raise FormatError(f"{config.path} has layer_types of one kind, or a window in the last", "correct the file")
     if config.integer("num_kv_shared_layers", low=0) >= n_layers(config):
         raise FormatError(f"{config.path} has no layer with keys of its own", "correct num_kv_shared_layers")
+    first = n_layers(config) - config.integer("num_kv_shared_layers", low=0)
+    if first < n_layers(config) and kinds[max(first - 2, 0) : first] != [WINDOW, FULL]:
+        raise UnsupportedError(
+            f"{config.path} shares the keys of other layers than the last two with keys", "llama.cpp knows only those"
+        )
     local = config.section("rope_parameters")
     local = local.section("sliding_attention") if local else None
     if local is not None and local.values.get("rope_type", "default") != "default":

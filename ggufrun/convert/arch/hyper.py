@@ -72,8 +72,17 @@ def _experts(config: Config, writer: gguf.GGUFWriter) -> None:
         writer.add_expert_gating_func(GATES[gate])
 
 
-def check_experts(config: Config, writer: gguf.GGUFWriter) -> None:
-    """Refuse numbers of experts and groups on which llama.cpp would end its process when it loads the file."""
+def check_written(config: Config, writer: gguf.GGUFWriter) -> None:
+    """Refuse what llama.cpp could not load, would end its process for, or would never come to an end with."""
+    if gguf.Keys.LLM.CONTEXT_LENGTH.format(arch=writer.arch) not in writer.kv_data[0]:
+        raise FormatError(f"{config.path} does not say how long a text may be", "complete max_position_embeddings")
+    rotated = writer.kv_data[0].get(gguf.Keys.Rope.DIMENSION_COUNT.format(arch=writer.arch))
+    if rotated and not rotated.value:
+        raise FormatError(f"{config.path} rotates nothing of a head", "correct partial_rotary_factor")
+    _check_experts(config, writer)
+
+
+def _check_experts(config: Config, writer: gguf.GGUFWriter) -> None:
     keys = gguf.Keys.LLM
     counts = (keys.EXPERT_COUNT, keys.EXPERT_USED_COUNT, keys.EXPERT_GROUP_COUNT, keys.EXPERT_GROUP_USED_COUNT)
     entries = (writer.kv_data[0].get(key.format(arch=writer.arch)) for key in counts)
