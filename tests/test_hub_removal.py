@@ -125,9 +125,11 @@ def test_a_checkpoint_that_is_the_models_folder_itself(tmp_path: Path, monkeypat
     write_llama(folder)
     (folder / "mine").mkdir()
     (folder / "mine" / "text.txt").touch()
+    for name in (".profile", "notes.txt", "README.md"):
+        (folder / name).touch()
     monkeypatch.setenv("GGUFRUN_MODELS", str(folder))
     remove("poet")
-    assert everything(folder) == {"mine", "mine/text.txt"}
+    assert everything(folder) == {"mine", "mine/text.txt", ".profile", "notes.txt", "README.md"}
 
 
 def test_links_go_and_what_they_lead_to_stays(models: Path, tmp_path: Path) -> None:

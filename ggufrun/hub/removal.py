@@ -13,13 +13,14 @@ import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from ggufrun.errors import NotFoundError, TargetError, UsageError
 from ggufrun.hub.digests import METADATA, notes
 from ggufrun.hub.inuse import is_locked, opened_by
 from ggufrun.hub.models import LocalModel, missing_shards, models_folder, named, near, scan, stopped
-from ggufrun.hub.select import gguf_sets
+from ggufrun.hub.select import COMPANIONS, WEIGHTS, gguf_sets
 from ggufrun.signals import held
 
 NOTE = r"(\.[0-9a-f]{16,64})?\.(metadata|incomplete|lock)"
@@ -209,9 +210,11 @@ def _parents(path: Path, root: Path) -> tuple[Path, ...]:
 
 
 def _checkpoint(model: LocalModel, root: Path, others: Sequence[LocalModel]) -> Removal:
-    """The whole folder, but for models of their own in it; of the models folder itself only the checkpoint's files."""
+    """The whole folder, but for models of their own in it; of the models folder itself only the files of one."""
     if model.path.samefile(root):
-        return Removal(model.name, model.path, CHECKPOINT, model.files)
+        known = (*COMPANIONS, *(pattern for patterns in WEIGHTS for pattern in patterns))
+        mine = (path for path in model.files if any(fnmatch(path.name, pattern) for pattern in known))
+        return Removal(model.name, model.path, CHECKPOINT, tuple(path for path in mine if path.name != "README.md"))
     inner = [other for other in others if model.path in other.path.parents]
     own = [other.path for other in inner if not other.is_gguf]
     # links to folders, too
