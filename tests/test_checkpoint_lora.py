@@ -322,6 +322,16 @@ REFUSED: dict[str, tuple[dict[str, Any], Callable[[], Arrays], type[GgufrunError
         UnsupportedError,
         "convolution",
     ),
+    "experts, of which one factor tells": (
+        {},
+        lambda: {
+            f"{QUERY}.lora_A.weight": np.ones((4, 256), np.float32),
+            f"{QUERY}.lora_B.weight": np.ones((2, 256, 4), np.float32),
+        },
+        UnsupportedError,
+        "has experts",
+    ),
+    "nothing in it": ({}, lambda: {"model.norm.weight": np.ones(0, np.float32)}, UnsupportedError, "no tensor of an"),
     "bias without bias": (
         {},
         lambda: low_rank(QUERY) | {f"{QUERY}.lora_B.bias": np.ones(256, np.float32)},
