@@ -61,6 +61,11 @@ class Screen:
         ]
         return "\n".join(line.rstrip() for line in [*above, *self.screen.display]).replace("\x00", "")
 
+    def count(self, words: str) -> int:
+        """How often ``words`` are there, in one row or broken at the margin, between words or within one."""
+        text = self.text
+        return max(whole.count(words) for whole in (text, text.replace("\n", ""), text.replace("\n", " ")))
+
     def look(self, seconds: float = 0.05) -> bool:
         """Take in what has come; False when the program has closed the terminal."""
         ready, _, _ = select.select([self.ours], [], [], seconds)
@@ -79,9 +84,9 @@ class Screen:
         return bool(data)
 
     def until(self, words: str, times: int = 1) -> str:
-        """Wait for ``words`` on the screen; fails when they do not come."""
+        """Wait for ``words`` on the screen, broken at its margin or not; fails when they do not come."""
         end = time.monotonic() + PATIENCE
-        while self.text.count(words) < times:
+        while self.count(words) < times:
             assert time.monotonic() < end and self.look(), f"waited for {words!r}, saw:\n{self.text}"
         return self.text
 
