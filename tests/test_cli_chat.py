@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -15,9 +16,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from ggufrun.chat import store
 from ggufrun.cli import app, chat_input, console
 from ggufrun.cli.chat import joined
 from ggufrun.cli.chat_flags import WITHOUT_EFFECT, complete
@@ -175,7 +178,7 @@ def test_a_message_of_several_lines_by_mli(run: Run, model: str, tmp_path: Path)
     assert [turn["user"] for turn in json.loads(file.read_bytes())["turns"]] == ["a\nb", "c"]
 
 
-def test_a_session_in_a_pipe(run: Run, model: str, tmp_path: Path) -> None:
+def test_a_session_in_a_pipe(run: Run, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "talk.json"
     flags = (model, "--session", str(file), "--temp", "0")
     assert run(*flags, stdin="背一下静夜思").out == POEM
@@ -187,7 +190,10 @@ def test_a_session_in_a_pipe(run: Run, model: str, tmp_path: Path) -> None:
     assert file.read_text() == "{}"
     assert run(model, "--session", str(tmp_path / "no" / "x"), "hi").status == 1
     # what cannot be kept fails a script, which would go on without it; the answer is there all the same
-    (tmp_path / "full.json.tmp").mkdir()
+    def full(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store, "appearing", full)
     result = run(model, "--session", str(tmp_path / "full.json"), "背一下静夜思", "-n", "3", "--temp", "0")
     assert result.status == 1 and result.out.startswith("床前") and result.err.count("\n") == 1
     assert "the session cannot be saved in" in result.err

@@ -22,15 +22,16 @@ ROOMS: dict[str, set[str]] = {
     "processors": set(),
     "bindings": set(),
     "signals": set(),
+    "appearing": set(),
     "hub": {"signals", "errors"},
     "checkpoint": {"errors"},
     "quantize": {"bindings", "signals", "errors"},
-    "engine": {"bindings", "processors", "signals", "errors"},
+    "engine": {"appearing", "bindings", "processors", "signals", "errors"},
     "convert": {"bindings", "checkpoint", "quantize", "processors", "signals", "errors"},
-    "chat": {"engine", "errors"},
+    "chat": {"appearing", "engine", "errors"},
     # its importance matrix is the record that quantize reads
     "evaluate": {"engine", "quantize", "errors"},
-    "cli": {"hub", "checkpoint", "convert", "quantize", "engine", "chat", "evaluate", "errors"},
+    "cli": {"appearing", "hub", "checkpoint", "convert", "quantize", "engine", "chat", "evaluate", "errors"},
 }
 """Room -> the rooms it may import (itself aside)."""
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ggufrun.appearing import appearing
 from ggufrun.chat import stylebook
 from ggufrun.chat.prompt import AffixPrompt, Exchange, Format, StylePrompt
 from ggufrun.chat.replay import replay
@@ -187,13 +188,8 @@ def _tuples(value: Any) -> Any:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file that appears whole or not at all, readable by its owner only: what people say is theirs."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.touch(mode=0o600)
+    with appearing(path, 0o600) as temporary:
         temporary.write_bytes(text.encode("utf-8", "replace"))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _turn(exchange: Exchange, ids: list[int]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from ggufrun.appearing import appearing
 from ggufrun.cli import texts
 from ggufrun.cli.console import err, note, warn
 from ggufrun.cli.guessing import draft_params, guessing, widened
@@ -114,12 +115,12 @@ class Answers:
     @contextmanager
     def writing(self) -> Iterator[Answers]:
         """Append while this lasts; at the end, also an early one, the records are put in order."""
-        self._write_whole(self.journal, self._lines())
+        self._put_in_order()
         try:
             with self.journal.open("ab") as self._file:
                 yield self
         finally:
-            self._write_whole(self.journal, self._lines())
+            self._put_in_order()
 
     def add(self, result: Result) -> None:
         """One more record, on the disk when this returns."""
@@ -139,20 +140,13 @@ class Answers:
         """All is answered: a .json file appears whole."""
         if self.path != self.journal:
             ordered = [self.records[index] for index in sorted(self.records)]
-            self._write_whole(self.path, (json.dumps(ordered, ensure_ascii=False, indent=2) + "\n").encode())
+            with appearing(self.path) as temporary:
+                temporary.write_bytes((json.dumps(ordered, ensure_ascii=False, indent=2) + "\n").encode())
             self.journal.unlink()
 
-    def _lines(self) -> bytes:
-        return b"".join(_line(self.records[index]) for index in sorted(self.records))
-
-    @staticmethod
-    def _write_whole(path: Path, data: bytes) -> None:
-        temporary = path.with_name(path.name + ".tmp")
-        try:
-            temporary.write_bytes(data)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    def _put_in_order(self) -> None:
+        with appearing(self.journal) as temporary:
+            temporary.write_bytes(b"".join(_line(self.records[index]) for index in sorted(self.records)))
 
 
 def _line(record: Record) -> bytes:

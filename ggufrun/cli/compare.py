@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ggufrun.appearing import appearing
 from ggufrun.cli import console, evaluating, options, placing, tables
 from ggufrun.cli.units import size_text
 from ggufrun.errors import TargetError
@@ -82,7 +83,7 @@ def compare(
     measured = _measure(reference, sources, whole, params, chunks, place)
     ranked = sorted(measured, key=lambda one: one.found.kld.value)
     if svg is not None:
-        _write_svg(svg, ranked, f"What quantization cost, beside {reference.name}", force)
+        _write_svg(svg, ranked, f"What quantization cost, beside {reference.name}")
     if as_json:
         console.print_json(
             {
@@ -134,19 +135,11 @@ def _points(ranked: Sequence[Ranked]) -> list[Point]:
     return [Point(label, one.size, one.found.kld.value) for label, one in zip(labels, ranked, strict=True)]
 
 
-def _write_svg(path: Path, ranked: Sequence[Ranked], title: str, force: bool) -> None:
-    import numpy as np
-
-    from ggufrun.convert.writer import TargetFile
+def _write_svg(path: Path, ranked: Sequence[Ranked], title: str) -> None:
     from ggufrun.evaluate.plot import svg_plot
 
-    data = np.frombuffer(svg_plot(_points(ranked), title).encode("utf-8", "replace"), np.uint8)
-    target = TargetFile(path, len(data), force)
-    try:
-        target.write(0, data)
-        target.commit()
-    finally:
-        target.abort()
+    with appearing(path) as temporary:
+        temporary.write_bytes(svg_plot(_points(ranked), title).encode("utf-8", "replace"))
 
 
 def _print(reference: Path, ranked: Sequence[Ranked]) -> None:

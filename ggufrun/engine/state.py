@@ -16,6 +16,7 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
+from ggufrun.appearing import appearing
 from ggufrun.engine.context import SEQUENCE, Context
 from ggufrun.engine.native import forget_log, llama, reason
 from ggufrun.engine.rope import RopeParams
@@ -60,12 +61,10 @@ def state_size(context: Context) -> int:
 
 def save_state(context: Context, path: Path) -> None:
     """Write what ``context`` holds; the file appears whole or not at all. Raises EngineError, OSError."""
-    temporary = path.with_name(path.name + ".tmp")
     ids = (ctypes.c_int32 * max(1, len(context.held)))(*context.held)
     forget_log()
-    try:
-        # Readable by its owner only, as the words are.
-        temporary.touch(mode=0o600)
+    # readable by its owner only, as the words are
+    with appearing(path, 0o600) as temporary:
         done = llama().llama_state_seq_save_file(
             context.pointer, os.fsencode(temporary), SEQUENCE, ids, len(context.held)
         )
@@ -74,9 +73,6 @@ def save_state(context: Context, path: Path) -> None:
         seal = json.dumps({"identity": identity(context), "digest": _digest(temporary, temporary.stat().st_size)})
         with temporary.open("ab") as file:
             file.write(seal.encode() + len(seal).to_bytes(4, "little") + MAGIC)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_state(context: Context, path: Path) -> int:
