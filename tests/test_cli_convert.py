@@ -191,7 +191,9 @@ def test_inspect_shows_what_a_gguf_and_a_checkpoint_hold(demo_gguf: Callable[[st
     config = json.loads((DEMO / "config.json").read_text())
     head = config["hidden_size"] // config["num_attention_heads"]
     cache = 1024 * 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * head * 2
-    assert facts["memory"]["bytes"] == facts["tensor_bytes"] + cache
+    memory = facts["memory"]
+    assert (memory["context"], memory["weights"], memory["cache"]) == (1024, facts["tensor_bytes"], cache)
+    assert memory["bytes"] == facts["tensor_bytes"] + cache + memory["buffers"] and memory["buffers"] > 0
     assert facts["prompt_format"] == {"name": "template", "why": "the model file has a chat template"}
     assert "template: the model file has a chat template" in shown.stdout
     folder = json.loads(ggufrun("inspect", DEMO, "--json").stdout)

@@ -7,9 +7,12 @@ copying a file's metadata copies it exactly, and decoded on demand.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import gguf
@@ -188,3 +191,17 @@ def serialize(header: Header) -> bytes:
         parts += (struct.pack("<IQ", info.type, info.offset),)
     data = b"".join(parts)
     return data.ljust(align(len(data), header.alignment), b"\0") if header.tensors else data
+
+
+@contextmanager
+def hollow(header: Header, name: str = "header.gguf") -> Iterator[Path]:
+    """A file called ``name`` with this header and a hole for its data, in a folder of its own while this lasts. It
+    takes no room, and llama.cpp plans with it as with a whole one.
+    """
+    with tempfile.TemporaryDirectory(prefix="ggufrun-") as folder:
+        path = Path(folder) / name
+        with path.open("wb") as file:
+            head = serialize(header)
+            file.write(head)
+            file.truncate(len(head) + header.data_size)
+        yield path

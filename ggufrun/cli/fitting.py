@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,14 +136,11 @@ def _short(error: GgufrunError, file_type: FileType) -> str:
 
 def _measure(target: Target, limit: Limit) -> Footprint:
     """What the file will take, asked of the engine with a file that has its header and a hole for its data."""
+    from ggufrun.checkpoint.gguffile import hollow
     from ggufrun.engine.memory import measure
     from ggufrun.engine.model import ModelParams
 
-    with tempfile.TemporaryDirectory(prefix="ggufrun-") as folder:
-        path = Path(folder) / target.path.name
-        with path.open("wb") as file:
-            file.write(target.head)
-            file.truncate(target.size)
+    with hollow(target.header, target.path.name) as path:
         return measure(ModelParams(path), limit.context)
 
 

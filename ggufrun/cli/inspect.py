@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from ggufrun.checkpoint.gguffile import Header
     from ggufrun.convert.describe import Description
+    from ggufrun.engine.memory import Use
 
 DEFAULT_CONTEXT = 4096
 
@@ -84,14 +86,17 @@ def inspect(
         return
     file = resolve_model(path)
     found, header = describe(file)
-    asked = context or min(DEFAULT_CONTEXT, found.context or DEFAULT_CONTEXT)
-    if as_json:
-        console.print_json({**_json(found, header, asked, tensors), "prompt_format": _format(file, header)})
-        return
-    if template:
+    if template and not as_json:
         console.print_text(found.template or "")
         return
-    console.out().print(_overview(found, asked, read(header), _format(file, header), _holds(header)))
+    asked = context or min(DEFAULT_CONTEXT, found.context or DEFAULT_CONTEXT)
+    use = memory_use(file, header, asked)
+    if as_json:
+        told = {"memory": _memory_json(found, use, asked), "prompt_format": _format(file, header)}
+        console.print_json({**_json(found, header, tensors), **told})
+        return
+    memory = _memory(found, use, asked)
+    console.out().print(_overview(found, memory, read(header), _format(file, header), _holds(header)))
     tables.show(_types(found), console.out())
     if tensors:
         tables.show(_tensors(header), console.out())
@@ -138,7 +143,7 @@ def _holds(header: Header) -> str | None:
 
 
 def _overview(
-    found: Description, context: int, receipt: str | None, prompt_format: dict[str, str] | None, holds: str | None
+    found: Description, memory: str | None, receipt: str | None, prompt_format: dict[str, str] | None, holds: str | None
 ) -> Table:
     from rich.table import Table
 
@@ -164,7 +169,7 @@ def _overview(
         ("adds BOS", {True: "yes", False: "no", None: None}[vocabulary.add_bos]),
         ("chat template", f"{len(template)} characters (--template shows it)" if template else no_template),
         ("prompt format", f"{prompt_format['name']}: {prompt_format['why']}" if prompt_format else None),
-        ("memory", _memory(found, context)),
+        ("memory", memory),
         ("receipt", receipt),
     ]
     table = Table.grid(padding=(0, 2))
@@ -180,14 +185,41 @@ def _number(value: int | None) -> str | None:
     return None if value is None else f"{value:,}"
 
 
-def _memory(found: Description, context: int) -> str | None:
-    memory = found.memory(context)
-    if memory is None:
+def memory_use(path: Path, header: Header, context: int) -> Use | None:
+    """What the engine plans for a GGUF at ``path``, or for the one that the checkpoint there would become, with a
+    context of so many tokens on the processor alone; None for what it cannot open.
+    """
+    from ggufrun.checkpoint.ggufchecks import check_hyperparameters, check_is_model
+    from ggufrun.checkpoint.gguffile import hollow
+    from ggufrun.engine.context import ContextParams
+    from ggufrun.engine.memory import measure
+    from ggufrun.engine.model import ModelParams
+    from ggufrun.engine.offload import NO_DEVICE, Placement
+    from ggufrun.errors import GgufrunError
+
+    try:
+        check_is_model(path, header)
+        check_hyperparameters(path, header)
+        with contextlib.nullcontext(path) if path.is_file() else hollow(header) as file:
+            alone = ModelParams(file, placement=Placement(split="none", main=NO_DEVICE))
+            return measure(alone, ContextParams(n_ctx=context)).total
+    except (GgufrunError, OSError):
         return None
-    weights, cache = size_text(found.tensor_bytes), size_text(memory - found.tensor_bytes)
-    return (
-        f"{size_text(memory)} at {context:,} tokens of context: {weights} of weights, {cache} of cache; buffers extra"
-    )
+
+
+def _memory(found: Description, use: Use | None, context: int) -> str | None:
+    if use is None:
+        return None
+    weights, cache, compute = map(size_text, (found.tensor_bytes, use.cache, use.compute))
+    total = size_text(found.tensor_bytes + use.cache + use.compute)
+    return f"{total} at {context:,} tokens of context: {weights} of weights, {cache} of cache, {compute} of buffers"
+
+
+def _memory_json(found: Description, use: Use | None, context: int) -> dict[str, int | None]:
+    """The same as numbers, null where nobody knows."""
+    cache, buffers = (None, None) if use is None else (use.cache, use.compute)
+    total = None if use is None else found.tensor_bytes + use.cache + use.compute
+    return {"context": context, "bytes": total, "weights": found.tensor_bytes, "cache": cache, "buffers": buffers}
 
 
 def _rope(found: Description) -> str | None:
@@ -212,11 +244,10 @@ def _tensors(header: Header) -> Table:
     return table
 
 
-def _json(found: Description, header: Header, context: int, tensors: bool) -> dict[str, Any]:
+def _json(found: Description, header: Header, tensors: bool) -> dict[str, Any]:
     value = dataclasses.asdict(found)
     value["path"] = str(found.path)
     value["bits_per_weight"] = round(found.bits_per_weight, 3)
-    value["memory"] = {"context": context, "bytes": found.memory(context)}
     value["metadata"] = {
         key: item.decode() if len(item) <= 64 else f"{len(item)} values"
         for key, item in header.metadata.items()

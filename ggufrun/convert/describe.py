@@ -8,18 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gguf
-
 from ggufrun.checkpoint.gguffile import Header
 from ggufrun.checkpoint.ggufsource import GGUFSource
 from ggufrun.convert.plan import plan_convert
 from ggufrun.quantize.types import name_of
-
-KV_BYTES = 2
-"""Bytes of one cached value: llama.cpp keeps keys and values in F16 unless told otherwise."""
-
-KV_PADDING = 256
-"""llama.cpp rounds the size of the cache up to this many tokens."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +39,6 @@ class Vocabulary:
 @dataclass(frozen=True)
 class Description:
     """Sizes in bytes, lengths in tokens; a number that the file does not give is None.
-
-    ``state_bytes`` are what layers without attention keep, however long the text.
     """
 
     path: Path
@@ -69,20 +59,11 @@ class Description:
     types: tuple[TypeShare, ...]
     vocabulary: Vocabulary
     template: str | None
-    kv_bytes_per_token: int | None
-    state_bytes: int
 
     @property
     def bits_per_weight(self) -> float:
         """Bits of tensor data a weight."""
         return 8 * self.tensor_bytes / self.parameters if self.parameters else 0.0
-
-    def memory(self, context: int) -> int | None:
-        """Bytes of weights and key-value cache at ``context`` tokens; compute buffers come on top."""
-        if self.kv_bytes_per_token is None:
-            return None
-        padded = -(-context // KV_PADDING) * KV_PADDING
-        return self.tensor_bytes + padded * self.kv_bytes_per_token + self.state_bytes
 
 
 def describe(path: Path) -> tuple[Description, Header]:
@@ -128,8 +109,6 @@ def _describe(path: Path, kind: str, header: Header, file_bytes: int) -> Descrip
         types=_types(header),
         vocabulary=_vocabulary(header),
         template=_text(header.get("tokenizer.chat_template")),
-        kv_bytes_per_token=_kv_bytes(header, arch),
-        state_bytes=_state_bytes(header, arch),
     )
 
 
@@ -174,56 +153,3 @@ def _vocabulary(header: Header) -> Vocabulary:
         add_bos=add[0] if isinstance(add[0], bool) else None,
         add_eos=add[1] if isinstance(add[1], bool) else None,
     )
-
-
-def _kv_bytes(header: Header, arch: str) -> int | None:
-    """Bytes of keys and values a token over all layers, in F16; None where the header does not tell."""
-    layers, width = header.get(f"{arch}.block_count"), header.get(f"{arch}.embedding_length")
-    heads = header.get(f"{arch}.attention.head_count")
-    if not isinstance(layers, int) or not 0 < layers <= 1 << 16:
-        return None
-    kv_heads = header.get(f"{arch}.attention.head_count_kv", heads)
-    per_layer = list(kv_heads) if isinstance(kv_heads, list) else [kv_heads] * layers
-    for number, recurrent in enumerate(_recurrent(header, arch)[: len(per_layer)]):
-        if recurrent:
-            per_layer[number] = 0
-    ahead = header.get(f"{arch}.nextn_predict_layers")
-    if isinstance(ahead, int) and 0 < ahead < len(per_layer):
-        # loaded only to guess ahead
-        per_layer[-ahead:] = [0] * ahead
-    default = width // heads if isinstance(heads, int) and heads and isinstance(width, int) else None
-    key = header.get(gguf.Keys.Attention.KEY_LENGTH.format(arch=arch), default)
-    value = header.get(gguf.Keys.Attention.VALUE_LENGTH.format(arch=arch), default)
-    if header.get(f"{arch}.attention.key_length_mla"):
-        # latent attention: the values are part of what is kept as keys
-        value = 0
-    if not isinstance(key, int) or not isinstance(value, int) or not all(isinstance(n, int) for n in per_layer):
-        return None
-    return int(sum(per_layer)) * (key + value) * KV_BYTES
-
-
-def _recurrent(header: Header, arch: str) -> list[bool]:
-    """Which layers keep a state in place of keys and values, as far as the header tells."""
-    layers, told = header.get(f"{arch}.block_count"), header.get(f"{arch}.attention.recurrent_layers")
-    interval, kv_heads = header.get(f"{arch}.full_attention_interval"), header.get(f"{arch}.attention.head_count_kv")
-    if isinstance(told, list):
-        return [item is True or item == 1 for item in told]
-    if isinstance(interval, int) and interval > 0 and isinstance(layers, int) and 0 < layers <= 1 << 16:
-        return [(layer + 1) % interval != 0 for layer in range(layers)]
-    return [item == 0 for item in kv_heads] if isinstance(kv_heads, list) else []
-
-
-def _state_bytes(header: Header, arch: str) -> int:
-    """Bytes of the states of all recurrent layers, in F32 (``n_embd_r`` and ``n_embd_s`` in llama.cpp's hparams)."""
-
-    def number(key: str) -> int:
-        value = header.get(f"{arch}.{key}")
-        return value if isinstance(value, int) and 0 <= value < 1 << 31 else 0
-
-    window, width = number("shortconv.l_cache"), number("embedding_length")
-    kernel, inner, state = (number(f"ssm.{key}") for key in ("conv_kernel", "inner_size", "state_size"))
-    if window:
-        each = width * (window - 1)
-    else:
-        each = max(kernel - 1, 0) * (inner + 2 * number("ssm.group_count") * state) + state * inner
-    return 4 * each * sum(_recurrent(header, arch))

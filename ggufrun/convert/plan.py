@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -260,13 +259,7 @@ def _plan_on_hole(
     model: Model, types: Sequence[tuple[str, int]], file_type: FileType, options: QuantizeOptions
 ) -> TypePlan:
     """Ask for a plan with a file that has the header of ``model`` and no data."""
-    header = model.header(types)
-    with tempfile.TemporaryDirectory(prefix="ggufrun-") as folder:
-        path = Path(folder) / "header.gguf"
-        with path.open("wb") as file:
-            head = gguffile.serialize(header)
-            file.write(head)
-            file.truncate(len(head) + header.data_size)
+    with gguffile.hollow(model.header(types)) as path:
         return plan_types(path, file_type, options)
 
 
