@@ -172,6 +172,26 @@ def test_nothing_outside_but_a_gguf_by_its_path(models: Path, tmp_path: Path) ->
     assert not (models / "work").exists() and (tmp_path / "checkpoint").is_dir()
 
 
+def test_links_that_lead_nowhere_are_known_by_their_names(models: Path, tmp_path: Path) -> None:
+    for name in ("lost.gguf", "lost", "lost.txt"):
+        (tmp_path / name).symlink_to(tmp_path / "gone")
+    for name in ("lost", "lost.txt"):
+        with pytest.raises(UsageError, match="no GGUF file"):
+            remove(name)
+    remove("lost.gguf")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_symlink()) == ["lost", "lost.txt"]
+
+
+def test_all_shards_that_are_there_go_by_the_path_of_one(models: Path, tmp_path: Path) -> None:
+    other = tmp_path / "outside" / "x-00001-of-00003.gguf"
+    other.write_bytes(b"12345")
+    found = remove("outside/x-00002-of-00002.gguf")
+    assert [path.name for path in found.files] == ["x-00001-of-00002.gguf", "x-00002-of-00002.gguf"]
+    assert everything(tmp_path / "outside") == {"x-00001-of-00003.gguf", "y.gguf", "notes.txt"}
+    # and of a set that is not whole what is left
+    assert [path.name for path in remove("outside/x-00001-of-00003.gguf").files] == ["x-00001-of-00003.gguf"]
+
+
 def test_a_pull_that_was_stopped(models: Path) -> None:
     """The part of a file goes, and what came of its model; never what another pull brought to the same folder."""
     one, two = models / "org" / "one", models / "org" / "two"
