@@ -79,11 +79,8 @@ def test_fresh_perplexity(
         oracle.binaries / "llama-perplexity", "-m", measured(name), "-f", SAMPLE, "-t", "1",
         "-c", str(length), "-b", str(batch), "--chunks", str(CHUNKS),
     ]  # fmt: skip
-    # the tool's logging thread sometimes ends before its last lines are out
-    for _ in range(20):
-        printed = oracle.run(*command)
-        if (running := re.search(r"\[1\].*", printed)) and "PPL = " in printed:
-            break
+    printed = oracle.run(*command)
+    running = re.search(r"\[1\].*", printed)
     assert running is not None
     theirs = running[0]
     theirs += " " + printed[printed.index("PPL = ") :].splitlines()[0]
@@ -137,11 +134,7 @@ def test_fresh_divergence(
     tool, logits = oracle.binaries / "llama-perplexity", tmp_path / "logits"
     common = ("-f", SAMPLE, "-t", "1", "-c", "128", "--chunks", str(CHUNKS), "--kl-divergence-base", logits)
     oracle.run(tool, "-m", measured(reference), *common)
-    # the tool's logging thread sometimes ends before its last lines are out
-    for _ in range(20):
-        printed = oracle.run(tool, "-m", measured(name), *common, "--kl-divergence")
-        if "====== Perplexity" in printed and "Same top" in printed[printed.index("====== Perplexity") :]:
-            break
+    printed = oracle.run(tool, "-m", measured(name), *common, "--kl-divergence")
     lines = printed[printed.index("====== Perplexity") :].splitlines()
     theirs = lines[: next(i for i, line in enumerate(lines) if "Same top" in line) + 1]
     if record is not None:
@@ -156,6 +149,29 @@ def test_a_model_beside_itself_lost_nothing(measured: Callable[[str], Path]) -> 
     assert found["Maximum KLD"] == [0]
     assert found["Same top p"] == [100, 0]
     assert found["Mean PPL(Q)/PPL(base)"] == [1, 0]
+
+
+FIGURES = ("perplexity", "reference", "log_ratio", "ratio", "difference", "kld", "change", "rms_change", "same_top")
+
+
+def test_uncertainties_are_what_the_bootstrap_says() -> None:
+    """Every figure again from tokens drawn anew, a thousand times: how much it then varies is its standard error."""
+    chance = np.random.default_rng(5)
+    base = chance.gamma(1.5, 1.0, 800)
+    nll = np.abs(base + chance.normal(0.05, 0.3, 800))
+    scores = Scores(nll, base, chance.gamma(2.0, 0.05, 800), chance.random(800) < 0.8)
+
+    def figures_of(one: Scores) -> dict[str, statistics.Estimate]:
+        found = statistics.compare(one)
+        return {name: getattr(found, name) for name in FIGURES}
+
+    drawn = []
+    for _ in range(1000):
+        rows = chance.integers(0, 800, 800)
+        drawn.append(figures_of(Scores(nll[rows], base[rows], scores.kld[rows], scores.same_top[rows])))
+    for name, estimate in figures_of(scores).items():
+        varies = float(np.std([one[name].value for one in drawn]))
+        assert estimate.error == pytest.approx(varies, rel=0.1), name
 
 
 def exact(logits: Floats, base: Floats, target: int) -> tuple[float, float]:
