@@ -17,6 +17,9 @@ from ggufrun.engine.devices import VISIBLE
 from tests import llamacpp
 from tests.checkpoints import DEMO
 
+# programs that tests start write as those of users do
+os.environ.pop("PYTHONUNBUFFERED", None)
+
 if TYPE_CHECKING:
     from ggufrun.engine.context import Context
     from ggufrun.engine.model import Model

@@ -150,13 +150,25 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a Linux /dev/full to fill")
-def test_a_full_output_pipe_is_one_line(tmp_path: Path, demo_gguf: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", [["inspect", "MODEL"], ["list", "--json"], ["--version"], ["verify", "MODEL"]])
+def test_a_full_output_pipe_is_one_line(
+    demo_gguf: Callable[[str], Path], command: list[str], unbuffered: str
+) -> None:
+    """Whether it is noticed while a command writes, or only at its end."""
+    words = [str(demo_gguf("f16")) if word == "MODEL" else word for word in command]
     with Path("/dev/full").open("w") as full:
-        command = [sys.executable, "-m", "ggufrun", "inspect", str(demo_gguf("f16"))]
-        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        result = subprocess.run(
+            [sys.executable, "-m", "ggufrun", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
     assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    assert "no space left" in result.stderr
+    assert re.fullmatch("(.*\n)*ggufrun: no space left on device; free some space.*\n", result.stderr)
+    assert "Exception" not in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

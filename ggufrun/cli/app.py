@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -30,7 +29,7 @@ from ggufrun.cli import (
     worker,
 )
 from ggufrun.cli.elsewhere import Commands
-from ggufrun.cli.failing import explain, fail
+from ggufrun.cli.failing import explain, fail, let_go
 from ggufrun.errors import GgufrunError
 
 INTERRUPTED = 130
@@ -94,7 +93,12 @@ def main() -> NoReturn:
     _open_streams()
     console.write_anything()
     try:
-        app()
+        try:
+            app()
+        except SystemExit:
+            # at Python's own end a full disk would be no line, and status 120
+            sys.stdout.flush()
+            raise
     except SystemExit as stop:
         # typer turns KeyboardInterrupt into a silent exit
         if stop.code == INTERRUPTED:
@@ -105,9 +109,8 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
-        # The reader of our output went away (`ggufrun ... | head`); nothing more can be said on stdout.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output went away (`ggufrun ... | head`).
+        let_go()
         sys.exit(1)
     except OSError as error:
         fail(explain(error), 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import re
 import sys
 from typing import NoReturn
@@ -15,7 +16,19 @@ def fail(line: str, status: int) -> NoReturn:
     """Print one line on stderr and exit with ``status``."""
     with contextlib.suppress(OSError):
         sys.stderr.write(f"ggufrun: {one_line(line)}\n")
+    let_go()
     sys.exit(status)
+
+
+def let_go() -> None:
+    """Say what stdout still holds; where that fails it leads nowhere from now on, or Python would try again at its end
+    and print what is wrong in its own way.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def one_line(text: str) -> str:
