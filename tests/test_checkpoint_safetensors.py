@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from ggufrun.checkpoint.folder import FolderSource
 from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.randomaccess import RandomAccessFile
-from ggufrun.checkpoint.safetensors import SAFETENSORS, parse_header
+from ggufrun.checkpoint.safetensors import SAFETENSORS, parse_header, read_safetensors
 from ggufrun.errors import FormatError, GgufrunError, NotFoundError, UnsupportedError
 from tests.checkpoints import bf16, safetensors_bytes, write_llama
 
@@ -155,9 +155,20 @@ def test_overlapping_tensors(tmp_path: Path) -> None:
         header_of(tmp_path, len(text).to_bytes(8, "little") + text + bytes(24))
 
 
-def test_an_unknown_type(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="F4"):
-        header_of(tmp_path, lie(dtype="F4"))
+@pytest.mark.parametrize(("dtype", "shape"), [("F4", [6, 8]), ("F9_E7M1", [7]), ("F6_E2M3", [4, 8])])
+def test_an_unknown_type_is_refused_when_it_is_read(tmp_path: Path, dtype: str, shape: list[int]) -> None:
+    header_of(tmp_path, lie(dtype=dtype, shape=shape))
+    found = read_safetensors(tmp_path / "model.safetensors")
+    assert found.tensors["x"].shape == tuple(shape)
+    with pytest.raises(UnsupportedError, match=f"x in model.safetensors has the type {dtype}"):
+        found.tensors["x"].rows(0, 1)
+    found.file.close()
+
+
+@pytest.mark.parametrize("entry", [{"dtype": "F4"}, {"dtype": 7}, {"dtype": "F9", "data_offsets": [24, 0]}])
+def test_an_unknown_type_is_no_excuse_for_a_lie(tmp_path: Path, entry: dict[str, Any]) -> None:
+    with pytest.raises(FormatError, match="lies"):
+        header_of(tmp_path, lie(**entry))
 
 
 def test_mutated_headers_end_in_clean_errors(tmp_path: Path) -> None:

@@ -243,7 +243,7 @@ LIES: dict[str, bytes] = {
     "key is a number": tensor(storage("0", 4).replace(text("0"), number(0)), (4,)),
     "one storage of two kinds": b"(" + storage("0", 4) + storage("0", 8, "HalfStorage") + b"t",
     "negative count": tensor(storage("0", -4), (4,)),
-    "storage of an unknown kind": tensor(storage("0", 4, "ComplexFloatStorage"), (4,)),
+    "storage of an unknown kind": tensor(storage("0", 4, "QInt8Storage"), (4,)),
     "storage type from elsewhere": tensor(storage("0", 4, module="os"), (4,)),
     "storage type is a function": tensor(storage("0", 4, "Size"), (4,)),
     "persistent id is short": text("storage") + b"\x85Q",

@@ -40,6 +40,7 @@ class FolderSource:
     """One or several files of one format as a Source."""
 
     least_tokens = 0
+    notes: tuple[str, ...] = ()
 
     def __init__(self, path: Path, files: Sequence[Path], kind: Format) -> None:
         self.path = self.tokenizer = path

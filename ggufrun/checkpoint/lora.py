@@ -69,7 +69,7 @@ class MergedSource:
         self.tensors: Mapping[str, Tensor] = tensors
         change = _vocabulary(base.tensors, tensors)
         self.overrides: Mapping[str, Any] = {**base.overrides, **change}
-        self.least_tokens = base.least_tokens
+        self.least_tokens, self.notes = base.least_tokens, base.notes
         if change:
             self.least_tokens = 1 + max(base.tensors[name].shape[0] for name in VOCABULARY_ROWS if name in base.tensors)
         # rows are computed in the caller's threads: BLAS threads below each of them would only wait for one another,

@@ -66,6 +66,7 @@ class MetaSource:
     """A Meta folder as the Hugging Face checkpoint it would become."""
 
     least_tokens = 0
+    notes: tuple[str, ...] = ()
 
     def __init__(self, path: Path, files: Sequence[Path]) -> None:
         self.path = path

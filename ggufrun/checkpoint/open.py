@@ -11,6 +11,7 @@ from ggufrun.checkpoint.folder import open_folder
 from ggufrun.checkpoint.safetensors import SAFETENSORS
 from ggufrun.checkpoint.tensor import Checkpoint
 from ggufrun.checkpoint.torchfile import TORCH
+from ggufrun.checkpoint.wrappers import unwrapped
 from ggufrun.errors import NotFoundError, UnsupportedError
 
 
@@ -34,7 +35,7 @@ def open_checkpoint(path: Path, adapters: Sequence[AdapterRequest] = ()) -> Chec
             "name the folder that holds config.json and the weights",
         )
     try:
-        return lora.merged(quantized.dequantized(source), adapters)
+        return lora.merged(quantized.dequantized(unwrapped(source)), adapters)
     except BaseException:
         source.close()
         raise

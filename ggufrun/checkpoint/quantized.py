@@ -54,7 +54,7 @@ class DequantizedSource:
 
     def __init__(self, source: Checkpoint, tensors: Mapping[str, Tensor]) -> None:
         self.path, self.tokenizer, self.overrides = source.path, source.tokenizer, source.overrides
-        self.least_tokens = source.least_tokens
+        self.least_tokens, self.notes = source.least_tokens, source.notes
         self.tensors = tensors
         self.files = (*source.files, source.path / "config.json")
         self._source = source

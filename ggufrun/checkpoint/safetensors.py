@@ -1,13 +1,14 @@
 """Hugging Face safetensors: an 8-byte length, a JSON header, the data.
 
 Format: https://huggingface.co/docs/safetensors. The header is checked as strictly as the reference reader does, before
-anything in it is believed: known types, sizes that match shapes, ranges that follow one another without a gap.
+anything in it is believed: sizes that match shapes, ranges that follow one another without a gap. A tensor of a type
+that is not known here is an entry like any other: it may belong to a part of the model that nobody will ask for.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -17,11 +18,15 @@ import numpy as np
 
 from ggufrun.checkpoint.folder import AGAIN, Format
 from ggufrun.checkpoint.randomaccess import RandomAccessFile, row_reader
-from ggufrun.checkpoint.tensor import STORAGE, Tensor
+from ggufrun.checkpoint.tensor import STORAGE, Rows, Tensor
 from ggufrun.errors import FormatError, UnsupportedError
 
 MAX_HEADER = 100_000_000
 """Bytes; the limit of the reference reader."""
+
+
+BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+"""Types of the format whose values share bytes."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +70,11 @@ def _entry(file_name: str, name: str, value: Any, start: int) -> Entry:
     if not isinstance(value, dict):
         raise FormatError(f"the header of {file_name} says nothing useful of {name}", AGAIN)
     dtype, shape, offsets = value.get("dtype"), _naturals(value.get("shape")), _naturals(value.get("data_offsets"))
-    if dtype not in STORAGE:
-        raise UnsupportedError(f"{name} in {file_name} has the type {dtype!r}", "convert the checkpoint to BF16 first")
-    if shape is None or offsets is None or len(offsets) != 2:
+    if not isinstance(dtype, str) or shape is None or offsets is None or len(offsets) != 2:
         raise FormatError(f"the header of {file_name} lies about {name}: {json.dumps(value)[:100]}", AGAIN)
     begin, end = offsets
-    if end - begin != prod(shape) * np.dtype(STORAGE[dtype]).itemsize:
+    bits = 8 * np.dtype(STORAGE[dtype]).itemsize if dtype in STORAGE else BITS.get(dtype)
+    if end < begin or (bits is not None and 8 * (end - begin) != prod(shape) * bits):
         raise FormatError(f"the header of {file_name} lies: {name} of shape {shape} in {end - begin} bytes", AGAIN)
     return Entry(name, dtype, shape, start + begin, start + end)
 
@@ -106,15 +110,25 @@ def read_safetensors(path: Path) -> SafetensorsFile:
     file = RandomAccessFile(path)
     try:
         tensors = {
-            entry.name: Tensor(
-                entry.name, entry.dtype, entry.shape, row_reader(file, entry.begin, entry.shape, STORAGE[entry.dtype])
-            )
-            for entry in parse_header(file)
+            entry.name: Tensor(entry.name, entry.dtype, entry.shape, _rows(file, entry)) for entry in parse_header(file)
         }
     except BaseException:
         file.close()
         raise
     return SafetensorsFile(file, tensors)
+
+
+def _rows(file: RandomAccessFile, entry: Entry) -> Callable[[int, int], Rows]:
+    if entry.dtype in STORAGE:
+        return row_reader(file, entry.begin, entry.shape, STORAGE[entry.dtype])
+
+    def refuse(start: int, stop: int) -> Rows:
+        raise UnsupportedError(
+            f"{entry.name} in {file.path.name} has the type {entry.dtype[:20]}, which ggufrun cannot read",
+            "save the checkpoint in BF16",
+        )
+
+    return refuse
 
 
 SAFETENSORS = Format("model*.safetensors", "model.safetensors.index.json", read_safetensors)

@@ -22,12 +22,20 @@ STORAGE: dict[str, type[np.generic]] = {
     "I32": np.int32,
     "I16": np.int16,
     "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
     "U8": np.uint8,
     "BOOL": np.uint8,
+    "C64": np.complex64,
+    "C128": np.complex128,
     "F8_E4M3": np.uint8,
     "F8_E5M2": np.uint8,
+    "F8_E8M0": np.uint8,
+    "F8_E4M3FNUZ": np.uint8,
+    "F8_E5M2FNUZ": np.uint8,
 }
-"""The numpy type that holds each plain type of a checkpoint."""
+"""The numpy type that holds each plain type of a checkpoint whose values take whole bytes."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,8 @@ class Tensor:
     """A named array on disk.
 
     ``shape`` is in numpy's order, the fastest dimension last. ``dtype`` is the stored type in upper case: ``F32``,
-    ``F16``, ``BF16``, ``F64``, ``I32``, ... or a ggml block type such as ``Q8_0``. ``rows(start, stop)`` reads rows
+    ``F16``, ``BF16``, ``F64``, ``I32``, ... or a ggml block type such as ``Q8_0``; it may be one that nothing here can
+    read, as long as the tensor is left out of what is written. ``rows(start, stop)`` reads rows
     ``start`` to ``stop`` of the array seen as (``n_rows``, ``n_per_row``), as a C-contiguous array in the stored type:
     BF16 as uint16, block types as uint8 of shape (rows, bytes a row). It may be called from several threads.
 
@@ -99,6 +108,10 @@ class Checkpoint(Source, Protocol):
     def least_tokens(self) -> int:
         """Tokens that the tokenizer has at least: more than there were before an adapter enlarged the vocabulary."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how the checkpoint is read, a sentence each, such as values that were lossy."""
+
 
 @dataclass(frozen=True)
 class Weightless:
@@ -130,6 +143,11 @@ class Weightless:
     def least_tokens(self) -> int:
         """No adapter has enlarged the vocabulary."""
         return 0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """None."""
+        return ()
 
     def close(self) -> None:
         """Nothing is open."""

@@ -99,12 +99,11 @@ def convert(
     """
     from ggufrun.checkpoint.adapter import parse_request
     from ggufrun.cli import calibrating, upstream
-    from ggufrun.cli.console import note
     from ggufrun.cli.fetching import source_folder
     from ggufrun.cli.proving import print_proof, prove_vocabulary
     from ggufrun.cli.receipt import beside, measurer
     from ggufrun.cli.writing import split, target_namer, write
-    from ggufrun.convert.adapter import NOWHERE, plan_adapter
+    from ggufrun.convert.adapter import plan_adapter
     from ggufrun.convert.imatrix import load_imatrix
     from ggufrun.convert.plan import Wishes, plan_convert, plan_vocabulary
     from ggufrun.hub import companion_files, upstream_files
@@ -131,8 +130,6 @@ def convert(
         if len(adapters) != 1 or len(file_types) > 1 or output is not None:
             raise UsageError("--lora-out writes one adapter in one type", "give one --lora, at most one -t, and no -o")
         plan = plan_adapter(folder, adapters[0], lora_out, file_types, name)
-        if plan.left_out:
-            note(f"left out are changes to {_some(plan.left_out)}, {NOWHERE}")
         write(plan, how)
         return
     if adapters:
@@ -185,11 +182,6 @@ def convert(
         measure = measurer(plan, lambda: beside(plan, own_precision, how.threads), how.threads)
     write(split(plan, split_max_size), how, measure)
     print_proof(proof)
-
-
-def _some(names: Sequence[str]) -> str:
-    """A few of them, and how many more there are."""
-    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
 def _template(path: Path | None) -> str | None:

@@ -79,10 +79,12 @@ def carry_out(
     from ggufrun.convert import pipeline
 
     try:
+        for note in plan.notes:
+            console.warn(note)
         if how.dry_run:
             if not how.as_json:
                 _print_plan(plan)
-            return [_summary(target) | {"tensors": _planned(target)} for target in plan.targets]
+            return [_summary(plan, target) | {"tensors": _planned(target)} for target in plan.targets]
         left = pipeline.without_done(plan) if how.resume else plan
         for target in plan.targets:
             if target not in left.targets:
@@ -90,7 +92,7 @@ def carry_out(
                     console.print_path(target.path)
                 console.note(f"  {target.path.name} is done already")
         if not left.targets:
-            return [_summary(target) | {"seconds": 0.0} for target in plan.targets]
+            return [_summary(plan, target) | {"seconds": 0.0} for target in plan.targets]
         start = time.perf_counter()
         with bytes_bar(left.source_bytes, what) as advance:
             pipeline.run(left, how.threads, how.force, advance, how.resume)
@@ -101,7 +103,7 @@ def carry_out(
         for path, measured in receipts.items():
             console.note(f"  {path.name}: {cost(measured)}")
         return [
-            _summary(target) | {"seconds": round(seconds, 3)} | _receipt(receipts, target.path)
+            _summary(plan, target) | {"seconds": round(seconds, 3)} | _receipt(receipts, target.path)
             for target in plan.targets
         ]
     finally:
@@ -128,13 +130,14 @@ def type_counts(target: Target) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.most_common())
 
 
-def _summary(target: Target) -> dict[str, Any]:
+def _summary(plan: Plan, target: Target) -> dict[str, Any]:
     return {
         "path": str(target.path),
         "type": target.file_type.name,
         "bytes": target.size,
         "bits_per_weight": round(target.bits_per_weight, 3),
         "fallback_tensors": target.n_fallback,
+        "notes": list(plan.notes),
     }
 
 

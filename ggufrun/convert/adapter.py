@@ -70,10 +70,16 @@ def plan_adapter(
             (key, ggml.F32 if len(tensor.shape) == 1 else TYPES[file_type.name]) for key, tensor in tensors.items()
         ]
         targets = (make_target(path, file_type, Model(values, tensors), kinds),)
-        return Plan(adapter.source, targets, left_out=tuple(left_out))
+        notes = (f"left out are changes to {_some(left_out)}, {NOWHERE}",) if left_out else ()
+        return Plan(adapter.source, targets, left_out=tuple(left_out), notes=notes)
     except BaseException:
         adapter.source.close()
         raise
+
+
+def _some(names: Sequence[str]) -> str:
+    """A few of them, and how many more there are."""
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
 def _config(base: Path) -> Config:
@@ -107,9 +113,8 @@ def _tensors(
             continue
         if "_layernorm" not in name and ".norm" not in name:
             raise UnsupportedError(f"{adapter.path} replaces {name}, which llama.cpp cannot do at run time", MERGE)
-        places = [
-            replace(found, name=gguf_name(found)) for found in family.transform(config, replace(tensor, name=name))
-        ]
+        kept = family.kept(config, replace(tensor, name=name))
+        places = [replace(found, name=gguf_name(found)) for found in family.transform(config, kept)] if kept else []
         if _has_place(config, places):
             yield from places
         else:
@@ -152,7 +157,8 @@ def _pair(
         a = take_columns(a, columns)
     factor = delta.scale * rank / settings.alpha
     scaled = b if abs(factor - 1) < 1e-12 else _times(b, factor)
-    for changed in family.transform(config, replace(scaled, name=f"{delta.module}.weight")):
+    kept = family.kept(config, replace(scaled, name=f"{delta.module}.weight"))
+    for changed in family.transform(config, kept) if kept else ():
         name = gguf_name(changed)
         if len(changed.shape) != 2 or changed.shape[1] != rank:
             raise UnsupportedError(f"{name} is stored in another shape than {delta.module} has", MERGE)

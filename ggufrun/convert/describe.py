@@ -38,8 +38,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Description:
-    """Sizes in bytes, lengths in tokens; a number that the file does not give is None.
-    """
+    """Sizes in bytes, lengths in tokens; a number that the file does not give is None."""
 
     path: Path
     kind: str

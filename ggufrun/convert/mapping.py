@@ -18,8 +18,15 @@ from ggufrun.errors import FormatError, NotFoundError, UnsupportedError
 from ggufrun.quantize import ggml
 from ggufrun.quantize.types import FILE_TYPES, FileType
 
-NOT_WEIGHTS = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
-"""Tables that old checkpoints carry and llama.cpp computes."""
+NOT_WEIGHTS = (
+    "rotary_emb.inv_freq",
+    "rotary_emb.cos_cached",
+    "rotary_emb.sin_cached",
+    ".attention.bias",
+    ".attention.masked_bias",
+    "._extra_state",
+)
+"""Tables that old checkpoints carry and llama.cpp computes, and what training frameworks note beside the weights."""
 
 ALWAYS_F32 = (
     gguf.MODEL_TENSOR.FFN_GATE_INP,
@@ -74,14 +81,17 @@ def mapped(config: Config, family: Family, source: Source) -> dict[str, Tensor]:
 
 def _transformed(config: Config, family: Family, source: Source) -> Iterator[Tensor]:
     for tensor in source.tensors.values():
-        if tensor.name.endswith(NOT_WEIGHTS):
+        kept = None if tensor.name.endswith(NOT_WEIGHTS) else family.kept(config, tensor)
+        if kept is None:
             continue
-        if tensor.dtype not in (*FLOATS, KEPT):
-            raise UnsupportedError(f"{tensor.name} holds {tensor.dtype} values", "convert an unquantized checkpoint")
-        if tensor.n_values == 0 or len(tensor.shape) > gguffile.MAX_DIMENSIONS or not tensor.shape:
-            raise FormatError(f"{tensor.name} has the shape {tensor.shape}", "download it again")
-        columns = family.columns(config, tensor.name)
-        yield from family.transform(config, tensor if columns is None else take_columns(tensor, columns))
+        if kept.dtype not in (*FLOATS, KEPT):
+            raise UnsupportedError(f"{kept.name} holds {kept.dtype} values", "convert an unquantized checkpoint")
+        if kept.n_values == 0 or len(kept.shape) > gguffile.MAX_DIMENSIONS or not kept.shape:
+            raise FormatError(
+                f"{kept.name} has the shape {kept.shape}, which no weight of this model has", "download it again"
+            )
+        columns = family.columns(config, kept.name)
+        yield from family.transform(config, kept if columns is None else take_columns(kept, columns))
 
 
 def _stacked(config: Config, family: Family, tensors: Iterator[Tensor]) -> Iterator[Tensor]:

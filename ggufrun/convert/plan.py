@@ -47,12 +47,14 @@ NO_WISHES = Wishes()
 @dataclass(frozen=True)
 class Plan:
     """Everything to do. ``close`` when done. ``original`` is the tokenizer that the vocabulary was made from,
-    ``left_out`` names the modules of an adapter whose changes have no place in it."""
+    ``left_out`` names the modules of an adapter whose changes have no place in it. ``notes`` are sentences that the
+    user should read before the targets are written."""
 
     source: Source
     targets: tuple[Target, ...]
     original: Original | None = None
     left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def source_bytes(self) -> int:
@@ -99,7 +101,7 @@ def plan_convert(
                 base = [(key, plain_type(family.arch, tensor, own)) for key, tensor in tensors.items()]
                 planned = _plan_on_hole(model, base, file_type, options)
                 targets.append(quantized_target(path, file_type, model, planned, dict(base), options, imatrix))
-        return Plan(source, tuple(targets), original)
+        return Plan(source, tuple(targets), original, notes=_notes(source, original))
     except BaseException:
         source.close()
         raise
@@ -124,7 +126,7 @@ def plan_vocabulary(
         writer, original = _metadata(source, config, family, {}, wishes)
         file_type = FILE_TYPES["F16"]
         target = make_target(path, file_type, Model(_with_file_type(writer, file_type), {}), [])
-        return Plan(source, (target,), original)
+        return Plan(source, (target,), original, notes=_notes(source, original))
     except BaseException:
         source.close()
         raise
@@ -234,6 +236,10 @@ def _metadata(
         replace_template(writer, wishes.template)
     _check_tokens(source, writer)
     return writer, original
+
+
+def _notes(source: Checkpoint, original: Original | None) -> tuple[str, ...]:
+    return (*source.notes, *(original.notes if original else ()))
 
 
 def _check_tokens(source: Checkpoint, writer: gguf.GGUFWriter) -> None:

@@ -55,7 +55,7 @@ class Original:
     in words. ``prefixed`` says whether a text starts anew after a special token, as it does to llama.cpp. ``ignored``
     are texts of tokens around which the two differ by design: strings that hold one are not compared. ``approximate``
     names the characters in which llama.cpp is known to follow the original's rule only roughly, if in any, as
-    ``pretokenizers`` does.
+    ``pretokenizers`` does. ``notes`` are sentences for the user about what the vocabulary lost.
     """
 
     name: str
@@ -67,6 +67,7 @@ class Original:
     prefixed: bool = True
     ignored: tuple[str, ...] = ()
     approximate: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def looks_special(text: str) -> bool:

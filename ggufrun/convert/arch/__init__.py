@@ -65,8 +65,9 @@ def find(config: Config) -> Family:
     """The family of a checkpoint; UnsupportedError lists the known names that are most alike."""
     known = families()
     for name in config.architectures:
-        if name in known:
-            family = known[name]
+        # FSDP calls the classes that it has sharded so
+        family = known.get(name) or known.get(name.removeprefix("FSDP"))
+        if family:
             return family.chosen(config) if family.chosen else family
     name = config.architectures[0]
     alike = difflib.get_close_matches(name, known, n=3, cutoff=0.6)

@@ -6,12 +6,9 @@ and ``Cohere2Config``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import gguf
 
-from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.family import Family, head_if_null, heads_if_null
+from ggufrun.convert.arch.family import Family, head_if_null, heads_if_null, without_output
 from ggufrun.convert.arch.hyper import base_metadata
 from ggufrun.convert.arch.layertypes import interleaved
 from ggufrun.convert.arch.layout import ATTENTION, GATED, decoder_sizes, n_layers
@@ -56,11 +53,6 @@ def check(config: Config) -> None:
 
 def layer(config: Config, number: int) -> str:
     return LAYER + (HEAD_NORMS if config.flag("use_qk_norm") else "")
-
-
-def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
-    # the output matrix is the token embedding once more
-    return () if tensor.name == "lm_head.weight" else (tensor,)
 
 
 def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
@@ -125,7 +117,7 @@ FAMILIES = (
         metadata=metadata2,
         whole="token_embd  vocabulary width\noutput_norm  width\n",
         layer=LAYER,
-        transform=transform,
+        kept_name=without_output,
     ),
     Family(
         names=("CohereForCausalLM",),
@@ -138,6 +130,6 @@ FAMILIES = (
         metadata=metadata,
         whole="token_embd  vocabulary width\noutput_norm  width\n",
         layer=layer,
-        transform=transform,
+        kept_name=without_output,
     ),
 )

@@ -17,7 +17,7 @@ import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch import llama
-from ggufrun.convert.arch.family import Family, Stack, heads_if_null, is_tied
+from ggufrun.convert.arch.family import Family, Stack, heads_if_null, without_tied_output
 from ggufrun.convert.arch.hyper import base_metadata
 from ggufrun.convert.arch.latent import (
     COMPRESSED,
@@ -30,7 +30,7 @@ from ggufrun.convert.arch.latent import (
 )
 from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, GATED, NORMS, SHARED_EXPERT, Sizes, decoder_sizes
 from ggufrun.convert.arch.rope import PLAIN, as_written, rope, standard
-from ggufrun.convert.arch.text import text_part
+from ggufrun.convert.arch.text import text_name
 from ggufrun.convert.config import Config
 from ggufrun.convert.kimivocab import deepseek_vocabulary
 from ggufrun.convert.transforms import renamed
@@ -202,27 +202,24 @@ def stretch_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
         writer.add_rope_scaling_yarn_log_mul(0.1 * rope(config).number("mscale_all_dim"))
 
 
-def v2_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
-    if tensor.name == "lm_head.weight" and is_tied(config):
-        return
-    yield from split_expansion(config, tensor)
+def v3_name(config: Config, name: str) -> str | None:
+    match = LAYER.match(name)
+    ahead = match and int(match[1]) >= config.integer("num_hidden_layers")
+    return None if ahead else without_tied_output(config, name)
 
 
 def v3_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
-    match = LAYER.match(tensor.name)
-    if match and int(match[1]) >= config.integer("num_hidden_layers"):
-        return
     if tensor.name.endswith(".e_score_correction_bias"):
         tensor = renamed(tensor, f"{tensor.name.removesuffix('_bias')}.bias")
-    yield from v2_transform(config, tensor)
+    return split_expansion(config, tensor)
 
 
-def kimi_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
-    for text in text_part(tensor):
-        yield from v3_transform(config, text)
+def kimi_name(config: Config, name: str) -> str | None:
+    text = text_name(config, name)
+    return text and v3_name(config, text)
 
 
-LAYER = re.compile(r"model\.layers\.(\d+)\.")
+LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
 
 V2_FAMILY = Family(
     names=("DeepseekV2ForCausalLM",),
@@ -234,7 +231,8 @@ V2_FAMILY = Family(
     metadata=v2_metadata,
     sizes=v2_sizes,
     layer=v2_layer,
-    transform=v2_transform,
+    kept_name=without_tied_output,
+    transform=split_expansion,
     stacks=(EXPERT_STACK,),
 )
 
@@ -244,6 +242,7 @@ V3_FAMILY = replace(
     defaults=V3,
     check=check_v3,
     layer=v3_layer,
+    kept_name=v3_name,
     transform=v3_transform,
 )
 
@@ -261,13 +260,13 @@ FAMILIES = (
     ),
     V2_FAMILY,
     V3_FAMILY,
-    replace(V3_FAMILY, names=("KimiK25ForConditionalGeneration",), transform=kimi_transform),
+    replace(V3_FAMILY, names=("KimiK25ForConditionalGeneration",), kept_name=kimi_name),
     replace(
         V3_FAMILY,
         names=("KimiVLForConditionalGeneration",),
         # transformers does not know it, so that nothing completes its file
         defaults={key: value for key, value in V3.items() if key != "head_dim"},
         rope_parameters=as_written,
-        transform=kimi_transform,
+        kept_name=kimi_name,
     ),
 )

@@ -118,9 +118,11 @@ def moe_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     writer.add_expert_shared_feed_forward_length(moe_sizes(config)["shared"])
 
 
+def moe_name(config: Config, name: str) -> str | None:
+    return None if name.startswith(AHEAD) else name
+
+
 def moe_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
-    if tensor.name.startswith(AHEAD):
-        return
     if tensor.name.endswith(".e_score_correction_bias"):
         tensor = renamed(tensor, f"{tensor.name.removesuffix('_bias')}.bias")
     yield from transform(config, tensor)
@@ -144,6 +146,7 @@ FAMILIES = (
         metadata=moe_metadata,
         sizes=moe_sizes,
         layer=moe_layer,
+        kept_name=moe_name,
         transform=moe_transform,
         stacks=(EXPERT_STACK,),
     ),

@@ -23,9 +23,11 @@ from ggufrun.convert.arch.layout import (
     n_blocks,
 )
 from ggufrun.convert.config import Config
-from ggufrun.convert.transforms import Order
+from ggufrun.convert.transforms import Order, renamed
 from ggufrun.convert.vocab import VocabFunction, add_vocabulary
 from ggufrun.errors import UnsupportedError
+
+OUTPUT = "lm_head.weight"
 
 
 def nothing_to_check(config: Config) -> None:
@@ -35,6 +37,21 @@ def nothing_to_check(config: Config) -> None:
 def unchanged(config: Config, tensor: Tensor) -> Iterable[Tensor]:
     """A tensor as it lies in the checkpoint."""
     return (tensor,)
+
+
+def every_name(config: Config, name: str) -> str | None:
+    """Every tensor, under the name that it has in the checkpoint."""
+    return name
+
+
+def without_output(config: Config, name: str) -> str | None:
+    """Every tensor but the output matrix, which is the token embedding once more."""
+    return None if name == OUTPUT else name
+
+
+def without_tied_output(config: Config, name: str) -> str | None:
+    """Every tensor, but not an output matrix that config.json says is the token embedding."""
+    return None if name == OUTPUT and is_tied(config) else name
 
 
 def as_they_are(config: Config, name: str) -> Order | None:
@@ -78,12 +95,14 @@ class Family:
     ``sections`` whether it can tell those of a rotation by time, height and width. ``check`` refuses what else a GGUF
     could not express. ``first_metadata`` and ``metadata`` write the hyper-parameters, before and after the
     ``general.*`` keys. ``sizes``, ``whole`` and ``layer`` say which tensors there are (see ``layout``), ``tied``
-    whether the output may be the token embedding. ``columns`` gives the columns of a tensor of that name another
-    order, then ``transform`` turns it into some others, or none, and ``stacks`` are put together after that; what is
-    not called as in a GGUF then is mapped by the ``gguf`` package's table. ``extra`` adds tensors in front, under their
-    GGUF names. ``vocab`` reads the tokenizer files, one of the functions in ``convert.vocab``. ``ahead`` tells from
-    config.json and the names of the checkpoint's tensors (None: not known) how many layers follow the last, which
-    predict further tokens and are kept in the GGUF. ``chosen`` is for a name that stands for several kinds of GGUF.
+    whether the output may be the token embedding. ``kept_name`` says by a tensor's name whether the GGUF has it, and
+    under which name it is transformed: of one that is left out, not even shape and type are looked at. ``columns``
+    gives the columns of a tensor of that name another order, then ``transform`` turns it into some others, and
+    ``stacks`` are put together after that; what is not called as in a GGUF then is mapped by the ``gguf`` package's
+    table. ``extra`` adds tensors in front, under their GGUF names. ``vocab`` reads the tokenizer files, one of the
+    functions in ``convert.vocab``. ``ahead`` tells from config.json and the names of the checkpoint's tensors (None:
+    not known) how many layers follow the last, which predict further tokens and are kept in the GGUF. ``chosen`` is for
+    a name that stands for several kinds of GGUF.
     """
 
     names: tuple[str, ...]
@@ -100,6 +119,7 @@ class Family:
     whole: str | Callable[[Config], str] = WHOLE
     layer: Layer = DECODER
     tied: bool = True
+    kept_name: Callable[[Config, str], str | None] = every_name
     transform: Callable[[Config, Tensor], Iterable[Tensor]] = unchanged
     columns: Callable[[Config, str], Order | None] = as_they_are
     stacks: tuple[Stack, ...] = ()
@@ -130,6 +150,11 @@ class Family:
         values["rope_parameters"] = rope.mirrored(completed, self.rope_parameters(completed))
         values[AHEAD] = self.ahead(completed, names)
         return completed
+
+    def kept(self, config: Config, tensor: Tensor) -> Tensor | None:
+        """The tensor under the name by which it is transformed; None for one that the GGUF leaves out."""
+        name = self.kept_name(config, tensor.name)
+        return None if name is None else renamed(tensor, name)
 
     def check_config(self, config: Config) -> None:
         """Raise UnsupportedError or FormatError for what the GGUF could not express."""

@@ -13,13 +13,13 @@ from collections.abc import Iterable
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.family import Family
+from ggufrun.convert.arch.family import Family, without_output
 from ggufrun.convert.arch.hyper import base_metadata, file_type
 from ggufrun.convert.arch.layertypes import interleaved
 from ggufrun.convert.arch.layout import DECODER, decoder_sizes, n_layers
 from ggufrun.convert.arch.rope import PLAIN, SCALED, base_if_unusual, of_two_bases, rope, standard
 from ggufrun.convert.config import Config
-from ggufrun.convert.transforms import plus_one, renamed
+from ggufrun.convert.transforms import plus_one
 from ggufrun.convert.vocab import gemma2_vocabulary, gemma_vocabulary
 from ggufrun.errors import UnsupportedError
 
@@ -150,15 +150,13 @@ def gemma3_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
 
 
 def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
-    if tensor.name == "lm_head.weight":
-        # the token embedding once more
-        return
     yield plus_one(tensor) if tensor.name.endswith("norm.weight") else tensor
 
 
-def gemma3_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
-    if not tensor.name.removeprefix("model.").startswith(NOT_TEXT):
-        yield from transform(config, renamed(tensor, tensor.name.replace("language_model.", "")))
+def gemma3_name(config: Config, name: str) -> str | None:
+    if name.removeprefix("model.").startswith(NOT_TEXT):
+        return None
+    return without_output(config, name.replace("language_model.", ""))
 
 
 FAMILIES = (
@@ -173,6 +171,7 @@ FAMILIES = (
         metadata=gemma1_metadata,
         whole=EMBEDDING,
         layer=DECODER,
+        kept_name=without_output,
         transform=transform,
     ),
     Family(
@@ -186,6 +185,7 @@ FAMILIES = (
         metadata=gemma2_metadata,
         whole=EMBEDDING,
         layer=DECODER + POST_NORMS,
+        kept_name=without_output,
         transform=transform,
     ),
     Family(
@@ -199,6 +199,7 @@ FAMILIES = (
         metadata=gemma3_metadata,
         whole=EMBEDDING,
         layer=DECODER + POST_NORMS + HEAD_NORMS,
-        transform=gemma3_transform,
+        kept_name=gemma3_name,
+        transform=transform,
     ),
 )

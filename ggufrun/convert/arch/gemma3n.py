@@ -13,13 +13,13 @@ from collections.abc import Iterable
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.family import Family, Stack
+from ggufrun.convert.arch.family import Family, Stack, without_output
 from ggufrun.convert.arch.gemma import EMBEDDING, HEAD_NORMS, POST_NORMS
 from ggufrun.convert.arch.hyper import base_metadata
 from ggufrun.convert.arch.layertypes import WINDOW, interleaved, layer_types
 from ggufrun.convert.arch.layout import DECODER, Sizes, decoder_sizes, n_layers
 from ggufrun.convert.arch.rope import PLAIN, of_two_bases, rope
-from ggufrun.convert.arch.text import text_part
+from ggufrun.convert.arch.text import text_name
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import padded, renamed
 from ggufrun.convert.vocab import gemma2_vocabulary
@@ -148,15 +148,16 @@ def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     writer.add_sliding_window_pattern([kind == WINDOW for kind in layer_types(config)])
 
 
+def kept_name(config: Config, name: str) -> str | None:
+    text = text_name(config, name)
+    return text and without_output(config, text)
+
+
 def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
-    for text in text_part(tensor):
-        if text.name == "lm_head.weight":
-            # the token embedding once more
-            continue
-        if text.name in ("model.embed_tokens.weight", "model.embed_tokens_per_layer.weight"):
-            # tokens that stand for images and sound have no rows in all files
-            text = padded(text, config.integer("vocab_size"))
-        yield renamed(text, f"{text.name}.weight") if text.name.endswith("_scale") else text
+    if tensor.name in ("model.embed_tokens.weight", "model.embed_tokens_per_layer.weight"):
+        # tokens that stand for images and sound have no rows in all files
+        tensor = padded(tensor, config.integer("vocab_size"))
+    yield renamed(tensor, f"{tensor.name}.weight") if tensor.name.endswith("_scale") else tensor
 
 
 def _of_streams(part: str) -> Stack:
@@ -181,6 +182,7 @@ FAMILIES = (
         sizes=sizes,
         whole=WHOLE,
         layer=LAYER,
+        kept_name=kept_name,
         transform=transform,
         stacks=(_of_streams("altup_projections"), _of_streams("altup_unembed_projections")),
     ),

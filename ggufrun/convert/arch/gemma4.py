@@ -16,11 +16,11 @@ import numpy as np
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch.family import Family
 from ggufrun.convert.arch.gemma import EMBEDDING, POST_NORMS
+from ggufrun.convert.arch.gemma3n import kept_name
 from ggufrun.convert.arch.hyper import base_metadata
 from ggufrun.convert.arch.layertypes import FULL, WINDOW, interleaved, layer_types, window_metadata
 from ggufrun.convert.arch.layout import NORMS, Sizes, decoder_sizes, n_layers
 from ggufrun.convert.arch.rope import partial_factor
-from ggufrun.convert.arch.text import text_part
 from ggufrun.convert.config import Config
 from ggufrun.convert.gemma4vocab import gemma4_vocabulary
 from ggufrun.convert.transforms import constant, renamed
@@ -220,17 +220,16 @@ def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
 
 
 def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
-    for text in text_part(tensor):
-        stem, _, part = text.name.partition(".router.")
-        number = stem.rpartition(".")[2]
-        if part == "scale":
-            yield renamed(text, f"blk.{number}.ffn_gate_inp.scale")
-        elif part == "per_expert_scale":
-            yield renamed(text, f"blk.{number}.ffn_down_exps.scale")
-        elif text.name.endswith(("layer_scalar", ".experts.gate_up_proj", ".experts.down_proj")):
-            yield renamed(text, f"{text.name}.weight")
-        elif text.name != "lm_head.weight":
-            yield text
+    stem, _, part = tensor.name.partition(".router.")
+    number = stem.rpartition(".")[2]
+    if part == "scale":
+        yield renamed(tensor, f"blk.{number}.ffn_gate_inp.scale")
+    elif part == "per_expert_scale":
+        yield renamed(tensor, f"blk.{number}.ffn_down_exps.scale")
+    elif tensor.name.endswith(("layer_scalar", ".experts.gate_up_proj", ".experts.down_proj")):
+        yield renamed(tensor, f"{tensor.name}.weight")
+    else:
+        yield tensor
 
 
 def extra(config: Config) -> list[Tensor]:
@@ -252,6 +251,7 @@ FAMILIES = (
         sizes=sizes,
         whole=whole,
         layer=layer,
+        kept_name=kept_name,
         transform=transform,
         extra=extra,
     ),

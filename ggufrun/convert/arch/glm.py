@@ -6,18 +6,14 @@ Source of names and order: llama.cpp's ``conversion/chatglm.py`` and ``conversio
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import gguf
 
-from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch.family import Family
 from ggufrun.convert.arch.hyper import base_metadata, file_type
 from ggufrun.convert.arch.layout import ATTENTION, NORMS, Sizes, decoder_sizes, n_layers
 from ggufrun.convert.arch.rope import PLAIN, partial_factor, rope, standard
 from ggufrun.convert.config import Config
 from ggufrun.convert.glmvocab import chatglm_vocabulary, glm4_vocabulary
-from ggufrun.convert.transforms import renamed
 from ggufrun.errors import UnsupportedError
 
 GLM = {
@@ -107,9 +103,8 @@ def chatglm_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     writer.add_rope_freq_base(10000 * (config.number("rope_ratio") if config.has("rope_ratio") else 1))
 
 
-def chatglm_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
-    if not tensor.name.endswith("rotary_pos_emb.inv_freq"):
-        yield renamed(tensor, tensor.name.removeprefix("transformer."))
+def chatglm_name(config: Config, name: str) -> str | None:
+    return None if name.endswith("rotary_pos_emb.inv_freq") else name.removeprefix("transformer.")
 
 
 def check_glm(config: Config) -> None:
@@ -163,7 +158,7 @@ FAMILIES = (
         metadata=chatglm_metadata,
         sizes=chatglm_sizes,
         layer=CHATGLM,
-        transform=chatglm_transform,
+        kept_name=chatglm_name,
     ),
     Family(
         names=("GlmForCausalLM",),

@@ -18,6 +18,7 @@ from ggufrun.convert.arch import deepseek
 from ggufrun.convert.arch.ahead import ahead_metadata, layers_ahead, placed
 from ggufrun.convert.arch.family import Family, heads_if_null
 from ggufrun.convert.arch.hyper import base_metadata
+from ggufrun.convert.arch.latent import split_expansion
 from ggufrun.convert.arch.layout import (
     AHEAD,
     ATTENTION,
@@ -151,7 +152,7 @@ GUESSED = ((47, 154880), (48, 154880))
 
 def lite_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
     for changed in transform(config, placed(config, tensor)):
-        yield from deepseek.v2_transform(config, changed)
+        yield from split_expansion(config, changed)
 
 
 GLM4_MOE = Family(

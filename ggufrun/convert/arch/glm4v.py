@@ -16,7 +16,7 @@ from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch import glm, glm4moe, qwenvl
 from ggufrun.convert.arch.layout import decoder_sizes
 from ggufrun.convert.arch.rope import partial_factor
-from ggufrun.convert.arch.text import text_part
+from ggufrun.convert.arch.text import text_name
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import row_numbers, take_rows
 from ggufrun.errors import UnsupportedError
@@ -50,18 +50,11 @@ def rotated(config: Config) -> int:
 
 def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
     head, part = decoder_sizes(config)["head"], rotated(config)
-    for text in text_part(tensor):
-        if not text.name.endswith(ROTATED):
-            yield text
-            continue
-        rows = row_numbers(text, text.shape[0] // head, head)
-        pairs = rows[:, :part]
-        yield take_rows(text, np.concatenate([pairs[:, ::2], pairs[:, 1::2], rows[:, part:]], axis=1))
-
-
-def moe_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
-    for text in text_part(tensor):
-        yield from glm4moe.transform(config, text)
+    if not tensor.name.endswith(ROTATED):
+        return (tensor,)
+    rows = row_numbers(tensor, tensor.shape[0] // head, head)
+    pairs = rows[:, :part]
+    return (take_rows(tensor, np.concatenate([pairs[:, ::2], pairs[:, 1::2], rows[:, part:]], axis=1)),)
 
 
 FAMILIES = (
@@ -72,6 +65,7 @@ FAMILIES = (
         rope_parameters=qwenvl.positions(1e4, partial=0.5),
         sections=True,
         check=check,
+        kept_name=text_name,
         transform=transform,
     ),
     replace(
@@ -81,6 +75,6 @@ FAMILIES = (
         rope_parameters=qwenvl.positions(1e4, partial=0.5),
         sections=True,
         check=check_moe,
-        transform=moe_transform,
+        kept_name=text_name,
     ),
 )

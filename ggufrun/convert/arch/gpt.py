@@ -121,10 +121,12 @@ def neox_rope(config: Config) -> dict[str, Any]:
     return standard(partial=0.25)(Config(config.path, {**found, **config.values}))
 
 
+def gpt2_name(config: Config, name: str) -> str | None:
+    # not the causal mask, which early checkpoints carry
+    return None if name.endswith(NOT_WEIGHTS) else name
+
+
 def gpt2_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
-    if tensor.name.endswith(NOT_WEIGHTS):
-        # the causal mask, which early checkpoints carry
-        return
     turned = tensor.name.endswith(TURNED) and len(tensor.shape) == 2
     yield transposed(tensor) if turned else tensor
 
@@ -150,6 +152,7 @@ FAMILIES = (
         sizes=gpt2_sizes,
         whole=WHOLE + "output_norm.bias  width\nposition_embd  context width\n",
         layer=LAYER,
+        kept_name=gpt2_name,
         transform=gpt2_transform,
     ),
     Family(

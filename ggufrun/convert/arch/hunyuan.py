@@ -7,20 +7,18 @@ rotation once and for all, whatever the length of a text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import gguf
 
-from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch import qwenvl
-from ggufrun.convert.arch.family import Family, head_if_null, heads_if_null, is_tied
+from ggufrun.convert.arch.family import Family, head_if_null, heads_if_null, without_tied_output
 from ggufrun.convert.arch.hyper import base_metadata
 from ggufrun.convert.arch.layout import ATTENTION, DECODER, EXPERTS, NORMS, SHARED_EXPERT, Sizes, decoder_sizes
 from ggufrun.convert.arch.qwen import EXPERT_STACK, HEAD_NORMS
 from ggufrun.convert.arch.rope import kind, rope, standard
-from ggufrun.convert.arch.text import text_part
+from ggufrun.convert.arch.text import text_name
 from ggufrun.convert.config import Config
 from ggufrun.convert.hunyuanvocab import hunyuan_dense_vocabulary, hunyuan_moe_vocabulary
 from ggufrun.errors import FormatError, UnsupportedError
@@ -135,11 +133,6 @@ def _positions(config: Config, writer: gguf.GGUFWriter) -> None:
         writer.add_context_length(CONTEXT)
 
 
-def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
-    if not (tensor.name == "lm_head.weight" and is_tied(config)):
-        yield tensor
-
-
 def vl_positions(config: Config) -> dict[str, Any]:
     """Stretched ones, rotated in sections, which go by two names."""
     found = standard()(config)
@@ -165,9 +158,9 @@ def vl_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     writer.add_rope_scaling_orig_ctx_len(context)
 
 
-def vl_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
-    for text in text_part(tensor):
-        yield from transform(config, text)
+def vl_name(config: Config, name: str) -> str | None:
+    text = text_name(config, name)
+    return text and without_tied_output(config, text)
 
 
 DENSE_FAMILY = Family(
@@ -179,7 +172,7 @@ DENSE_FAMILY = Family(
     check=check,
     metadata=metadata,
     layer=DECODER + HEAD_NORMS,
-    transform=transform,
+    kept_name=without_tied_output,
 )
 
 FAMILIES = (
@@ -193,7 +186,7 @@ FAMILIES = (
         sections=True,
         check=check_vl,
         metadata=vl_metadata,
-        transform=vl_transform,
+        kept_name=vl_name,
     ),
     Family(
         names=("HunYuanMoEV1ForCausalLM",),
@@ -205,7 +198,7 @@ FAMILIES = (
         metadata=moe_metadata,
         sizes=moe_sizes,
         layer=NORMS + ATTENTION + HEAD_NORMS + EXPERTS + SHARED_EXPERT,
-        transform=transform,
+        kept_name=without_tied_output,
         stacks=(EXPERT_STACK,),
     ),
 )

@@ -18,6 +18,7 @@ from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch import deepseek
 from ggufrun.convert.arch.ahead import ahead_metadata, layers_ahead, placed
 from ggufrun.convert.arch.family import Family
+from ggufrun.convert.arch.latent import split_expansion
 from ggufrun.convert.arch.layout import PREDICTOR, Sizes, n_layers
 from ggufrun.convert.arch.rope import partial_factor
 from ggufrun.convert.config import Config
@@ -131,7 +132,7 @@ def glm_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
 def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
     if tensor.name.endswith(".e_score_correction_bias"):
         tensor = renamed(tensor, f"{tensor.name.removesuffix('_bias')}.bias")
-    yield from deepseek.v2_transform(config, placed(config, tensor))
+    return split_expansion(config, placed(config, tensor))
 
 
 V32 = replace(

@@ -17,7 +17,7 @@ from ggufrun.convert.arch import llama
 from ggufrun.convert.arch.experts import turned_experts
 from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, GATED, NORMS, SHARED_EXPERT, Sizes, decoder_sizes, n_layers
 from ggufrun.convert.arch.rope import standard
-from ggufrun.convert.arch.text import text_part
+from ggufrun.convert.arch.text import text_name
 from ggufrun.convert.config import Config
 from ggufrun.convert.vocab import bpe_vocabulary
 from ggufrun.errors import UnsupportedError
@@ -93,8 +93,7 @@ def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
 
 def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
     counts = sizes(config)
-    for text in text_part(tensor):
-        yield from turned_experts(text, counts["experts"], counts["expert"])
+    return turned_experts(tensor, counts["experts"], counts["expert"])
 
 
 FAMILIES = (
@@ -110,6 +109,7 @@ FAMILIES = (
         metadata=metadata,
         sizes=sizes,
         layer=layer,
+        kept_name=text_name,
         transform=transform,
     ),
 )

@@ -6,16 +6,13 @@ Source of names and order: llama.cpp's ``conversion/mistral3.py``; of defaults: 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import gguf
 
-from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch import llama
 from ggufrun.convert.arch.rope import SCALED, rope
 from ggufrun.convert.config import Config
-from ggufrun.convert.transforms import renamed
 from ggufrun.errors import UnsupportedError
 
 NOT_TEXT = ("vision_tower.", "multi_modal_projector.", "vision_encoder.", "patch_merger.")
@@ -47,9 +44,8 @@ def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
         writer.add_attn_temperature_scale(rope(config).number("llama_4_scaling_beta"))
 
 
-def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
-    if not tensor.name.removeprefix("model.").startswith(NOT_TEXT):
-        yield from llama.transform(config, renamed(tensor, tensor.name.replace("language_model.", "")))
+def kept_name(config: Config, name: str) -> str | None:
+    return None if name.removeprefix("model.").startswith(NOT_TEXT) else name.replace("language_model.", "")
 
 
 FAMILIES = (
@@ -61,6 +57,6 @@ FAMILIES = (
         scalings=SCALED,
         check=check,
         metadata=metadata,
-        transform=transform,
+        kept_name=kept_name,
     ),
 )

@@ -6,13 +6,11 @@ checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import gguf
 
-from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.family import Family, is_tied
+from ggufrun.convert.arch.family import Family, without_tied_output
 from ggufrun.convert.arch.hyper import base_metadata
 from ggufrun.convert.arch.layout import DECODER, decoder_sizes
 from ggufrun.convert.config import Config
@@ -47,11 +45,6 @@ def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     writer.add_value_length(head)
 
 
-def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
-    if not (tensor.name == "lm_head.weight" and is_tied(config)):
-        yield tensor
-
-
 FAMILIES = (
     Family(
         names=("PanguEmbeddedForCausalLM",),
@@ -60,6 +53,6 @@ FAMILIES = (
         check=check,
         metadata=metadata,
         layer=DECODER + "attn_output.bias  width\n",
-        transform=transform,
+        kept_name=without_tied_output,
     ),
 )

@@ -36,7 +36,7 @@ from ggufrun.convert.arch.layout import (
     n_layers,
 )
 from ggufrun.convert.arch.rope import partial_factor, rope, standard
-from ggufrun.convert.arch.text import text_part
+from ggufrun.convert.arch.text import text_name
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import Order, minus_exp, plus_one, renamed, row_numbers, squeezed, take_rows
 from ggufrun.convert.vocab import bpe_vocabulary
@@ -276,9 +276,8 @@ def _apart(config: Config, tensor: Tensor) -> Iterable[Tensor]:
 
 
 def transform35(config: Config, tensor: Tensor) -> Iterable[Tensor]:
-    for text in text_part(tensor):
-        order = _row_order(config, text)
-        yield from transform(config, text if order is None else take_rows(text, order, text.shape))
+    order = _row_order(config, tensor)
+    return transform(config, tensor if order is None else take_rows(tensor, order, tensor.shape))
 
 
 def value_order(config: Config, head: int) -> Order:
@@ -333,6 +332,7 @@ QWEN35_FAMILY = Family(
     metadata=metadata35,
     sizes=sizes,
     layer=dense_layer,
+    kept_name=text_name,
     transform=transform35,
     columns=columns35,
     ahead=layers_ahead,

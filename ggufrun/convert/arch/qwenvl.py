@@ -21,7 +21,7 @@ from ggufrun.convert.arch.family import Family, heads_if_null
 from ggufrun.convert.arch.hyper import base_metadata
 from ggufrun.convert.arch.layout import ATTENTION, DECODER, EXPERTS, NORMS, n_layers
 from ggufrun.convert.arch.rope import rope, standard
-from ggufrun.convert.arch.text import text_part
+from ggufrun.convert.arch.text import text_name
 from ggufrun.convert.config import Config
 from ggufrun.convert.tokenizerfiles import TokenizerFiles
 from ggufrun.convert.vocab import bpe_vocabulary
@@ -142,14 +142,9 @@ def moe_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     writer.add_num_deepstack_layers(deepstack(config))
 
 
-def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
-    return text_part(tensor)
-
-
 def moe_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
     sizes = qwen.moe_sizes(config)
-    for text in text_part(tensor):
-        yield from turned_experts(text, sizes["experts"], sizes["expert"])
+    return turned_experts(tensor, sizes["experts"], sizes["expert"])
 
 
 def omni_vocabulary(folder: Path, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None = None) -> Original:
@@ -179,7 +174,7 @@ QWEN2VL = Family(
     rope_parameters=positions(1e6),
     sections=True,
     check=check,
-    transform=transform,
+    kept_name=text_name,
 )
 
 QWEN3VL_MOE = replace(

@@ -5,10 +5,7 @@ Source of the names: ``TextModel.filter_tensors`` in llama.cpp's ``conversion/ba
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.transforms import renamed
+from ggufrun.convert.config import Config
 
 WITHIN = (
     "visual.", "vision.", "audio.", "talker.", "vision_", "audio_", "token2wav.", "code2wav.", "projector.",
@@ -24,7 +21,8 @@ FRONT = (
 """What they begin with."""
 
 
-def text_part(tensor: Tensor) -> Iterable[Tensor]:
-    """The tensor under the name that a model of text alone gives it; nothing for one of another part."""
-    if not tensor.name.startswith(FRONT) and not any(part in tensor.name for part in WITHIN):
-        yield renamed(tensor, tensor.name.removeprefix("thinker.").replace("language_model.", ""))
+def text_name(config: Config, name: str) -> str | None:
+    """The name that a model of text alone gives a tensor; None for one of another part."""
+    if name.startswith(FRONT) or any(part in name for part in WITHIN):
+        return None
+    return name.removeprefix("thinker.").replace("language_model.", "")
