@@ -83,6 +83,12 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    passed = [report.nodeid for report in terminalreporter.stats.get("passed", [])]
+    if count := sum("::test_published_layout[" in name for name in passed):
+        terminalreporter.write_line(f"{count} published layouts planned")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record", action="store_true", help="Write the oracle's fresh answers to tests/golden.")
 

@@ -12,6 +12,7 @@ import gguf
 
 from ggufrun.checkpoint import gguffile
 from ggufrun.checkpoint.adapter import AdapterRequest
+from ggufrun.checkpoint.collector import paused
 from ggufrun.checkpoint.ggufchecks import check_hyperparameters, check_is_model
 from ggufrun.checkpoint.gguffile import Kind, Value
 from ggufrun.checkpoint.ggufsource import GGUFSource
@@ -67,6 +68,7 @@ class Plan:
         self.source.close()
 
 
+@paused()
 def plan_convert(
     folder: Path,
     file_types: Sequence[FileType],

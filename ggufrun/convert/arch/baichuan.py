@@ -58,7 +58,11 @@ def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
 
 FAMILIES = (
     Family(
-        names=("BaichuanForCausalLM", "BaiChuanForCausalLM"),
+        names={
+            "BaichuanForCausalLM": ("baichuan-inc/Baichuan2-7B-Chat",),
+            "BaiChuanForCausalLM": ("baichuan-inc/Baichuan-7B",),
+        },
+        title="Baichuan 1 and 2",
         arch=gguf.MODEL_ARCH.BAICHUAN,
         scalings=PLAIN,
         check=check,

@@ -134,7 +134,8 @@ def v2_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
 
 FAMILIES = (
     Family(
-        names=("BailingMoeForCausalLM",),
+        names={"BailingMoeForCausalLM": ("inclusionAI/Ling-lite",)},
+        title="Ling 1",
         arch=gguf.MODEL_ARCH.BAILINGMOE,
         vocab=bpe_vocabulary,
         defaults={"first_k_dense_replace": 0},
@@ -147,7 +148,8 @@ FAMILIES = (
         stacks=(qwen.EXPERT_STACK,),
     ),
     Family(
-        names=("BailingMoeV2ForCausalLM",),
+        names={"BailingMoeV2ForCausalLM": ("inclusionAI/Ling-mini-2.0",)},
+        title="Ling 2",
         arch=gguf.MODEL_ARCH.BAILINGMOE2,
         vocab=bpe_vocabulary,
         defaults={"routed_scaling_factor": 1.0, "score_function": "sigmoid"},

@@ -107,7 +107,8 @@ def metadata2(config: Config, writer: gguf.GGUFWriter) -> None:
 
 FAMILIES = (
     Family(
-        names=("Cohere2ForCausalLM",),
+        names={"Cohere2ForCausalLM": ("CohereLabs/c4ai-command-r7b-12-2024",)},
+        title="Command R7B, Command A",
         arch=gguf.MODEL_ARCH.COHERE2,
         vocab=bpe_vocabulary,
         defaults=COHERE2,
@@ -120,7 +121,8 @@ FAMILIES = (
         kept_name=without_output,
     ),
     Family(
-        names=("CohereForCausalLM",),
+        names={"CohereForCausalLM": ("CohereLabs/aya-23-8B",)},
+        title="Command R, Aya",
         arch=gguf.MODEL_ARCH.COMMAND_R,
         vocab=bpe_vocabulary,
         defaults=DEFAULTS,

@@ -222,7 +222,8 @@ def kimi_name(config: Config, name: str) -> str | None:
 LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
 
 V2_FAMILY = Family(
-    names=("DeepseekV2ForCausalLM",),
+    names={"DeepseekV2ForCausalLM": ("deepseek-ai/DeepSeek-V2-Lite",)},
+    title="DeepSeek-V2, V2.5, Coder-V2",
     arch=gguf.MODEL_ARCH.DEEPSEEK2,
     vocab=deepseek_vocabulary,
     defaults=V2,
@@ -238,7 +239,8 @@ V2_FAMILY = Family(
 
 V3_FAMILY = replace(
     V2_FAMILY,
-    names=("DeepseekV3ForCausalLM",),
+    names={"DeepseekV3ForCausalLM": ("deepseek-ai/DeepSeek-V3",)},
+    title="DeepSeek-V3, R1, Kimi-K2, Moonlight",
     defaults=V3,
     check=check_v3,
     layer=v3_layer,
@@ -248,7 +250,8 @@ V3_FAMILY = replace(
 
 FAMILIES = (
     Family(
-        names=("DeepseekForCausalLM",),
+        names={"DeepseekForCausalLM": ("deepseek-ai/deepseek-moe-16b-chat",)},
+        title="DeepSeek-MoE",
         arch=gguf.MODEL_ARCH.DEEPSEEK,
         scalings=PLAIN,
         check=check_v1,
@@ -260,10 +263,16 @@ FAMILIES = (
     ),
     V2_FAMILY,
     V3_FAMILY,
-    replace(V3_FAMILY, names=("KimiK25ForConditionalGeneration",), kept_name=kimi_name),
     replace(
         V3_FAMILY,
-        names=("KimiVLForConditionalGeneration",),
+        names={"KimiK25ForConditionalGeneration": ("moonshotai/Kimi-K2.5",)},
+        title="Kimi-K2.5",
+        kept_name=kimi_name,
+    ),
+    replace(
+        V3_FAMILY,
+        names={"KimiVLForConditionalGeneration": ("moonshotai/Kimi-VL-A3B-Instruct",)},
+        title="Kimi-VL",
         # transformers does not know it, so that nothing completes its file
         defaults={key: value for key, value in V3.items() if key != "head_dim"},
         rope_parameters=as_written,

@@ -137,7 +137,8 @@ EXPERT_STACK = Stack(
 
 FAMILIES = (
     Family(
-        names=("Ernie4_5_MoeForCausalLM",),
+        names={"Ernie4_5_MoeForCausalLM": ("baidu/ERNIE-4.5-21B-A3B-PT",)},
+        title="ERNIE 4.5, mixtures",
         arch=gguf.MODEL_ARCH.ERNIE4_5_MOE,
         vocab=llama_vocabulary,
         defaults=MOE,
@@ -151,7 +152,11 @@ FAMILIES = (
         stacks=(EXPERT_STACK,),
     ),
     Family(
-        names=("Ernie4_5_ForCausalLM", "Ernie4_5ForCausalLM"),
+        names={
+            "Ernie4_5_ForCausalLM": ("baidu/ERNIE-4.5-0.3B-PT",),
+            "Ernie4_5ForCausalLM": ("baidu/ERNIE-4.5-0.3B-PT",),
+        },
+        title="ERNIE 4.5",
         arch=gguf.MODEL_ARCH.ERNIE4_5,
         vocab=llama_vocabulary,
         defaults=DEFAULTS,

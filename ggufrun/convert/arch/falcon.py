@@ -100,7 +100,11 @@ def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
 
 FAMILIES = (
     Family(
-        names=("FalconForCausalLM", "RWForCausalLM"),
+        names={
+            "FalconForCausalLM": ("tiiuae/falcon-7b",),
+            "RWForCausalLM": ("h2oai/h2ogpt-gm-oasst1-en-2048-falcon-7b-v3",),
+        },
+        title="Falcon",
         arch=gguf.MODEL_ARCH.FALCON,
         vocab=bpe_vocabulary,
         defaults=DEFAULTS,

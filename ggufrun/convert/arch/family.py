@@ -86,10 +86,12 @@ class Stack:
 
 @dataclass(frozen=True)
 class Family:
-    """What it takes to map checkpoints of one family. Only the first two fields have no defaults.
+    """What it takes to map checkpoints of one family. Only the first three fields have no defaults.
 
-    ``names`` are the architectures of config.json, ``arch`` is what llama.cpp calls the family; where the ``gguf``
-    package does not know it, ``arch`` has the same tensors and ``arch_name`` is its name. ``defaults`` stand for
+    ``names`` are the architectures of config.json, each with published checkpoints that give it, as examples;
+    ``title`` is what people call the family, ``arch`` what llama.cpp calls it; where the ``gguf`` package does not know
+    it, ``arch`` has the same tensors and ``arch_name`` is its name. ``left_out`` names the parts of a checkpoint that
+    do not become part of the GGUF. ``defaults`` stand for
     keys that a config.json leaves out, as transformers has them; one that is a function also replaces null.
     ``rope_parameters`` completes the description of positions, ``scalings`` are those a GGUF of the family can tell,
     ``sections`` whether it can tell those of a rotation by time, height and width. ``check`` refuses what else a GGUF
@@ -105,9 +107,11 @@ class Family:
     a name that stands for several kinds of GGUF.
     """
 
-    names: tuple[str, ...]
+    names: Mapping[str, tuple[str, ...]]
+    title: str
     arch: gguf.MODEL_ARCH
     arch_name: str = ""
+    left_out: tuple[str, ...] = ()
     defaults: Mapping[str, Any | Callable[[Config], Any]] = field(default_factory=dict)
     rope_parameters: rope.Standard = rope.as_written
     scalings: tuple[str, ...] = rope.SCALED

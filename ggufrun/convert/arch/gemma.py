@@ -161,7 +161,8 @@ def gemma3_name(config: Config, name: str) -> str | None:
 
 FAMILIES = (
     Family(
-        names=("GemmaForCausalLM",),
+        names={"GemmaForCausalLM": ("google/gemma-2b-it",)},
+        title="Gemma 1",
         arch=gguf.MODEL_ARCH.GEMMA,
         vocab=gemma_vocabulary,
         defaults=GEMMA,
@@ -175,7 +176,8 @@ FAMILIES = (
         transform=transform,
     ),
     Family(
-        names=("Gemma2ForCausalLM",),
+        names={"Gemma2ForCausalLM": ("google/gemma-2-2b-it",)},
+        title="Gemma 2",
         arch=gguf.MODEL_ARCH.GEMMA2,
         vocab=gemma2_vocabulary,
         defaults=GEMMA2,
@@ -189,7 +191,11 @@ FAMILIES = (
         transform=transform,
     ),
     Family(
-        names=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+        names={
+            "Gemma3ForCausalLM": ("google/gemma-3-1b-it",),
+            "Gemma3ForConditionalGeneration": ("google/gemma-3-4b-it",),
+        },
+        title="Gemma 3",
         arch=gguf.MODEL_ARCH.GEMMA3,
         vocab=gemma2_vocabulary,
         defaults=GEMMA3,

@@ -171,7 +171,11 @@ def _of_streams(part: str) -> Stack:
 
 FAMILIES = (
     Family(
-        names=("Gemma3nForCausalLM", "Gemma3nForConditionalGeneration"),
+        names={
+            "Gemma3nForCausalLM": ("google/gemma-3n-E2B-it",),
+            "Gemma3nForConditionalGeneration": ("google/gemma-3n-E4B-it",),
+        },
+        title="Gemma 3n",
         arch=gguf.MODEL_ARCH.GEMMA3N,
         vocab=gemma2_vocabulary,
         defaults=DEFAULTS,

@@ -240,7 +240,11 @@ def extra(config: Config) -> list[Tensor]:
 
 FAMILIES = (
     Family(
-        names=("Gemma4ForCausalLM", "Gemma4ForConditionalGeneration"),
+        names={
+            "Gemma4ForCausalLM": ("google/gemma-4-31B-it",),
+            "Gemma4ForConditionalGeneration": ("google/gemma-4-31B-it",),
+        },
+        title="Gemma 4",
         arch=gguf.MODEL_ARCH.GEMMA4,
         vocab=gemma4_vocabulary,
         defaults=DEFAULTS,

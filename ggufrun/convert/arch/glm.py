@@ -137,7 +137,8 @@ def glm4_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
 
 
 GLM4_FAMILY = Family(
-    names=("Glm4ForCausalLM",),
+    names={"Glm4ForCausalLM": ("zai-org/GLM-4-9B-0414",)},
+    title="GLM-4-0414, GLM-Z1",
     arch=gguf.MODEL_ARCH.GLM4,
     vocab=glm4_vocabulary,
     defaults=GLM,
@@ -150,7 +151,11 @@ GLM4_FAMILY = Family(
 
 FAMILIES = (
     Family(
-        names=("ChatGLMModel", "ChatGLMForConditionalGeneration"),
+        names={
+            "ChatGLMModel": ("THUDM/chatglm3-6b",),
+            "ChatGLMForConditionalGeneration": ("zai-org/codegeex4-all-9b",),
+        },
+        title="ChatGLM2, ChatGLM3, GLM-4",
         arch=gguf.MODEL_ARCH.CHATGLM,
         vocab=chatglm_vocabulary,
         scalings=PLAIN,
@@ -161,7 +166,8 @@ FAMILIES = (
         kept_name=chatglm_name,
     ),
     Family(
-        names=("GlmForCausalLM",),
+        names={"GlmForCausalLM": ("zai-org/glm-4-9b-chat-hf",)},
+        title="GLM-4 as transformers has it",
         arch=gguf.MODEL_ARCH.CHATGLM,
         vocab=chatglm_vocabulary,
         defaults=GLM,

@@ -156,7 +156,8 @@ def lite_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
 
 
 GLM4_MOE = Family(
-    names=("Glm4MoeForCausalLM",),
+    names={"Glm4MoeForCausalLM": ("zai-org/GLM-4.5-Air",)},
+    title="GLM-4.5, 4.6, 4.7",
     arch=gguf.MODEL_ARCH.GLM4_MOE,
     vocab=glm4_moe_vocabulary,
     defaults=DEFAULTS,
@@ -174,7 +175,8 @@ FAMILIES = (
     GLM4_MOE,
     replace(
         deepseek.V2_FAMILY,
-        names=("Glm4MoeLiteForCausalLM",),
+        names={"Glm4MoeLiteForCausalLM": ("zai-org/GLM-4.7-Flash",)},
+        title="GLM-4.7-Flash",
         vocab=glm4_moe_vocabulary,
         defaults=LITE,
         check=deepseek.check_v3,

@@ -60,7 +60,8 @@ def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
 FAMILIES = (
     replace(
         glm.GLM4_FAMILY,
-        names=("Glm4vForConditionalGeneration",),
+        names={"Glm4vForConditionalGeneration": ("zai-org/GLM-4.1V-9B-Thinking",)},
+        title="GLM-4.1V, GLM-4.6V-Flash",
         defaults=DENSE,
         rope_parameters=qwenvl.positions(1e4, partial=0.5),
         sections=True,
@@ -70,7 +71,8 @@ FAMILIES = (
     ),
     replace(
         glm4moe.GLM4_MOE,
-        names=("Glm4vMoeForConditionalGeneration",),
+        names={"Glm4vMoeForConditionalGeneration": ("zai-org/GLM-4.5V",)},
+        title="GLM-4.5V, GLM-4.6V",
         defaults=MOE,
         rope_parameters=qwenvl.positions(1e4, partial=0.5),
         sections=True,

@@ -142,7 +142,8 @@ def neox_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
 
 FAMILIES = (
     Family(
-        names=("GPT2LMHeadModel",),
+        names={"GPT2LMHeadModel": ("openai-community/gpt2",)},
+        title="GPT-2",
         arch=gguf.MODEL_ARCH.GPT2,
         vocab=bpe_vocabulary,
         defaults=GPT2,
@@ -156,7 +157,8 @@ FAMILIES = (
         transform=gpt2_transform,
     ),
     Family(
-        names=("GPTNeoXForCausalLM",),
+        names={"GPTNeoXForCausalLM": ("EleutherAI/pythia-70m",)},
+        title="GPT-NeoX, Pythia",
         arch=gguf.MODEL_ARCH.GPTNEOX,
         vocab=bpe_vocabulary,
         defaults=NEOX,

@@ -110,7 +110,8 @@ def _halves(config: Config, tensor: Tensor) -> Iterable[Tensor]:
 
 FAMILIES = (
     Family(
-        names=("GptOssForCausalLM",),
+        names={"GptOssForCausalLM": ("openai/gpt-oss-20b",)},
+        title="gpt-oss",
         arch=gguf.MODEL_ARCH.GPT_OSS,
         vocab=bpe_vocabulary,
         defaults=DEFAULTS,

@@ -107,7 +107,11 @@ TOGETHER = re.compile(r"model\.layers\.(\d{1,9})\.(block_sparse_moe|shared_mlp)\
 FAMILIES = (
     replace(
         llama.LLAMA,
-        names=("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"),
+        names={
+            "GraniteMoeForCausalLM": ("ibm-granite/granite-3.1-3b-a800m-instruct",),
+            "GraniteMoeSharedForCausalLM": ("ibm-research/moe-7b-1b-active-shared-experts",),
+        },
+        title="Granite 3, mixtures",
         arch=gguf.MODEL_ARCH.GRANITE_MOE,
         vocab=llama_vocabulary,
         defaults=MOE,
@@ -119,7 +123,8 @@ FAMILIES = (
     ),
     replace(
         llama.LLAMA,
-        names=("GraniteForCausalLM",),
+        names={"GraniteForCausalLM": ("ibm-granite/granite-3.3-2b-instruct",)},
+        title="Granite 3",
         arch=gguf.MODEL_ARCH.GRANITE,
         vocab=llama_vocabulary,
         defaults=DEFAULTS,

@@ -141,7 +141,8 @@ def chosen(config: Config) -> Family:
 
 HYBRID = replace(
     llama.LLAMA,
-    names=("GraniteMoeHybridForCausalLM",),
+    names={"GraniteMoeHybridForCausalLM": ("ibm-granite/granite-4.0-h-tiny",)},
+    title="Granite 4",
     arch=gguf.MODEL_ARCH.GRANITE_HYBRID,
     vocab=bpe_vocabulary,
     defaults=DEFAULTS,

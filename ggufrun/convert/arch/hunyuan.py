@@ -164,7 +164,8 @@ def vl_name(config: Config, name: str) -> str | None:
 
 
 DENSE_FAMILY = Family(
-    names=("HunYuanDenseV1ForCausalLM",),
+    names={"HunYuanDenseV1ForCausalLM": ("tencent/Hunyuan-4B-Instruct",)},
+    title="Hunyuan",
     arch=gguf.MODEL_ARCH.HUNYUAN_DENSE,
     vocab=hunyuan_dense_vocabulary,
     defaults=DENSE,
@@ -179,7 +180,8 @@ FAMILIES = (
     DENSE_FAMILY,
     replace(
         DENSE_FAMILY,
-        names=("HunYuanVLForConditionalGeneration",),
+        names={"HunYuanVLForConditionalGeneration": ("tencent/HunyuanOCR",)},
+        title="HunyuanOCR",
         arch=gguf.MODEL_ARCH.HUNYUAN_VL,
         rope_parameters=vl_positions,
         scalings=("xdrope",),
@@ -189,7 +191,8 @@ FAMILIES = (
         kept_name=vl_name,
     ),
     Family(
-        names=("HunYuanMoEV1ForCausalLM",),
+        names={"HunYuanMoEV1ForCausalLM": ("tencent/Hunyuan-A13B-Instruct",)},
+        title="Hunyuan, mixtures",
         arch=gguf.MODEL_ARCH.HUNYUAN_MOE,
         vocab=hunyuan_moe_vocabulary,
         defaults=MOE,

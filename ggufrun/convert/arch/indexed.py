@@ -137,7 +137,8 @@ def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
 
 V32 = replace(
     deepseek.V2_FAMILY,
-    names=("DeepseekV32ForCausalLM",),
+    names={"DeepseekV32ForCausalLM": ("deepseek-ai/DeepSeek-V3.2-Exp",)},
+    title="DeepSeek-V3.2",
     # the published package does not know the name, and the other family has the same tensors
     arch=gguf.MODEL_ARCH.GLM_DSA,
     arch_name="deepseek32",
@@ -155,7 +156,8 @@ FAMILIES: tuple[Family, ...] = (
     V32,
     replace(
         V32,
-        names=("GlmMoeDsaForCausalLM",),
+        names={"GlmMoeDsaForCausalLM": ("zai-org/GLM-5.2",)},
+        title="GLM-5",
         arch_name="",
         vocab=glm4_moe_vocabulary,
         defaults=GLM,

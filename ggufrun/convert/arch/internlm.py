@@ -56,7 +56,8 @@ def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
 
 FAMILIES = (
     Family(
-        names=("InternLM2ForCausalLM",),
+        names={"InternLM2ForCausalLM": ("internlm/internlm2-chat-7b",)},
+        title="InternLM 2, 2.5",
         arch=gguf.MODEL_ARCH.INTERNLM2,
         vocab=internlm2_vocabulary,
         check=check,
@@ -66,7 +67,8 @@ FAMILIES = (
     ),
     replace(
         llama.LLAMA,
-        names=("InternLM3ForCausalLM",),
+        names={"InternLM3ForCausalLM": ("internlm/internlm3-8b-instruct",)},
+        title="InternLM 3",
         vocab=internlm3_vocabulary,
         defaults=INTERNLM3,
         scalings=SCALED,

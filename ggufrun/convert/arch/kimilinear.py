@@ -162,7 +162,11 @@ def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
 
 FAMILIES = (
     Family(
-        names=("KimiLinearForCausalLM", "KimiLinearModel"),
+        names={
+            "KimiLinearForCausalLM": ("moonshotai/Kimi-Linear-48B-A3B-Instruct",),
+            "KimiLinearModel": ("moonshotai/Kimi-Linear-48B-A3B-Instruct",),
+        },
+        title="Kimi-Linear",
         arch=gguf.MODEL_ARCH.KIMI_LINEAR,
         vocab=kimi_linear_vocabulary,
         defaults=DEFAULTS,

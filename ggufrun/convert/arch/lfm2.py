@@ -169,7 +169,8 @@ def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
 
 
 LFM2 = Family(
-    names=("Lfm2ForCausalLM", "LFM2ForCausalLM"),
+    names={"Lfm2ForCausalLM": ("LiquidAI/LFM2-1.2B",), "LFM2ForCausalLM": ("LiquidAI/LFM2-1.2B",)},
+    title="LFM2",
     arch=gguf.MODEL_ARCH.LFM2,
     vocab=bpe_vocabulary,
     defaults=DENSE,
@@ -186,7 +187,8 @@ FAMILIES = (
     LFM2,
     replace(
         LFM2,
-        names=("Lfm2MoeForCausalLM",),
+        names={"Lfm2MoeForCausalLM": ("LiquidAI/LFM2-8B-A1B",)},
+        title="LFM2, mixtures",
         arch=gguf.MODEL_ARCH.LFM2MOE,
         defaults=MOE,
         check=check_moe,

@@ -97,7 +97,18 @@ def check_smollm3(config: Config) -> None:
 
 
 LLAMA = Family(
-    names=("LlamaForCausalLM", "LLaMAForCausalLM"),
+    names={
+        "LlamaForCausalLM": (
+            "meta-llama/Llama-2-7b-hf",
+            "hfl/chinese-llama-2-7b",
+            "hfl/chinese-alpaca-2-7b-64k",
+            "FlagAlpha/Atom-7B-Chat",
+            "01-ai/Yi-1.5-9B-Chat",
+            "meta-llama/Llama-3.2-1B-Instruct",
+        ),
+        "LLaMAForCausalLM": ("decapoda-research/llama-7b-hf",),
+    },
+    title="Llama 1 to 3, Chinese-LLaMA and Alpaca, Atom, Yi, DeepSeek LLM",
     arch=gguf.MODEL_ARCH.LLAMA,
     vocab=llama_vocabulary,
     defaults=DEFAULTS,
@@ -112,10 +123,16 @@ LLAMA = Family(
 
 FAMILIES = (
     LLAMA,
-    replace(LLAMA, names=("MistralForCausalLM",), defaults=MISTRAL),
     replace(
         LLAMA,
-        names=("MixtralForCausalLM",),
+        names={"MistralForCausalLM": ("mistralai/Mistral-7B-Instruct-v0.3", "mistralai/Mistral-Nemo-Instruct-2407")},
+        title="Mistral",
+        defaults=MISTRAL,
+    ),
+    replace(
+        LLAMA,
+        names={"MixtralForCausalLM": ("mistralai/Mixtral-8x7B-v0.1", "hfl/chinese-mixtral-instruct")},
+        title="Mixtral",
         defaults=MIXTRAL,
         rope_parameters=standard(theta=1e6),
         sizes=mixtral_sizes,
@@ -131,7 +148,8 @@ FAMILIES = (
     ),
     replace(
         LLAMA,
-        names=("SmolLM3ForCausalLM",),
+        names={"SmolLM3ForCausalLM": ("HuggingFaceTB/SmolLM3-3B",)},
+        title="SmolLM3",
         arch=gguf.MODEL_ARCH.SMOLLM3,
         defaults=SMOLLM3,
         rope_parameters=standard(theta=2e6),

@@ -99,7 +99,14 @@ def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
 FAMILIES = (
     replace(
         llama.LLAMA,
-        names=("Llama4ForConditionalGeneration", "Llama4ForCausalLM"),
+        names={
+            "Llama4ForConditionalGeneration": (
+                "meta-llama/Llama-4-Scout-17B-16E-Instruct",
+                "meta-llama/Llama-4-Maverick-17B-128E-Instruct",
+            ),
+            "Llama4ForCausalLM": ("facebook/MobileLLM-R1-950M",),
+        },
+        title="Llama 4",
         arch=gguf.MODEL_ARCH.LLAMA4,
         vocab=bpe_vocabulary,
         defaults=DEFAULTS,

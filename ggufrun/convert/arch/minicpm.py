@@ -39,7 +39,8 @@ def extra(config: Config) -> list[Tensor]:
 
 FAMILIES = (
     Family(
-        names=("MiniCPMForCausalLM",),
+        names={"MiniCPMForCausalLM": ("openbmb/MiniCPM-2B-sft-bf16",)},
+        title="MiniCPM 1, 2, 4",
         arch=gguf.MODEL_ARCH.MINICPM,
         defaults={"tie_word_embeddings": True},
         scalings=(*SCALED, "longrope"),

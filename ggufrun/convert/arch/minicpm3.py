@@ -87,7 +87,8 @@ def extra(config: Config) -> list[Tensor]:
 
 FAMILIES = (
     Family(
-        names=("MiniCPM3ForCausalLM",),
+        names={"MiniCPM3ForCausalLM": ("openbmb/MiniCPM3-4B",)},
+        title="MiniCPM 3",
         arch=gguf.MODEL_ARCH.MINICPM3,
         defaults=DEFAULTS,
         rope_parameters=standard(),

@@ -51,7 +51,11 @@ def kept_name(config: Config, name: str) -> str | None:
 FAMILIES = (
     replace(
         llama.LLAMA,
-        names=("Mistral3ForConditionalGeneration", "Ministral3ForCausalLM"),
+        names={
+            "Mistral3ForConditionalGeneration": ("mistralai/Mistral-Small-3.1-24B-Instruct-2503",),
+            "Ministral3ForCausalLM": ("mistralai/Ministral-3-8B-Instruct-2512",),
+        },
+        title="Mistral Small 3.1, Ministral 3",
         arch=gguf.MODEL_ARCH.MISTRAL3,
         defaults=llama.MISTRAL,
         scalings=SCALED,

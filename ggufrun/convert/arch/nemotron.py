@@ -95,7 +95,8 @@ def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
 
 FAMILIES = (
     Family(
-        names=("NemotronForCausalLM",),
+        names={"NemotronForCausalLM": ("nvidia/Minitron-4B-Base",)},
+        title="Nemotron, Minitron",
         arch=gguf.MODEL_ARCH.NEMOTRON,
         vocab=nemotron_vocabulary,
         defaults=DEFAULTS,

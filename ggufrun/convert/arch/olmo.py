@@ -104,7 +104,8 @@ def olmoe_sizes(config: Config) -> Sizes:
 
 FAMILIES = (
     Family(
-        names=("Olmo2ForCausalLM",),
+        names={"Olmo2ForCausalLM": ("allenai/OLMo-2-1124-7B-Instruct",)},
+        title="OLMo 2",
         arch=gguf.MODEL_ARCH.OLMO2,
         vocab=bpe_vocabulary,
         defaults=DEFAULTS,
@@ -114,7 +115,8 @@ FAMILIES = (
         tied=False,
     ),
     Family(
-        names=("Olmo3ForCausalLM",),
+        names={"Olmo3ForCausalLM": ("allenai/Olmo-3-7B-Instruct",)},
+        title="OLMo 3",
         arch=gguf.MODEL_ARCH.OLMO2,
         vocab=bpe_vocabulary,
         defaults=OLMO3,
@@ -125,7 +127,8 @@ FAMILIES = (
         tied=False,
     ),
     Family(
-        names=("OlmoeForCausalLM",),
+        names={"OlmoeForCausalLM": ("allenai/OLMoE-1B-7B-0924",)},
+        title="OLMoE",
         arch=gguf.MODEL_ARCH.OLMOE,
         vocab=bpe_vocabulary,
         defaults=OLMOE,

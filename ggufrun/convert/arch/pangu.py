@@ -47,7 +47,8 @@ def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
 
 FAMILIES = (
     Family(
-        names=("PanguEmbeddedForCausalLM",),
+        names={"PanguEmbeddedForCausalLM": ("FreedomIntelligence/openPangu-Embedded-7B-V1.1",)},
+        title="openPangu",
         arch=gguf.MODEL_ARCH.PANGU_EMBED,
         vocab=pangu_vocabulary,
         check=check,

@@ -170,7 +170,8 @@ def phi3_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
 
 FAMILIES = (
     Family(
-        names=("PhiForCausalLM",),
+        names={"PhiForCausalLM": ("microsoft/phi-2",)},
+        title="Phi 1, 1.5, 2",
         arch=gguf.MODEL_ARCH.PHI2,
         vocab=bpe_vocabulary,
         defaults=PHI,
@@ -183,7 +184,8 @@ FAMILIES = (
         tied=False,
     ),
     Family(
-        names=("Phi3ForCausalLM",),
+        names={"Phi3ForCausalLM": ("microsoft/Phi-3-mini-4k-instruct",)},
+        title="Phi 3, 3.5, 4",
         arch=gguf.MODEL_ARCH.PHI3,
         vocab=phi3_vocabulary,
         defaults=PHI3,

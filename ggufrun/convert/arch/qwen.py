@@ -150,7 +150,8 @@ def moe_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     base_metadata(config, writer)
     writer.add_expert_feed_forward_length(config.integer("moe_intermediate_size"))
     if config.has("shared_expert_intermediate_size"):
-        writer.add_expert_shared_feed_forward_length(config.integer("shared_expert_intermediate_size"))
+        # 0 in Qwen3-Coder, which has no shared experts
+        writer.add_expert_shared_feed_forward_length(config.integer("shared_expert_intermediate_size", low=0))
 
 
 def split_experts(config: Config, tensor: Tensor) -> Iterable[Tensor]:
@@ -174,7 +175,8 @@ EXPERT_STACK = Stack(
 
 FAMILIES = (
     Family(
-        names=("QWenLMHeadModel",),
+        names={"QWenLMHeadModel": ("Qwen/Qwen-7B-Chat",)},
+        title="Qwen 1",
         arch=gguf.MODEL_ARCH.QWEN,
         vocab=qwen_vocabulary,
         check=check_qwen1,
@@ -184,7 +186,15 @@ FAMILIES = (
         tied=False,
     ),
     Family(
-        names=("Qwen2ForCausalLM",),
+        names={
+            "Qwen2ForCausalLM": (
+                "Qwen/Qwen2.5-0.5B-Instruct",
+                "Qwen/Qwen2.5-7B-Instruct",
+                "Qwen/Qwen1.5-7B-Chat",
+                "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
+            ),
+        },
+        title="Qwen 1.5, 2, 2.5, QwQ",
         arch=gguf.MODEL_ARCH.QWEN2,
         defaults=QWEN2 | {"num_key_value_heads": heads_if_null},
         rope_parameters=standard(),
@@ -192,7 +202,8 @@ FAMILIES = (
         whole=WHOLE + "output.bias?  vocabulary\n",
     ),
     Family(
-        names=("Qwen2MoeForCausalLM",),
+        names={"Qwen2MoeForCausalLM": ("Qwen/Qwen1.5-MoE-A2.7B-Chat", "Qwen/Qwen2-57B-A14B-Instruct")},
+        title="Qwen 1.5 and 2, mixtures",
         arch=gguf.MODEL_ARCH.QWEN2MOE,
         vocab=bpe_vocabulary,
         defaults=QWEN2_MOE,
@@ -206,7 +217,8 @@ FAMILIES = (
         stacks=(EXPERT_STACK,),
     ),
     Family(
-        names=("Qwen3ForCausalLM",),
+        names={"Qwen3ForCausalLM": ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B", "Qwen/Qwen3-Embedding-0.6B")},
+        title="Qwen 3",
         arch=gguf.MODEL_ARCH.QWEN3,
         defaults=QWEN2 | {"num_key_value_heads": heads_if_null, "head_dim": 128},
         rope_parameters=standard(),
@@ -214,7 +226,8 @@ FAMILIES = (
         layer=DECODER + HEAD_NORMS,
     ),
     Family(
-        names=("Qwen3MoeForCausalLM",),
+        names={"Qwen3MoeForCausalLM": ("Qwen/Qwen3-30B-A3B", "Qwen/Qwen3-Coder-480B-A35B-Instruct")},
+        title="Qwen 3, mixtures",
         arch=gguf.MODEL_ARCH.QWEN3MOE,
         vocab=bpe_vocabulary,
         defaults=QWEN3_MOE,

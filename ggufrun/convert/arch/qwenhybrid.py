@@ -322,7 +322,8 @@ def columns35(config: Config, name: str) -> Order | None:
 
 
 QWEN35_FAMILY = Family(
-    names=("Qwen3_5ForConditionalGeneration", "Qwen3_5ForCausalLM"),
+    names={"Qwen3_5ForConditionalGeneration": ("Qwen/Qwen3.5-27B",), "Qwen3_5ForCausalLM": ("Qwen/Qwen3.5-27B",)},
+    title="Qwen 3.5",
     arch=gguf.MODEL_ARCH.QWEN35,
     vocab=bpe_vocabulary,
     defaults=QWEN35,
@@ -340,7 +341,8 @@ QWEN35_FAMILY = Family(
 
 FAMILIES = (
     Family(
-        names=("Qwen3NextForCausalLM",),
+        names={"Qwen3NextForCausalLM": ("Qwen/Qwen3-Next-80B-A3B-Instruct",)},
+        title="Qwen3-Next",
         arch=gguf.MODEL_ARCH.QWEN3NEXT,
         vocab=bpe_vocabulary,
         defaults=NEXT,
@@ -356,7 +358,11 @@ FAMILIES = (
     QWEN35_FAMILY,
     replace(
         QWEN35_FAMILY,
-        names=("Qwen3_5MoeForConditionalGeneration", "Qwen3_5MoeForCausalLM"),
+        names={
+            "Qwen3_5MoeForConditionalGeneration": ("Qwen/Qwen3.5-35B-A3B",),
+            "Qwen3_5MoeForCausalLM": ("Qwen/Qwen3.5-35B-A3B",),
+        },
+        title="Qwen 3.5, mixtures",
         arch=gguf.MODEL_ARCH.QWEN35MOE,
         defaults=QWEN35_MOE,
         sizes=moe_sizes,

@@ -168,7 +168,11 @@ def omni_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
 
 
 QWEN2VL = Family(
-    names=("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"),
+    names={
+        "Qwen2VLForConditionalGeneration": ("Qwen/Qwen2-VL-2B-Instruct",),
+        "Qwen2_5_VLForConditionalGeneration": ("Qwen/Qwen2.5-VL-7B-Instruct",),
+    },
+    title="Qwen2-VL, Qwen2.5-VL",
     arch=gguf.MODEL_ARCH.QWEN2VL,
     defaults=QWEN2,
     rope_parameters=positions(1e6),
@@ -179,7 +183,8 @@ QWEN2VL = Family(
 
 QWEN3VL_MOE = replace(
     QWEN2VL,
-    names=("Qwen3VLMoeForConditionalGeneration",),
+    names={"Qwen3VLMoeForConditionalGeneration": ("Qwen/Qwen3-VL-30B-A3B-Instruct",)},
+    title="Qwen3-VL, mixtures",
     arch=gguf.MODEL_ARCH.QWEN3VLMOE,
     vocab=bpe_vocabulary,
     defaults=QWEN3_MOE,
@@ -194,11 +199,12 @@ QWEN3VL_MOE = replace(
 
 FAMILIES = (
     QWEN2VL,
-    replace(QWEN2VL, names=("Qwen2_5OmniModel",), defaults=OMNI2),
+    replace(QWEN2VL, names={"Qwen2_5OmniModel": ("Qwen/Qwen2.5-Omni-7B",)}, title="Qwen2.5-Omni", defaults=OMNI2),
     QWEN3VL_MOE,
     replace(
         QWEN3VL_MOE,
-        names=("Qwen3OmniMoeForConditionalGeneration",),
+        names={"Qwen3OmniMoeForConditionalGeneration": ("Qwen/Qwen3-Omni-30B-A3B-Instruct",)},
+        title="Qwen3-Omni",
         vocab=omni_vocabulary,
         defaults=OMNI3,
         rope_parameters=positions(1e6),
@@ -207,7 +213,8 @@ FAMILIES = (
     ),
     replace(
         QWEN2VL,
-        names=("Qwen3VLForConditionalGeneration",),
+        names={"Qwen3VLForConditionalGeneration": ("Qwen/Qwen3-VL-4B-Instruct",)},
+        title="Qwen3-VL",
         arch=gguf.MODEL_ARCH.QWEN3VL,
         defaults=QWEN3,
         rope_parameters=positions(5e5),

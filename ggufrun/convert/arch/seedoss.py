@@ -36,7 +36,8 @@ def check(config: Config) -> None:
 
 FAMILIES = (
     Family(
-        names=("SeedOssForCausalLM",),
+        names={"SeedOssForCausalLM": ("ByteDance-Seed/Seed-OSS-36B-Instruct",)},
+        title="Seed-OSS",
         arch=gguf.MODEL_ARCH.SEED_OSS,
         vocab=bpe_vocabulary,
         defaults=DEFAULTS,

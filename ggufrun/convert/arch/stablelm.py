@@ -82,7 +82,8 @@ def _norms(part: str, heads: str) -> Stack:
 
 
 STABLELM = Family(
-    names=("StableLmForCausalLM",),
+    names={"StableLmForCausalLM": ("stabilityai/stablelm-2-1_6b",)},
+    title="StableLM",
     arch=gguf.MODEL_ARCH.STABLELM,
     vocab=bpe_vocabulary,
     defaults=DEFAULTS,
@@ -100,7 +101,8 @@ FAMILIES = (
     STABLELM,
     replace(
         STABLELM,
-        names=("StableLMEpochForCausalLM",),
+        names={"StableLMEpochForCausalLM": ("pansophic/rocket-3B",)},
+        title="StableLM",
         defaults=EPOCH,
         rope_parameters=as_written,
         layer=LAYER + FFN_NORM,

@@ -47,7 +47,8 @@ def check(config: Config) -> None:
 
 FAMILIES = (
     Family(
-        names=("Starcoder2ForCausalLM",),
+        names={"Starcoder2ForCausalLM": ("bigcode/starcoder2-3b",)},
+        title="StarCoder2",
         arch=gguf.MODEL_ARCH.STARCODER2,
         vocab=bpe_vocabulary,
         defaults=DEFAULTS,

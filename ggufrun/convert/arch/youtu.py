@@ -61,7 +61,8 @@ def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
 FAMILIES = (
     replace(
         deepseek.V2_FAMILY,
-        names=("YoutuForCausalLM",),
+        names={"YoutuForCausalLM": ("tencent/Youtu-LLM-2B",)},
+        title="Youtu-LLM",
         defaults=DEFAULTS,
         check=check,
         metadata=metadata,

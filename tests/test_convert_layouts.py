@@ -1,0 +1,90 @@
+"""Published checkpoints, planned without their weights: what becomes of every tensor, and all metadata, against
+llama.cpp's own converter.
+
+``tests/golden/layouts`` has a file a checkpoint: its config.json, its tensors, and the converter's answer (see
+``tests/layouts/layout.py``). A checkpoint here is a header and a hole, so even the largest is planned in a second.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ggufrun.convert import arch, plan
+from ggufrun.quantize.types import FILE_TYPES
+from tests.families import no_vocabulary, replace_vocabulary
+from tests.layouts import layout, sparse
+from tests.layouts.patterns import collapse, expand
+
+NAMES = sorted(path.stem for path in layout.FOLDER.glob("*.json"))
+
+UNITS = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+
+BETTER: dict[str, dict[str, Any]] = {
+    # llama.cpp refuses to load a Qwen 1 without it
+    "QWenLMHeadModel": {"qwen.attention.layer_norm_rms_epsilon": 9.999999974752427e-07},
+}
+"""Keys that are not as llama.cpp's converter writes them, and their values here, by the layout's name or architecture;
+None stands for no such key. Why: see ``BETTER`` in test_convert_families.py, unless it is said here."""
+
+
+def recipe_of(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((layout.FOLDER / f"{name}.json").read_text("utf-8"))
+    return found
+
+
+def planned(parent: Path, recipe: dict[str, Any], tensors: list[str]) -> dict[str, Any]:
+    """What ggufrun would write, in the form of the recorded answer."""
+    folder = sparse.write(layout.folder(parent, recipe), recipe["config"], expand(tensors))
+    found = plan.plan_convert(folder, [FILE_TYPES[layout.outtype(recipe).upper()]], lambda kind: parent / "out.gguf")
+    found.close()
+    header = found.targets[0].header
+    entries = [(info.name, info.type.name, info.shape) for info in header.tensors]
+    return {
+        "metadata": {key: header.get(key) for key in header.metadata if not key.startswith("tokenizer.")},
+        "order": layout.digest(entries),
+        "tensors": collapse(entries),
+    }
+
+
+@pytest.fixture(autouse=True)
+def without_a_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_vocabulary(monkeypatch, no_vocabulary)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_published_layout(tmp_path: Path, name: str) -> None:
+    recipe = recipe_of(name)
+    theirs = recipe["gguf"]
+    changes = BETTER.get(recipe["config"]["architectures"][0], {}) | BETTER.get(name, {})
+    left = {key: value for key, value in theirs["metadata"].items() if changes.get(key, 0) is not None}
+    wanted = left | {key: value for key, value in changes.items() if value is not None}
+    for layout_of in ("tensors", "saved"):
+        if layout_of in recipe:
+            mine = planned(tmp_path / layout_of, recipe, recipe[layout_of])
+            assert mine["tensors"] == theirs["tensors"]
+            assert mine["metadata"] == wanted
+            keys = [[key for key in values if key not in changes] for values in (mine["metadata"], left)]
+            assert keys[0] == keys[1]
+            assert layout_of == "saved" or mine["order"] == theirs["order"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_are_as_many_as_published(name: str) -> None:
+    """The shapes are those of the checkpoint: their sum is the published number, to its last digit."""
+    recipe = recipe_of(name)
+    digits, unit = re.fullmatch(r"([\d.]+)([KMBT]?)", recipe["parameters"]).groups()  # type: ignore[union-attr]
+    last = 10.0 ** -len(digits.partition(".")[2])
+    scale = UNITS.get(unit, 1)
+    assert float(digits) * scale == pytest.approx(layout.n_values(recipe), abs=last * scale if unit else 0)
+
+
+def test_examples_are_those_that_are_planned() -> None:
+    """A declaration names checkpoints whose layouts are here, under the name that their config.json gives."""
+    recipes = [recipe_of(name) for name in NAMES]
+    planned = {(recipe["config"]["architectures"][0], recipe["checkpoint"]) for recipe in recipes}
+    assert {name for name, _ in planned} <= set(arch.families())
