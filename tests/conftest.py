@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ggufrun.engine.devices import VISIBLE
+from ggufrun.engine.placement.devices import VISIBLE
 from tests import llamacpp
 from tests.checkpoints import DEMO
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ggufrun.bindings import bindings
 from ggufrun.convert.imatrix import load_imatrix
+from ggufrun.native.bindings import bindings
 from ggufrun.quantize.plan import QuantizeOptions, library_params
 from ggufrun.quantize.types import FILE_TYPES
 

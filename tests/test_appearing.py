@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.appearing import appearing
+from ggufrun.atomicfile import appearing
 
 
 def test_it_takes_the_place_at_the_end(tmp_path: Path) -> None:

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from ggufrun.chat import styles
-from ggufrun.chat.batch import Item, answer_all, read_items, sizes
-from ggufrun.chat.prompt import StylePrompt
+from ggufrun.chat.formats import styles
+from ggufrun.chat.formats.prompt import StylePrompt
+from ggufrun.chat.question_list import Item, answer_all, read_items, sizes
 from ggufrun.chat.replay import replay
 from ggufrun.chat.reply import Text
 from ggufrun.chat.session import Session
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.model import Model
-from ggufrun.engine.sampler import SamplingParams
+from ggufrun.engine.sampling.sampler import SamplingParams
 from ggufrun.errors import FormatError
 from tests.poems import POEMS
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ggufrun.chat import styles
-from ggufrun.chat.carry import carry, take_up
-from ggufrun.chat.prompt import AffixPrompt, Format, StylePrompt
+from ggufrun.chat.formats import styles
+from ggufrun.chat.formats.prompt import AffixPrompt, Format, StylePrompt
 from ggufrun.chat.session import Session
+from ggufrun.chat.switch_model import carry, take_up
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.model import Model
-from ggufrun.engine.sampling import SamplingParams
+from ggufrun.engine.sampling.params import SamplingParams
 
 GREEDY = SamplingParams(temp=0)
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from ggufrun.chat import commands
-from ggufrun.chat.choose import FormatOptions, choose
+from ggufrun.chat.formats.choose_format import FormatOptions, choose
+from ggufrun.chat.formats.prompt import AffixPrompt
 from ggufrun.chat.negative import Negative
-from ggufrun.chat.prompt import AffixPrompt
 from ggufrun.chat.reply import Text
 from ggufrun.chat.session import Session
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.draft import DraftParams, Lookup, Speculation
 from ggufrun.engine.guidance import Guidance
-from ggufrun.engine.sampler import SamplingParams
+from ggufrun.engine.sampling.sampler import SamplingParams
 from tests.poems import POEMS
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from ggufrun.cli import app, console
+from ggufrun.cli import app
+from ggufrun.cli.terminal import console
 from tests import chat_oracle, completion_oracle
 from tests.conftest import Oracle
 

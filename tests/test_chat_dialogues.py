@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from ggufrun.chat.choose import FormatOptions, choose
+from ggufrun.chat.formats.choose_format import FormatOptions, choose
 from ggufrun.chat.session import Session, Start
-from ggufrun.cli import app, console
+from ggufrun.cli import app
+from ggufrun.cli.terminal import console
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.model import Model, ModelParams
-from ggufrun.engine.sampling import SamplingParams
+from ggufrun.engine.sampling.params import SamplingParams
 from tests import chat_oracle, dialogue_oracle
 from tests.conftest import Oracle
 from tests.dialogue_models import VOCABULARIES, small_model, with_vocabulary

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.chat import reading
-from ggufrun.chat.reading import read
+from ggufrun.chat import read_files
+from ggufrun.chat.read_files import read
 from ggufrun.errors import GgufrunError
 
 
@@ -56,5 +56,5 @@ def test_all_files_that_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "9.py").write_bytes(b"\xff")
     assert refusal("*.py") == "9.py is no UTF-8 text"
     (tmp_path / "9.py").unlink()
-    monkeypatch.setattr(reading, "MAX_READ", 20)
+    monkeypatch.setattr(read_files, "MAX_READ", 20)
     assert "larger than" in refusal("*.py")

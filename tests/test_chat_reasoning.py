@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 
-from ggufrun.chat import store, styles
+from ggufrun.chat import store
 from ggufrun.chat.export import as_json, as_markdown
-from ggufrun.chat.prompt import Format, StylePrompt
-from ggufrun.chat.reasoning import MARKS, THINK, Marks, Splitter, control_names, marks_of, opened_by
+from ggufrun.chat.formats import styles
+from ggufrun.chat.formats.prompt import Format, StylePrompt
+from ggufrun.chat.formats.reasoning import MARKS, THINK, Marks, Splitter, control_names, marks_of, opened_by
+from ggufrun.chat.formats.template import ChatTemplate
+from ggufrun.chat.formats.template_prompt import TemplatePrompt
 from ggufrun.chat.reply import Text, Thought
 from ggufrun.chat.session import Done, Session
-from ggufrun.chat.template import ChatTemplate
-from ggufrun.chat.template_prompt import TemplatePrompt
 from ggufrun.engine.context import Context
-from ggufrun.engine.sampler import SamplingParams
+from ggufrun.engine.sampling.sampler import SamplingParams
 from ggufrun.errors import FormatError
 from tests.conftest import Oracle
 

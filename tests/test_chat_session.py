@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.chat import styles
-from ggufrun.chat.choose import FormatOptions, choose
-from ggufrun.chat.prompt import AffixPrompt, StylePrompt
+from ggufrun.chat.formats import styles
+from ggufrun.chat.formats.choose_format import FormatOptions, choose
+from ggufrun.chat.formats.prompt import AffixPrompt, StylePrompt
+from ggufrun.chat.formats.template import ChatTemplate
+from ggufrun.chat.formats.template_prompt import TemplatePrompt
 from ggufrun.chat.reply import Text
 from ggufrun.chat.session import Done, Event, Session, Start
-from ggufrun.chat.template import ChatTemplate
-from ggufrun.chat.template_prompt import TemplatePrompt
 from ggufrun.engine.context import Context
 from ggufrun.engine.generate import StopReason
-from ggufrun.engine.sampler import SamplingParams
+from ggufrun.engine.sampling.sampler import SamplingParams
 from ggufrun.engine.sequence import ContextFull, Interrupted
 from ggufrun.errors import EngineError, FormatError, NotFoundError, UsageError
 from tests import chat_oracle

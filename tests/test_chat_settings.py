@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from ggufrun.chat.choose import FormatOptions, choose
+from ggufrun.chat.formats.choose_format import FormatOptions, choose
 from ggufrun.chat.session import Session
-from ggufrun.chat.settings import change, listed
+from ggufrun.chat.set_command import change, listed
 from ggufrun.engine.context import Context
-from ggufrun.engine.sampling import SamplingParams
+from ggufrun.engine.sampling.params import SamplingParams
 from ggufrun.errors import GgufrunError, UsageError
 
 

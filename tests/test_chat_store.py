@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from ggufrun.chat import store, styles
-from ggufrun.chat.choose import FormatOptions, choose
+from ggufrun.chat import store
 from ggufrun.chat.export import export
-from ggufrun.chat.prompt import AffixPrompt, Format, StylePrompt
+from ggufrun.chat.formats import styles
+from ggufrun.chat.formats.choose_format import FormatOptions, choose
+from ggufrun.chat.formats.prompt import AffixPrompt, Format, StylePrompt
 from ggufrun.chat.session import Done, Session
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.model import Model, ModelParams
-from ggufrun.engine.sampler import SamplingParams
+from ggufrun.engine.sampling.sampler import SamplingParams
 from ggufrun.engine.state import MAGIC, load_state, save_state
 from ggufrun.errors import FormatError, GgufrunError, NotFoundError, TargetError, UsageError
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.chat import stylebook, styles
-from ggufrun.chat.choose import FormatOptions, choose
-from ggufrun.chat.prompt import StylePrompt
+from ggufrun.chat.formats import stylebook, styles
+from ggufrun.chat.formats.choose_format import FormatOptions, choose
+from ggufrun.chat.formats.prompt import StylePrompt
 from ggufrun.engine.model import Model
 from ggufrun.errors import FormatError, UsageError
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.chat import stylebook, styles
-from ggufrun.chat.prompt import AffixPrompt, Exchange, StylePrompt
+from ggufrun.chat.formats import stylebook, styles
+from ggufrun.chat.formats.prompt import AffixPrompt, Exchange, StylePrompt
 from ggufrun.engine.model import Model
-from ggufrun.engine.native import llama
 from ggufrun.errors import UsageError
+from ggufrun.native.library import llama
 from tests import chat_oracle
 from tests.conftest import Oracle
 

@@ -8,9 +8,9 @@ from datetime import datetime
 
 import pytest
 
-from ggufrun.chat import bounds, template
-from ggufrun.chat.template import ChatTemplate, TemplateExcess, TemplateRefusal
-from ggufrun.chat.template_prompt import TemplatePrompt
+from ggufrun.chat.formats import limits, template
+from ggufrun.chat.formats.template import ChatTemplate, TemplateExcess, TemplateRefusal
+from ggufrun.chat.formats.template_prompt import TemplatePrompt
 from ggufrun.engine.model import Model
 from ggufrun.errors import FormatError
 from tests import chat_oracle
@@ -141,7 +141,7 @@ HUNGRY = [
 
 
 def test_one_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounds, "SECONDS", 0.2)
+    monkeypatch.setattr(limits, "SECONDS", 0.2)
     with pytest.raises(TemplateExcess, match="does not come to an end in line 2"):
         render("x\n" + ENDLESS)
     with pytest.raises(TemplateExcess, match="writes without end"):

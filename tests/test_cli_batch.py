@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from ggufrun.cli import app, batch, console
+from ggufrun.cli import app
+from ggufrun.cli.talk import answer_list
+from ggufrun.cli.terminal import console
 from tests.poems import POEMS
 
 TITLES = list(POEMS)[:5]
@@ -84,9 +86,9 @@ def test_what_is_there_is_not_asked_again(run: Run, questions: Path, tmp_path: P
 def test_ctrl_c_keeps_what_is_finished(
     run: Run, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add = batch.Answers.add
+    add = answer_list.Answers.add
 
-    def press(self: batch.Answers, result: Any) -> None:
+    def press(self: answer_list.Answers, result: Any) -> None:
         add(self, result)
         if len(self.records) == 2:
             # On the disk at once, not only at the end.
@@ -95,10 +97,10 @@ def test_ctrl_c_keeps_what_is_finished(
 
     for name in ("out.jsonl", "out.json"):
         out = tmp_path / name
-        monkeypatch.setattr(batch.Answers, "add", press)
+        monkeypatch.setattr(answer_list.Answers, "add", press)
         status, _, stderr = run("--file", questions, "--output", out)
         assert status == 130 and "interrupted" in stderr
-        monkeypatch.setattr(batch.Answers, "add", add)
+        monkeypatch.setattr(answer_list.Answers, "add", add)
         assert not (tmp_path / "out.json").exists()
         status, _, stderr = run("--file", questions, "--output", out)
         assert status == 0 and "2 of 5" in stderr
@@ -178,10 +180,10 @@ def test_refusals(run: Run, questions: Path, tmp_path: Path, demo_gguf: Callable
 
 
 def test_how_many_at_once() -> None:
-    assert batch.check_sequences(None) == batch.SEQUENCES and batch.check_sequences(3) == 3
+    assert answer_list.check_sequences(None) == answer_list.SEQUENCES and answer_list.check_sequences(3) == 3
     for count in (0, -1, 257):
         with pytest.raises(Exception, match="-np"):
-            batch.check_sequences(count)
+            answer_list.check_sequences(count)
 
 
 def test_reasoning_is_no_part_of_an_answer(run: Run, questions: Path, tmp_path: Path) -> None:

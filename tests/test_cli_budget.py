@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ggufrun.cli import budget, doctor_findings, doctor_offload, placing
-from ggufrun.cli.units import size_text
-from ggufrun.engine import fit
+from ggufrun.cli import budget, doctor_findings, doctor_offload
+from ggufrun.cli.flags import placement
+from ggufrun.cli.terminal.units import size_text
 from ggufrun.engine.context import ContextParams
-from ggufrun.engine.devices import Device
-from ggufrun.engine.memory import Footprint, Place, Use
 from ggufrun.engine.model import ModelParams
-from ggufrun.engine.native import llama
-from ggufrun.engine.offload import Placement
-from ggufrun.evaluate import offload
+from ggufrun.engine.placement import fit
+from ggufrun.engine.placement.devices import Device
+from ggufrun.engine.placement.memory import Footprint, Place, Use
+from ggufrun.engine.placement.offload import Placement
+from ggufrun.evaluate import device_check
+from ggufrun.native.library import llama
 from tests import workers
 from tests.shapes import Kind, Shape, write_shape
 
@@ -133,7 +134,8 @@ def test_a_device_is_proven(one: workers.Worker) -> None:
     facts = json.loads(done.stdout)
     (proof,) = facts["offload"]
     assert proof["device"] == "RPC0" and proof["works"]
-    assert (proof["layers"], proof["of"], proof["same"], proof["places"]) == (4, 4, offload.PLACES, offload.PLACES)
+    places = device_check.PLACES
+    assert (proof["layers"], proof["of"], proof["same"], proof["places"]) == (4, 4, places, places)
     assert proof["difference"] < 1e-6 and min(proof["speeds"].values()) > 0
     (line,) = (finding for finding in facts["findings"] if finding["name"] == "offload")
     assert line["state"] == "ok" and line["value"].startswith("RPC0 works: 12 of 12 choices as the processor's")
@@ -170,10 +172,10 @@ def test_the_verdict(change: dict[str, Any], state: str, words: str) -> None:
 def test_wrong_numbers_differ() -> None:
     random = np.random.default_rng(1)
     right = random.standard_normal((4, 100)).astype(np.float32)
-    assert offload.difference(right, right) == 0
-    assert offload.difference(right, right + np.float32(1e-4)) < offload.WRONG
-    assert offload.difference(right, random.standard_normal((4, 100)).astype(np.float32)) > 1
-    assert offload.difference(right, np.full_like(right, np.nan)) == float("inf")
+    assert device_check.difference(right, right) == 0
+    assert device_check.difference(right, right + np.float32(1e-4)) < device_check.WRONG
+    assert device_check.difference(right, random.standard_normal((4, 100)).astype(np.float32)) > 1
+    assert device_check.difference(right, np.full_like(right, np.nan)) == float("inf")
 
 
 def test_a_device_that_ends_the_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,4 +277,4 @@ def test_a_card_in_use_needs_no_word() -> None:
 
 
 def test_budget_flags_are_the_models() -> None:
-    assert placing.of(placing.PlaceFlags(rpc="a:1")).rpc == "a:1"
+    assert placement.of(placement.PlaceFlags(rpc="a:1")).rpc == "a:1"

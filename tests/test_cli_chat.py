@@ -21,11 +21,13 @@ from typing import NoReturn
 import pytest
 
 from ggufrun.chat import store
-from ggufrun.cli import app, chat_input, console
-from ggufrun.cli.chat import joined
-from ggufrun.cli.chat_flags import WITHOUT_EFFECT, complete
-from ggufrun.cli.chat_screen import CONTROLS
-from ggufrun.cli.chat_talk import join_lines
+from ggufrun.cli import app
+from ggufrun.cli.commands.chat import joined
+from ggufrun.cli.flags.chat import WITHOUT_EFFECT, complete
+from ggufrun.cli.talk import input as chat_input
+from ggufrun.cli.talk.conversation import join_lines
+from ggufrun.cli.talk.screen import CONTROLS
+from ggufrun.cli.terminal import console
 from ggufrun.errors import UsageError
 from tests import chat_oracle
 from tests.checkpoints import ROOT
@@ -377,7 +379,7 @@ def test_no_file(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_ctrl_c_in_a_pipe(run: Run, model: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     """The answer stops, what came is shown and kept, and the status is that of an interrupted program."""
-    from ggufrun.cli.chat_screen import Screen
+    from ggufrun.cli.talk.screen import Screen
 
     answer = Screen.answer
 
@@ -504,7 +506,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_conversation(model: str) -> None:
 
 def test_the_documentation_names_what_there_is(run: Run) -> None:
     from ggufrun.chat.commands import COMMANDS
-    from ggufrun.chat.styles import STYLES
+    from ggufrun.chat.formats.styles import STYLES
 
     text = (ROOT / "docs" / "chat.md").read_text(encoding="utf-8")
     flags = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", run("--help").out))

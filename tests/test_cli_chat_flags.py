@@ -7,7 +7,7 @@ import typer
 from typer.main import get_command
 
 from ggufrun.cli.app import app
-from ggufrun.cli.chat_flags import complete
+from ggufrun.cli.flags.chat import complete
 
 CONTRACT = """
 -m -i --color -c -n -t -tb -b -ub -ngl -p -f -sys -s --seed --temp --top_k --top_p --min_p --typical

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.chat.prompt import AffixPrompt
-from ggufrun.cli import app, console
-from ggufrun.cli.chat_flags import ChatFlags
-from ggufrun.cli.complete import WITHOUT
+from ggufrun.chat.formats.prompt import AffixPrompt
+from ggufrun.cli import app
+from ggufrun.cli.commands.complete import WITHOUT
+from ggufrun.cli.flags.chat import ChatFlags
+from ggufrun.cli.terminal import console
 from tests import llamacpp
 from tests.checkpoints import ROOT
 from tests.conftest import Oracle
@@ -80,7 +81,7 @@ def test_without_a_limit_the_context_is_the_limit(run: Run, model: str) -> None:
 
 
 def test_every_space_counts(demo_gguf: Callable[[str], Path]) -> None:
-    from ggufrun.chat.plain import PlainPrompt
+    from ggufrun.chat.formats.plain import PlainPrompt
 
     assert issubclass(PlainPrompt, AffixPrompt) and not PlainPrompt.strip_space and not PlainPrompt.keep_stop
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from ggufrun.cli import doctor, doctor_findings, doctor_offload
-from ggufrun.engine import host
+from ggufrun.cli import doctor_findings, doctor_offload
+from ggufrun.cli.commands import doctor
+from ggufrun.engine.placement import system_memory
 from ggufrun.evaluate import build, machine
 from ggufrun.quantize import ggml, kernels
 from tests.checkpoints import ROOT
@@ -71,8 +72,8 @@ def test_cpuinfo_of_an_arm_board_has_no_cores() -> None:
 
 def test_memory_is_read_in_bytes() -> None:
     text = "MemTotal:       24684092 kB\nMemFree:  1 kB\nMemAvailable:   20555164 kB\n"
-    assert host.parse_meminfo(text) == (24684092 * 1024, 20555164 * 1024)
-    assert host.parse_meminfo("") == (None, None)
+    assert system_memory.parse_meminfo(text) == (24684092 * 1024, 20555164 * 1024)
+    assert system_memory.parse_meminfo("") == (None, None)
 
 
 def test_vm_stat_adds_the_pages_that_can_be_had() -> None:
@@ -80,7 +81,7 @@ def test_vm_stat_adds_the_pages_that_can_be_had() -> None:
         "Mach Virtual Memory Statistics: (page size of 16384 bytes)\n"
         "Pages free:          100.\nPages active:        900.\nPages inactive:       50.\nPages speculative:     7.\n"
     )
-    assert host.parse_vm_stat(text) == 157 * 16384
+    assert system_memory.parse_vm_stat(text) == 157 * 16384
 
 
 def test_nvidia_smi_lines_become_cards() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.cli import app, console
+from ggufrun.cli import app
+from ggufrun.cli.terminal import console
 
 
 @pytest.fixture

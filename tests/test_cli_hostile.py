@@ -19,7 +19,7 @@ import pytest
 
 from ggufrun.checkpoint.gguffile import Header, Kind, encode, serialize
 from ggufrun.checkpoint.ggufheader import read_header
-from ggufrun.cli import evaluating, settings
+from ggufrun.cli.flags import measuring, settings
 from ggufrun.convert.writer import check_targets
 from ggufrun.errors import GgufrunError, TargetError
 from tests.checkpoints import DEMO, safetensors_bytes
@@ -115,7 +115,7 @@ def test_any_part_means_the_model_and_all_have_to_be_there(tmp_path: Path, demo_
     result = ggufrun("quantize", demo_gguf("f16"), "q8_0", "--split-max-size", "2M", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     first, second = sorted(tmp_path.glob("*-0000[12]-of-*.gguf"))
-    assert settings.local_model(str(second)) == evaluating.find(second) == first
+    assert settings.local_model(str(second)) == measuring.find(second) == first
     assert "pp4" in ggufrun("bench", second, "-p", "4", "-n", "0", "-r", "1").stdout
     data = second.read_bytes()
     for content, words in ((data[:-40_000], "cut short"), (first.read_bytes(), "is not part 2 of"), (None, "missing")):

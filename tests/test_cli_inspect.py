@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.cli.inspect import memory_use
+from ggufrun.cli.commands.inspect import memory_use
 from ggufrun.convert import pipeline, plan
 from ggufrun.convert.describe import describe
 from ggufrun.quantize.types import FILE_TYPES

@@ -13,7 +13,7 @@ from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from ggufrun.cli.chat_keys import Hangup, TerminalGone
+from ggufrun.cli.talk.keyboard import Hangup, TerminalGone
 
 
 def hang_up() -> None:

@@ -9,8 +9,8 @@ import pyte
 import pytest
 from rich.cells import cell_len
 
-from ggufrun.cli.chat_markdown import MarkdownWriter, rows, styled
-from ggufrun.cli.chat_wrap import wrap
+from ggufrun.cli.talk.markdown import MarkdownWriter, rows, styled
+from ggufrun.cli.talk.wrap import wrap
 
 ANSWER = """# Title
 

@@ -19,11 +19,12 @@ import pytest
 
 from ggufrun.checkpoint.gguffile import Kind, encode
 from ggufrun.checkpoint.ggufheader import read_header
-from ggufrun.cli import calibrating, imatrix, measuring
+from ggufrun.cli import calibrating, measuring
+from ggufrun.cli.commands import imatrix
 from ggufrun.convert.annotate import annotate
 from ggufrun.convert.imatrix import load_imatrix, save_imatrix
-from ggufrun.engine import host
 from ggufrun.engine.chunks import ChunkParams
+from ggufrun.engine.placement import system_memory
 from ggufrun.errors import NotFoundError
 from ggufrun.evaluate.imatrix import Collector
 from tests.checkpoints import DEMO
@@ -288,11 +289,11 @@ def test_models_are_opened_together_as_memory_allows(
 
 def test_what_a_container_allows_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     for memory, expected in (
-        (host.Memory(64 << 30, 4 << 30, 8 << 30), 3 << 30),
-        (host.Memory(64 << 30, None, None), 32 << 30),
-        (host.Memory(None, None, None), 0),
+        (system_memory.Memory(64 << 30, 4 << 30, 8 << 30), 3 << 30),
+        (system_memory.Memory(64 << 30, None, None), 32 << 30),
+        (system_memory.Memory(None, None, None), 0),
     ):
-        monkeypatch.setattr(host, "memory", lambda memory=memory: memory)
+        monkeypatch.setattr(system_memory, "memory", lambda memory=memory: memory)
         assert measuring._available() == expected
 
 
@@ -378,7 +379,7 @@ def test_receipts_that_would_say_nothing(measured: Callable[[str], Path], tmp_pa
 def test_a_measurement_that_fails_leaves_the_file(
     measured: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ggufrun.cli.quantize import quantize
+    from ggufrun.cli.commands.quantize import quantize
 
     def fails_late(*_: Any) -> None:
         raise NotFoundError("no memory", "buy some")

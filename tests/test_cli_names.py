@@ -13,8 +13,8 @@ import pytest
 
 from ggufrun.checkpoint.gguffile import Header, Kind, encode, serialize
 from ggufrun.checkpoint.ggufheader import read_header
-from ggufrun.cli.console import shown
-from ggufrun.cli.failing import one_line
+from ggufrun.cli.terminal.console import shown
+from ggufrun.cli.terminal.errors import one_line
 from tests.terminal import Screen
 
 NAME = "\x1b]0;title\x07\u202e静夜思\n\x9b31m"

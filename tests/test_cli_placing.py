@@ -9,14 +9,16 @@ from typing import Any, cast
 
 import pytest
 
-from ggufrun.cli import ending, opening, placing
+from ggufrun.cli import opening
+from ggufrun.cli.flags import placement
+from ggufrun.cli.terminal import abort
 from ggufrun.engine import context as context_module
-from ggufrun.engine import fit
 from ggufrun.engine.context import ContextParams
-from ggufrun.engine.devices import Device, hidden_by
-from ggufrun.engine.memory import Footprint, Place, Use
 from ggufrun.engine.model import ModelParams
-from ggufrun.engine.offload import Placement
+from ggufrun.engine.placement import fit
+from ggufrun.engine.placement.devices import Device, hidden_by
+from ggufrun.engine.placement.memory import Footprint, Place, Use
+from ggufrun.engine.placement.offload import Placement
 from ggufrun.errors import EngineError, UsageError
 from ggufrun.evaluate import machine
 
@@ -24,7 +26,7 @@ GIB = 1 << 30
 
 
 def test_flags_become_a_placement() -> None:
-    flags = placing.PlaceFlags(
+    flags = placement.PlaceFlags(
         gpu_layers="ALL",
         split_mode="row",
         tensor_split="3,1",
@@ -32,13 +34,13 @@ def test_flags_become_a_placement() -> None:
         override_tensor=["a=CPU,b.*=CUDA0"],
         n_cpu_moe=4,
     )
-    assert placing.layers(flags) == -1
-    assert placing.placement(flags) == Placement("row", (3.0, 1.0), 1, (("a", "CPU"), ("b.*", "CUDA0")), 4)
-    assert placing.layers(placing.PLAIN) is None and placing.placement(placing.PLAIN) == Placement()
-    assert placing.layers(replace(flags, gpu_layers="auto")) is None
-    assert placing.layers(replace(flags, gpu_layers="12")) == 12
-    assert placing.margin(placing.PLAIN) == fit.MARGIN
-    assert placing.margin(placing.PlaceFlags(fit_target=3)) == 3 << 20
+    assert placement.layers(flags) == -1
+    assert placement.placement(flags) == Placement("row", (3.0, 1.0), 1, (("a", "CPU"), ("b.*", "CUDA0")), 4)
+    assert placement.layers(placement.PLAIN) is None and placement.placement(placement.PLAIN) == Placement()
+    assert placement.layers(replace(flags, gpu_layers="auto")) is None
+    assert placement.layers(replace(flags, gpu_layers="12")) == 12
+    assert placement.margin(placement.PLAIN) == fit.MARGIN
+    assert placement.margin(placement.PlaceFlags(fit_target=3)) == 3 << 20
 
 
 @pytest.mark.parametrize(
@@ -52,11 +54,11 @@ def test_flags_become_a_placement() -> None:
     ],
 )
 def test_flags_that_make_no_sense(values: dict[str, Any], said: str) -> None:
-    flags = placing.PlaceFlags(**values)
+    flags = placement.PlaceFlags(**values)
     with pytest.raises(UsageError, match=re.escape(said)):
-        placing.layers(flags)
-        placing.placement(flags)
-        placing.margin(flags)
+        placement.layers(flags)
+        placement.placement(flags)
+        placement.margin(flags)
 
 
 def test_an_idle_card_and_a_build_without_one() -> None:
@@ -165,7 +167,7 @@ def test_a_card_that_does_not_answer(tmp_path: Path) -> None:
     ],
 )
 def test_the_last_words_of_the_engine(message: str, said: str) -> None:
-    assert ending.died(message).startswith(said) and "\n" not in ending.died(message)
+    assert abort.died(message).startswith(said) and "\n" not in abort.died(message)
 
 
 def chosen(layers: int, experts: int = 0, shares: tuple[float, ...] = (), left: int = GIB) -> fit.Fit:
@@ -219,7 +221,7 @@ def test_a_refusal_of_the_driver_is_stepped_back_from(
         return Opened(model.params)
 
     monkeypatch.setattr(context_module, "Context", context)
-    found = opening.open_model(ModelParams(Path("model.gguf")), ContextParams(), placing.PLAIN, load)
+    found = opening.open_model(ModelParams(Path("model.gguf")), ContextParams(), placement.PLAIN, load)
     assert [one.params.gpu_layers for one in tried] == [33, 30, 24]
     assert [one.closed for one in tried] == [refused == "context"] * 2 + [False]
     params = cast(Opened, found).params
@@ -237,7 +239,7 @@ def test_other_errors_are_not_stepped_back_from(monkeypatch: pytest.MonkeyPatch,
         raise EngineError(f"model.gguf cannot be loaded: {why}")
 
     with pytest.raises(EngineError, match=why):
-        opening.open_model(ModelParams(Path("model.gguf")), ContextParams(), placing.PLAIN, load)
+        opening.open_model(ModelParams(Path("model.gguf")), ContextParams(), placement.PLAIN, load)
 
 
 def test_nothing_fits_on_the_device_and_the_processor_refuses_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,6 +251,6 @@ def test_nothing_fits_on_the_device_and_the_processor_refuses_too(monkeypatch: p
         raise EngineError("unable to allocate buffer")
 
     with pytest.raises(EngineError, match="unable to allocate"):
-        opening.open_model(ModelParams(Path("model.gguf")), ContextParams(), placing.PLAIN, load)
+        opening.open_model(ModelParams(Path("model.gguf")), ContextParams(), placement.PLAIN, load)
     # two layers, none, and at last without the device
     assert tried == [(2, 0), (0, 0), (0, -1)]

@@ -14,15 +14,15 @@ import pytest
 from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.cli import calibrating
 from ggufrun.cli.calibrating import MODEL_KEY, RESUME_KEY, Collection, collect, model_digest
+from ggufrun.cli.flags.common import TypeFlags, WriteFlags
 from ggufrun.cli.jobs import sort_arguments
-from ggufrun.cli.options import TypeFlags, WriteFlags
 from ggufrun.cli.writing import base_name
 from ggufrun.convert.annotate import annotate
 from ggufrun.convert.imatrix import load_imatrix
 from ggufrun.engine.chunks import ChunkParams
 from ggufrun.engine.context import ContextParams
-from ggufrun.engine.memory import measure
 from ggufrun.engine.model import ModelParams
+from ggufrun.engine.placement.memory import measure
 from ggufrun.errors import UsageError
 from ggufrun.quantize.types import BEST_FIRST, FILE_TYPES
 from tests.checkpoints import DEMO, write_llama
@@ -234,7 +234,7 @@ def test_nothing_fits(measured: Callable[[str], Path], tmp_path: Path) -> None:
 
 
 def test_fit_gpu_without_one(measured: Callable[[str], Path], tmp_path: Path) -> None:
-    from ggufrun.engine.devices import has_gpu
+    from ggufrun.engine.placement.devices import has_gpu
 
     if has_gpu():
         pytest.skip("this machine has a GPU")
@@ -322,7 +322,7 @@ def test_what_would_fail_later_is_said_before_measuring(measured: Callable[[str]
 @pytest.mark.parametrize("types", [["Q2_K_S"], ["F16", "IQ4_XS"]], ids=["passing", "plain-target"])
 def test_convert_measures_on_a_plain_file(tmp_path: Path, types: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """The same as: convert plainly, measure, convert with the file."""
-    from ggufrun.cli.convert import convert
+    from ggufrun.cli.commands.convert import convert
 
     model, auto, steps = tmp_path / "model", tmp_path / "auto", tmp_path / "steps"
     write_llama(model, num_hidden_layers=2, vocab_size=2304)

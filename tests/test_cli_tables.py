@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ggufrun.cli import bench_table, console, tables
+from ggufrun.cli.terminal import bench_table, console, tables
 
 
 def shown(width: int, terminal: bool = True) -> str:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.cli import texts
 from ggufrun.errors import FormatError, NotFoundError
+from ggufrun.workflows import textfile
 from tests.test_cli_convert import fails, ggufrun
 
 POEM = "《静夜思》是李白的诗。床前明月光，疑是地上霜。举头望明月，低头思故乡。他不在家，有人说他在上国。\n" * 20
@@ -50,7 +50,7 @@ def test_what_is_no_text(tmp_path: Path, data: bytes, words: str) -> None:
     path = tmp_path / "file"
     path.write_bytes(data)
     with pytest.raises(FormatError, match="^-f here " + re.escape(words)):
-        texts.read(path, "-f here")
+        textfile.read(path, "-f here")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_what_is_no_text(tmp_path: Path, data: bytes, words: str) -> None:
     [
         b"",
         POEM.encode(),
-        ("a" * (texts.SAMPLE - 1) + POEM).encode(),
+        ("a" * (textfile.SAMPLE - 1) + POEM).encode(),
         b"GGUF and PK\3\4 and BZh begin what is no text",
         "Sous le pont Mirabeau coule la Seine et nos amours, faut-il qu'il m'en souvienne été".encode("latin-1"),
         b"caf\xe9",
@@ -68,17 +68,17 @@ def test_what_is_no_text(tmp_path: Path, data: bytes, words: str) -> None:
 def test_what_is_read_as_it_stands(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "file"
     path.write_bytes(text)
-    assert texts.read(path, "-f").encode("utf-8", "surrogateescape") == text
+    assert textfile.read(path, "-f").encode("utf-8", "surrogateescape") == text
 
 
 def test_there_is_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    path.write_bytes(b"text" * texts.SAMPLE)
-    assert len(texts.read(path, "-f", 4 * texts.SAMPLE)) == 4 * texts.SAMPLE
+    path.write_bytes(b"text" * textfile.SAMPLE)
+    assert len(textfile.read(path, "-f", 4 * textfile.SAMPLE)) == 4 * textfile.SAMPLE
     with pytest.raises(FormatError, match=r"^-f holds more than 3 MiB, or has no end; give a part of it"):
-        texts.read(path, "-f", 3 << 20)
+        textfile.read(path, "-f", 3 << 20)
     with pytest.raises(NotFoundError, match="-f x: a folder"):
-        texts.read(tmp_path, "-f x")
+        textfile.read(tmp_path, "-f x")
 
 
 def test_commands(tmp_path: Path, demo_gguf: Callable[[str], Path]) -> None:

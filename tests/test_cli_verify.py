@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import typer
 
-from ggufrun.cli.verify import verify
+from ggufrun.cli.commands.verify import verify
 from ggufrun.errors import NotFoundError
 from tests.checkpoints import DEMO, write_llama
 from tests.hubserver import git_sha1

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.engine import remote, worker
-from ggufrun.engine.native import llama
+from ggufrun.engine.placement import remote, worker
 from ggufrun.errors import EngineError, UsageError
+from ggufrun.native.library import llama
 from tests import workers
 from tests.conftest import Oracle
 from tests.shapes import Shape, write_shape
@@ -113,9 +113,9 @@ def test_as_llama_cpp_fits(oracle: Oracle, two: list[workers.Worker], tmp_path: 
 FITS = """
 import json, sys
 from pathlib import Path
-from ggufrun.engine import fit, remote
+from ggufrun.engine.placement import fit; from ggufrun.engine.placement import remote
 from ggufrun.engine.context import ContextParams
-from ggufrun.engine.memory import measure
+from ggufrun.engine.placement.memory import measure
 from ggufrun.engine.model import ModelParams
 path, endpoints, budgets = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 devices = remote.connect(remote.parse(endpoints))

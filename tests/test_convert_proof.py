@@ -14,11 +14,11 @@ from sentencepiece import SentencePieceProcessor
 
 from ggufrun.checkpoint import gguffile
 from ggufrun.checkpoint.gguffile import Kind, Value
-from ggufrun.convert import gemma4vocab, vocab
 from ggufrun.convert.config import Config
-from ggufrun.convert.probe import probe
-from ggufrun.convert.proof import Proof, prove
-from ggufrun.convert.vocabulary import Original
+from ggufrun.convert.vocab import gemma4, readers
+from ggufrun.convert.vocab.probe import probe
+from ggufrun.convert.vocab.proof import Proof, prove
+from ggufrun.convert.vocab.vocabulary import Original
 from ggufrun.errors import EngineError, UnsupportedError
 from tests.checkpoints import DEMO
 from tests.vocabularies import (
@@ -38,7 +38,7 @@ TOKENS = "tokenizer.ggml.tokens"
 
 
 def read(
-    folder: Path, function: vocab.VocabFunction = vocab.add_vocabulary, name: str | None = None, **config: Any
+    folder: Path, function: readers.VocabFunction = readers.add_vocabulary, name: str | None = None, **config: Any
 ) -> tuple[dict[str, Value], Original]:
     """The metadata and the original tokenizer of a folder."""
     writer = gguf.GGUFWriter(None, "llama")
@@ -74,7 +74,7 @@ def test_published_splitting_rules(tmp_path: Path, rules: str) -> None:
     whole = rules in ("llama-3", "tekken")
     tokens = added("<|end|>", "<|x|>") + added("<tool>", special=False, first=SIZE + 2)
     files = {"tokenizer.json": tokenizer_json(PUBLISHED[rules], tokens, ignore_merges=whole)}
-    proof = proof_of(write_folder(tmp_path / "m", {}, files), vocab.bpe_vocabulary)
+    proof = proof_of(write_folder(tmp_path / "m", {}, files), readers.bpe_vocabulary)
     rough = rules in ("gpt-4o", "tekken", "kimi-k2", "youtu")
     assert bool(proof.differing) == bool(proof.approximate) == rough
 
@@ -83,7 +83,7 @@ def test_published_splitting_rules(tmp_path: Path, rules: str) -> None:
 def test_the_wrong_name_is_found(tmp_path: Path, rules: str, wrong: str) -> None:
     folder = write_folder(tmp_path / "m", {}, {"tokenizer.json": tokenizer_json(PUBLISHED[rules])})
     with pytest.raises(UnsupportedError, match=r"cuts .* into \[[\d, ]+\], tokenizer.json into \[[\d, ]+\]") as caught:
-        proof_of(folder, vocab.bpe_vocabulary, wrong)
+        proof_of(folder, readers.bpe_vocabulary, wrong)
     assert "--no-verify" in caught.value.todo
 
 
@@ -156,14 +156,14 @@ def test_text_that_the_original_normalizes(tmp_path: Path) -> None:
 
 def test_qwen_tiktoken(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "m", {}, {"qwen.tiktoken": rank_table()})
-    assert proof_of(folder, vocab.qwen_vocabulary, vocab_size=SIZE + 208).name == "qwen.tiktoken"
+    assert proof_of(folder, readers.qwen_vocabulary, vocab_size=SIZE + 208).name == "qwen.tiktoken"
 
 
 @pytest.mark.parametrize(("scaled", "reserved"), [(False, "<|reserved_special_token_3|>"), (True, "<|end_header_id|>")])
 def test_llama_3_as_meta_ships_it(tmp_path: Path, scaled: bool, reserved: str) -> None:
     folder = write_folder(tmp_path / "m", {}, {"tokenizer.model": rank_table()})
     config = {"vocab_size": SIZE + 256, "rope_scaling": {"rope_type": "llama3"} if scaled else None}
-    metadata, original = read(folder, vocab.llama_vocabulary, None, **config)
+    metadata, original = read(folder, readers.llama_vocabulary, None, **config)
     prove(metadata, original)
     tokens = text_of(metadata, TOKENS)
     assert len(tokens) == SIZE + 256
@@ -222,7 +222,7 @@ METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first
 def test_sentencepiece_given_only_as_json(tmp_path: Path, changes: dict[str, Any], prefix: bool | None) -> None:
     """Scores follow the merges, so the original model's own order comes out again."""
     files = {"tokenizer.json": sentencepiece_as_json(**changes)}
-    metadata, original = read(write_folder(tmp_path / "m", {}, files), vocab.llama_vocabulary)
+    metadata, original = read(write_folder(tmp_path / "m", {}, files), readers.llama_vocabulary)
     assert prove(metadata, original).name == "tokenizer.json"
     assert text_of(metadata, "tokenizer.ggml.model") == "llama"
     assert text_of(metadata, "tokenizer.ggml.add_space_prefix") is prefix
@@ -237,7 +237,7 @@ def test_gemma4_follows_the_merges(tmp_path: Path) -> None:
     turns = [*added("<unk>", "<s>", "</s>", first=0), *added("<|turn>", "<turn|>", "<|tool_call>", first=2048)]
     files = {"tokenizer.json": sentencepiece_as_json(normalizer=space, added_tokens=turns)}
     folder = write_folder(tmp_path / "m", {}, files)
-    metadata, original = read(folder, gemma4vocab.gemma4_vocabulary)
+    metadata, original = read(folder, gemma4.gemma4_vocabulary)
     proof = prove(metadata, original)
     assert proof.name == "tokenizer.json" and not proof.loss and not proof.differing
     types = text_of(metadata, "tokenizer.ggml.token_type")
@@ -247,7 +247,7 @@ def test_gemma4_follows_the_merges(tmp_path: Path) -> None:
 def test_a_gemma4_with_a_space_in_front(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "m", {}, {"tokenizer.json": sentencepiece_as_json()})
     with pytest.raises(UnsupportedError, match="otherwise than Gemma 4's"):
-        read(folder, gemma4vocab.gemma4_vocabulary)
+        read(folder, gemma4.gemma4_vocabulary)
 
 
 def test_rules_that_sentencepiece_cannot_follow(tmp_path: Path) -> None:

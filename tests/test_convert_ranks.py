@@ -10,8 +10,8 @@ from typing import Any
 import gguf
 import pytest
 
-from ggufrun.convert import glmvocab, kimivocab, vocab
-from ggufrun.convert.vocabulary import Original
+from ggufrun.convert.vocab import glm, kimi, readers
+from ggufrun.convert.vocab.vocabulary import Original
 from ggufrun.errors import FormatError, UnsupportedError
 from tests.rank_samples import N_SPECIAL, TEXTS, tekken
 from tests.test_convert_proof import proof_of, read, text_of
@@ -58,10 +58,10 @@ def tekken_folder(folder: Path, **changes: Any) -> Path:
 
 MADE: dict[str, Callable[[Path], tuple[Any, Original]]] = {
     "qwen": lambda path: read(
-        write_folder(path, {}, {"qwen.tiktoken": rank_table()}), vocab.qwen_vocabulary, vocab_size=SIZE + 220
+        write_folder(path, {}, {"qwen.tiktoken": rank_table()}), readers.qwen_vocabulary, vocab_size=SIZE + 220
     ),
-    "llama3": lambda path: read(glm_folder(path), glmvocab.chatglm_vocabulary, padded_vocab_size=N_TABLE + 20),
-    "kimi": lambda path: read(kimi_folder(path), kimivocab.deepseek_vocabulary, vocab_size=N_TABLE + 256),
+    "llama3": lambda path: read(glm_folder(path), glm.chatglm_vocabulary, padded_vocab_size=N_TABLE + 20),
+    "kimi": lambda path: read(kimi_folder(path), kimi.deepseek_vocabulary, vocab_size=N_TABLE + 256),
     "tekken": lambda path: read(tekken_folder(path)),
 }
 
@@ -78,20 +78,20 @@ def test_the_ids_of_the_original_packages(tmp_path: Path, name: str) -> None:
 
 def test_glm4_as_its_own_code_reads_it(tmp_path: Path) -> None:
     folder = glm_folder(tmp_path / "m")
-    metadata, _ = read(folder, glmvocab.chatglm_vocabulary, padded_vocab_size=N_TABLE + 20)
+    metadata, _ = read(folder, glm.chatglm_vocabulary, padded_vocab_size=N_TABLE + 20)
     tokens = text_of(metadata, "tokenizer.ggml.tokens")
     assert tokens[N_TABLE : N_TABLE + len(GLM)] == list(GLM)
     assert tokens[-1] == f"[PAD{N_TABLE + 19}]"
     assert text_of(metadata, "tokenizer.ggml.pre") == "chatglm-bpe"
     ids = {kind: text_of(metadata, f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot", "unknown")}
     assert ids == {"eos": N_TABLE, "eot": N_TABLE + 7, "unknown": N_TABLE}
-    proof = proof_of(folder, glmvocab.chatglm_vocabulary, padded_vocab_size=N_TABLE + 20)
+    proof = proof_of(folder, glm.chatglm_vocabulary, padded_vocab_size=N_TABLE + 20)
     assert proof.name == "tokenizer.model" and not proof.loss and not proof.differing
 
 
 def test_kimi_as_its_own_code_reads_it(tmp_path: Path) -> None:
     folder = kimi_folder(tmp_path / "m")
-    metadata, _ = read(folder, kimivocab.deepseek_vocabulary, vocab_size=N_TABLE + 300)
+    metadata, _ = read(folder, kimi.deepseek_vocabulary, vocab_size=N_TABLE + 300)
     tokens, types = (text_of(metadata, f"tokenizer.ggml.{key}") for key in ("tokens", "token_type"))
     named = {N_TABLE: "[BOS]", N_TABLE + 2: "<|im_end|>", N_TABLE + 254: "[UNK]"}
     assert {number: tokens[number] for number in named} == named
@@ -99,7 +99,7 @@ def test_kimi_as_its_own_code_reads_it(tmp_path: Path) -> None:
     assert tokens[N_TABLE + 256] == f"[PAD{N_TABLE + 256}]"
     assert types[N_TABLE - 1 : N_TABLE + 1] == [gguf.TokenType.NORMAL, gguf.TokenType.CONTROL]
     assert text_of(metadata, "tokenizer.ggml.pre") == "kimi-k2"
-    proof = proof_of(folder, kimivocab.deepseek_vocabulary, vocab_size=N_TABLE + 300)
+    proof = proof_of(folder, kimi.deepseek_vocabulary, vocab_size=N_TABLE + 300)
     # this vocabulary joins what Kimi's keeps apart, so llama.cpp's rough splitting shows more than it would there
     assert proof.name == "tiktoken.model" and 0 < proof.differing < proof.strings / 4
     assert proof.approximate == "combining marks and capitals within words"
@@ -107,14 +107,14 @@ def test_kimi_as_its_own_code_reads_it(tmp_path: Path) -> None:
 
 def test_kimi_with_a_tokenizer_json(tmp_path: Path) -> None:
     files = {"tiktoken.model": rank_table(), "tokenizer.json": tokenizer_json(PUBLISHED["kimi-k2"])}
-    metadata, original = read(write_folder(tmp_path / "m", {}, files), kimivocab.deepseek_vocabulary)
+    metadata, original = read(write_folder(tmp_path / "m", {}, files), kimi.deepseek_vocabulary)
     assert original.name == "tokenizer.json" and text_of(metadata, "tokenizer.ggml.pre") == "kimi-k2"
 
 
 def test_a_special_token_of_kimi_in_the_middle_of_the_table(tmp_path: Path) -> None:
     settings = {"added_tokens_decoder": {"17": {"content": "[BOS]", "special": True}}}
     with pytest.raises(FormatError, match=r"\[BOS\].*does not follow"):
-        read(kimi_folder(tmp_path / "m", settings), kimivocab.deepseek_vocabulary, vocab_size=N_TABLE + 256)
+        read(kimi_folder(tmp_path / "m", settings), kimi.deepseek_vocabulary, vocab_size=N_TABLE + 256)
 
 
 def test_mistrals_own_format(tmp_path: Path) -> None:
@@ -176,6 +176,6 @@ def test_special_tokens_that_leave_a_gap(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=f"do not follow the {N_TABLE}"):
         read(
             glm_folder(tmp_path / "m", {"added_tokens_decoder": decoder}),
-            glmvocab.chatglm_vocabulary,
+            glm.chatglm_vocabulary,
             vocab_size=SIZE + 99,
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ggufrun.convert import vocab
+from ggufrun.convert.vocab import readers
 from ggufrun.errors import FormatError, GgufrunError, UnsupportedError
 from tests.test_convert_proof import proof_of, read, text_of
 from tests.vocabularies import PUBLISHED, slow_files, tokenizer_json, write_folder
@@ -59,4 +59,4 @@ def test_what_is_refused(
 ) -> None:
     files = slow_files("<|endoftext|>") | {"tokenizer_config.json": settings} | changes
     with pytest.raises(error, match=words):
-        read(write_folder(tmp_path / "m", {}, files), vocab.bpe_vocabulary)
+        read(write_folder(tmp_path / "m", {}, files), readers.bpe_vocabulary)

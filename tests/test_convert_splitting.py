@@ -11,9 +11,9 @@ import pytest
 
 from ggufrun.checkpoint import gguffile
 from ggufrun.checkpoint.gguffile import Kind
-from ggufrun.convert import pretokenizers, proof, vocab
 from ggufrun.convert.config import Config
-from ggufrun.convert.splitting import Splitting, check_name, pretokenizer_name, splitting_of
+from ggufrun.convert.vocab import pretokenizers, proof, readers
+from ggufrun.convert.vocab.splitting import Splitting, check_name, pretokenizer_name, splitting_of
 from ggufrun.errors import UnsupportedError, UsageError
 from tests.vocabularies import (
     DIGITS,
@@ -117,7 +117,7 @@ def test_llama_cpp_knows_every_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert {rule.name for rule in pretokenizers.RULES} | pretokenizers.APPROXIMATE.keys() <= set(pretokenizers.NAMES)
     folder = write_folder(tmp_path / "m", {}, {"tokenizer.json": tokenizer_json(PUBLISHED["gpt-2"])})
     writer = gguf.GGUFWriter(None, "llama")
-    original = vocab.add_vocabulary(folder, Config(folder / "config.json", {}), writer)
+    original = readers.add_vocabulary(folder, Config(folder / "config.json", {}), writer)
     keys = {key: gguffile.encode(v.value, v.type, v.sub_type) for key, v in writer.kv_data[0].items()}
     for name in pretokenizers.NAMES:
         keys["tokenizer.ggml.pre"] = gguffile.encode(name, Kind.STRING)
@@ -138,7 +138,7 @@ def special(tmp_path: Path, settings: dict[str, Any] | None, **files: Any) -> di
         content["tokenizer_config.json"] = settings
     folder = write_folder(tmp_path / "m", files.get("config", {}), content)
     writer = gguf.GGUFWriter(None, "llama")
-    vocab.add_vocabulary(folder, Config(folder / "config.json", {}), writer)
+    readers.add_vocabulary(folder, Config(folder / "config.json", {}), writer)
     found = {key.removeprefix("tokenizer."): entry.value for key, entry in writer.kv_data[0].items()}
     return {key: value for key, value in found.items() if "token_id" in key or "template" in key}
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.cli import upstream as command
 from ggufrun.cli.app import app
-from ggufrun.cli.options import WriteFlags
+from ggufrun.cli.flags.common import WriteFlags
 from ggufrun.convert import pipeline, upstream
 from ggufrun.convert.plan import plan_quantize
 from ggufrun.errors import FormatError, NotFoundError, TargetError, UnsupportedError, UsageError

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sentencepiece import SentencePieceProcessor
 
-from ggufrun.bindings import bindings
+from ggufrun.native.bindings import bindings
 from tests.checkpoints import DEMO
 
 # not the package itself, which would take llama.cpp's log from the engine

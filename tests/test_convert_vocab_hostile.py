@@ -19,10 +19,10 @@ import pytest
 from sentencepiece import SentencePieceTrainer
 
 from ggufrun.checkpoint import gguffile
-from ggufrun.convert import vocab
 from ggufrun.convert.config import Config
-from ggufrun.convert.proof import prove
-from ggufrun.convert.tokenizerfiles import MAX_BYTES, TokenizerFiles
+from ggufrun.convert.vocab import readers
+from ggufrun.convert.vocab.proof import prove
+from ggufrun.convert.vocab.tokenizer_files import MAX_BYTES, TokenizerFiles
 from ggufrun.errors import FormatError, GgufrunError, NotFoundError, UnsupportedError
 from tests.checkpoints import DEMO
 from tests.vocabularies import PUBLISHED, SIZE, added, byte_level, rank_table, tokenizer_json, write_folder
@@ -33,7 +33,7 @@ Json = dict[str, Any]
 
 def read(folder: Path, **config: Any) -> gguf.GGUFWriter:
     writer = gguf.GGUFWriter(None, "llama")
-    vocab.add_vocabulary(folder, Config(folder / "config.json", config), writer)
+    readers.add_vocabulary(folder, Config(folder / "config.json", config), writer)
     return writer
 
 
@@ -107,7 +107,7 @@ def test_padding_in_the_file_is_not_followed(tmp_path: Path) -> None:
     }  # fmt: skip
     folder = write_folder(tmp_path / "m", {}, {"tokenizer.json": {**WHOLE, "padding": padding}})
     writer = gguf.GGUFWriter(None, "llama")
-    original = vocab.add_vocabulary(folder, Config(folder / "config.json", {}), writer)
+    original = readers.add_vocabulary(folder, Config(folder / "config.json", {}), writer)
     keys = {key: gguffile.encode(v.value, v.type, v.sub_type) for key, v in writer.kv_data[0].items()}
     assert prove(keys, original).strings > 2000
 
@@ -182,7 +182,7 @@ def test_what_a_sentencepiece_model_says_of_itself(tmp_path: Path) -> None:
         add_dummy_prefix=False,
     )  # fmt: skip
     writer = gguf.GGUFWriter(None, "llama")
-    original = vocab.add_vocabulary(path.parent, Config(tmp_path / "config.json", {"vocab_size": 400}), writer)
+    original = readers.add_vocabulary(path.parent, Config(tmp_path / "config.json", {"vocab_size": 400}), writer)
     keys = {key: gguffile.encode(v.value, v.type, v.sub_type) for key, v in writer.kv_data[0].items()}
     header = gguffile.Header(keys, ())
     number = header.get("tokenizer.ggml.tokens").index("<turn>")

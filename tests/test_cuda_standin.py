@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from ggufrun.engine import fit
+from ggufrun.engine.placement import fit
 from tests import standin
 from tests.shapes import Kind, Shape, write_shape
 from tests.standin import MIB, Seen

@@ -15,7 +15,7 @@ import pytest
 import typer
 
 from ggufrun.cli.app import app
-from ggufrun.cli.chat_flags import WITHOUT_EFFECT
+from ggufrun.cli.flags.chat import WITHOUT_EFFECT
 from tests.checkpoints import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -179,7 +179,7 @@ def test_make_targets_of_the_readme_exist() -> None:
 
 
 def test_the_help_lists_every_type() -> None:
-    from ggufrun.cli.options import TYPES
+    from ggufrun.cli.flags.common import TYPES
     from ggufrun.quantize.types import FILE_TYPES
 
     assert set(re.findall(r"\b[A-Z]+[0-9]\w*", TYPES)) == set(FILE_TYPES)
@@ -194,7 +194,7 @@ def test_the_help_lists_every_type() -> None:
 
 def test_what_other_tools_call_it() -> None:
     """A command of another tool is answered with ours, which exists; `help COMMAND` is `COMMAND --help`."""
-    from ggufrun.cli.elsewhere import COMMANDS, CONVERTER_FLAGS, MORE
+    from ggufrun.cli.flags.aliases import COMMANDS, CONVERTER_FLAGS, MORE
 
     for name, advice in COMMANDS.items():
         assert name not in program()

@@ -23,7 +23,7 @@ def test_named_files_and_options_exist() -> None:
     for name in re.findall(r"`(tests/[\w*/.]+|ggufrun/[\w/.]+)`", PAGE):
         assert list(ROOT.glob(name.rstrip("/"))), name
     assert "InternLM2ForCausalLM" in families()
-    assert '"--converter"' in (ROOT / "ggufrun" / "cli" / "convert.py").read_text()
+    assert '"--converter"' in (ROOT / "ggufrun" / "cli" / "commands" / "convert.py").read_text()
 
 
 def test_every_family_is_listed() -> None:

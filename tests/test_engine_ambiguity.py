@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from ggufrun.engine.ambiguity import MOST, widest
-from ggufrun.engine.grammar import Grammar, check
 from ggufrun.engine.model import Model
-from ggufrun.engine.schema import to_grammar
+from ggufrun.engine.sampling.ambiguity import MOST, widest
+from ggufrun.engine.sampling.grammar import Grammar, check
+from ggufrun.engine.sampling.schema import to_grammar
 from ggufrun.errors import FormatError
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ggufrun.engine import sampler as module
 from ggufrun.engine.context import Context
-from ggufrun.engine.native import llama
-from ggufrun.engine.sampler import Sampler, SamplingParams
+from ggufrun.engine.sampling import sampler as module
+from ggufrun.engine.sampling.sampler import Sampler, SamplingParams
+from ggufrun.native.library import llama
 
 DRAWS = 40
 

@@ -11,7 +11,7 @@ from ggufrun.engine.batch import Batch, Task
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.generate import GenerationStats, StopReason, generate
 from ggufrun.engine.model import Model
-from ggufrun.engine.sampler import Sampler, SamplingParams
+from ggufrun.engine.sampling.sampler import Sampler, SamplingParams
 from tests.poems import POEMS
 
 GREEDY = SamplingParams(temp=0)

@@ -11,10 +11,10 @@ import pytest
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.generate import GenerationStats, StopReason, generate
 from ggufrun.engine.model import Model
-from ggufrun.engine.native import ERROR, _log, llama
-from ggufrun.engine.sampler import Sampler, SamplingParams
+from ggufrun.engine.sampling.sampler import Sampler, SamplingParams
 from ggufrun.engine.sequence import ContextFull, Interrupted, common_prefix
 from ggufrun.errors import EngineError, UsageError
+from ggufrun.native.library import ERROR, _log, llama
 
 POEM = "[INST] 背一下静夜思 [/INST]"
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from ggufrun.bindings import bindings
-from ggufrun.engine import devices as devices_module
-from ggufrun.engine import lastwords, native, offload
-from ggufrun.engine.devices import Device, devices, has_gpu
+from ggufrun.engine.placement import devices as devices_module
+from ggufrun.engine.placement import offload
+from ggufrun.engine.placement.devices import Device, devices, has_gpu
+from ggufrun.native import abort
+from ggufrun.native import library as native
+from ggufrun.native.bindings import bindings
 
 
 def test_there_is_a_cpu() -> None:
@@ -56,7 +58,7 @@ def test_a_library_that_is_missing(why: str, said: str) -> None:
 
 ABORT = """
 import ctypes
-from ggufrun.engine import lastwords, native
+from ggufrun.native import abort as lastwords; from ggufrun.native import library as native
 library = ctypes.CDLL(native.llama()._lib._name)
 with lastwords.last_words(lambda text: print(repr(text), flush=True)):
     native._remember(native.ERROR, b"CUDA error: out of memory\\n", None)
@@ -73,7 +75,8 @@ def test_an_end_is_told_with_what_was_logged_before_it() -> None:
 
 TELL = """
 import json, sys
-from ggufrun.engine import devices, host, native, offload, worker
+from ggufrun.engine.placement import devices, offload, system_memory as host, worker
+from ggufrun.native import library as native
 found = []
 for most in (None, 5 << 20):
     (pointer,) = [pointer for name, pointer, kind in offload.device_pointers() if kind == offload.CPU]
@@ -96,7 +99,7 @@ def test_a_worker_tells_what_the_system_can_give_and_no_more_than_it_lends() -> 
 
 THROW = """
 import ctypes, os, sys
-from ggufrun.cli import ending
+from ggufrun.cli.terminal import abort as ending
 library = ctypes.CDLL("libstdc++.so.6")
 with ending.guarded(lambda: "the conversation is kept"):
     getattr(library, sys.argv[1])(*sys.argv[2:] and [sys.argv[2].encode()])
@@ -114,7 +117,7 @@ with ending.guarded(lambda: "the conversation is kept"):
     ],
 )
 def test_an_exception_that_nobody_catches(call: list[str], said: str) -> None:
-    if lastwords._runtime() is None or sys.platform == "darwin":
+    if abort._runtime() is None or sys.platform == "darwin":
         pytest.skip("another C++ library")
     done = subprocess.run([sys.executable, "-c", THROW, *call], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1

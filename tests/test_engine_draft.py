@@ -16,7 +16,7 @@ from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.draft import DraftModel, DraftParams, Lookup, Speculation, check_vocabularies
 from ggufrun.engine.generate import GenerationStats, StopReason, generate
 from ggufrun.engine.model import Model, ModelParams
-from ggufrun.engine.sampler import Sampler, SamplingParams
+from ggufrun.engine.sampling.sampler import Sampler, SamplingParams
 from ggufrun.errors import UnsupportedError, UsageError
 
 QUESTION = "[INST] 背一下静夜思 [/INST]"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.engine import enough
 from ggufrun.engine.context import ContextParams
-from ggufrun.engine.devices import Device
-from ggufrun.engine.memory import Footprint, Place, Use
 from ggufrun.engine.model import ModelParams
+from ggufrun.engine.placement import memory_check
+from ggufrun.engine.placement.devices import Device
+from ggufrun.engine.placement.memory import Footprint, Place, Use
 from ggufrun.errors import EngineError
 
 GIB = 1 << 30
@@ -44,7 +44,7 @@ def footprint(weights: float, cache: float, context: int = 4096, bits: float = 1
     ],
 )
 def test_what_would_fit(found: Footprint, total: int, words: str) -> None:
-    error = enough.too_large(Path("model.gguf"), found, total * GIB)
+    error = memory_check.too_large(Path("model.gguf"), found, total * GIB)
     assert words in str(error) and f"and this computer has {total}.0 GiB" in str(error)
 
 
@@ -54,31 +54,31 @@ def test_a_file_is_measured_where_it_is_large(
     """The embedded model on a computer of some megabytes."""
     path = demo_gguf("f16")
     params, context = ModelParams(path), ContextParams(n_ctx=512)
-    enough.check(params, context)
+    memory_check.check(params, context)
     size = path.stat().st_size
-    monkeypatch.setattr(enough, "host_device", host(3 * size))
+    monkeypatch.setattr(memory_check, "host_device", host(3 * size))
     measured: list[object] = []
-    monkeypatch.setattr(enough, "measure", lambda *arguments: measured.append(arguments))
-    enough.check(params, context)
+    monkeypatch.setattr(memory_check, "measure", lambda *arguments: measured.append(arguments))
+    memory_check.check(params, context)
     assert measured == []
     monkeypatch.undo()
-    monkeypatch.setattr(enough, "host_device", host(int(1.1 * size)))
+    monkeypatch.setattr(memory_check, "host_device", host(int(1.1 * size)))
     with pytest.raises(EngineError, match=r"takes .* GiB with a context of 512 tokens"):
-        enough.check(params, context)
-    monkeypatch.setattr(enough, "host_device", host(0))
-    enough.check(params, context)
+        memory_check.check(params, context)
+    monkeypatch.setattr(memory_check, "host_device", host(0))
+    memory_check.check(params, context)
 
 
 def test_shards_count_together(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         (tmp_path / f"m-{number:05d}-of-00003.gguf").write_bytes(b"x" * number)
-    assert enough.size_on_disk(tmp_path / "m-00001-of-00003.gguf") == 6
-    assert enough.size_on_disk(tmp_path / "none.gguf") == 0
+    assert memory_check.size_on_disk(tmp_path / "m-00001-of-00003.gguf") == 6
+    assert memory_check.size_on_disk(tmp_path / "none.gguf") == 0
 
 
 def test_the_memory_of_cards_counts(demo_gguf: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     path = demo_gguf("f16")
     params, context = ModelParams(path), ContextParams(n_ctx=512)
-    monkeypatch.setattr(enough, "host_device", host(int(1.1 * path.stat().st_size)))
-    monkeypatch.setattr(enough, "card_memory", lambda: GIB)
-    enough.check(params, context)
+    monkeypatch.setattr(memory_check, "host_device", host(int(1.1 * path.stat().st_size)))
+    monkeypatch.setattr(memory_check, "card_memory", lambda: GIB)
+    memory_check.check(params, context)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.engine import fit
 from ggufrun.engine.context import ContextParams
-from ggufrun.engine.devices import Device
-from ggufrun.engine.memory import Footprint, Place, Use
 from ggufrun.engine.model import ModelParams
-from ggufrun.engine.offload import EXPERTS, NO_DEVICE, Placement
-from ggufrun.engine.outline import Outline, outline, parts, summed
+from ggufrun.engine.placement import fit
+from ggufrun.engine.placement.devices import Device
+from ggufrun.engine.placement.layer_sizes import Outline, outline, parts, summed
+from ggufrun.engine.placement.memory import Footprint, Place, Use
+from ggufrun.engine.placement.offload import EXPERTS, NO_DEVICE, Placement
 from ggufrun.errors import EngineError, UsageError
 from tests.shapes import Shape, write_shape
 

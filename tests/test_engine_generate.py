@@ -6,7 +6,7 @@ import pytest
 
 from ggufrun.engine.context import Context
 from ggufrun.engine.generate import GenerationStats, StopReason, generate
-from ggufrun.engine.sampler import Sampler, SamplingParams
+from ggufrun.engine.sampling.sampler import Sampler, SamplingParams
 from ggufrun.engine.sequence import ContextFull
 from tests.poems import POEMS
 

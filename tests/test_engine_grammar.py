@@ -9,12 +9,12 @@ import pytest
 
 from ggufrun.engine.context import Context
 from ggufrun.engine.generate import generate
-from ggufrun.engine.grammar import Grammar, check
-from ggufrun.engine.native import llama
-from ggufrun.engine.sampler import Sampler, SamplingParams
-from ggufrun.engine.schema import to_grammar
-from ggufrun.engine.vocab import Vocab
+from ggufrun.engine.sampling.grammar import Grammar, check
+from ggufrun.engine.sampling.sampler import Sampler, SamplingParams
+from ggufrun.engine.sampling.schema import to_grammar
+from ggufrun.engine.vocabulary import Vocab
 from ggufrun.errors import EngineError, FormatError, GgufrunError, UnsupportedError
+from ggufrun.native.library import llama
 
 BYTE_TOKENS = 3
 """After <unk>, <s> and </s>."""

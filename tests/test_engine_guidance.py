@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ggufrun.chat import styles
+from ggufrun.chat.formats import styles
+from ggufrun.chat.formats.plain import PlainPrompt
+from ggufrun.chat.formats.prompt import AffixPrompt, Format, StylePrompt
+from ggufrun.chat.formats.template import ChatTemplate
+from ggufrun.chat.formats.template_prompt import TemplatePrompt
 from ggufrun.chat.negative import Negative
-from ggufrun.chat.plain import PlainPrompt
-from ggufrun.chat.prompt import AffixPrompt, Format, StylePrompt
 from ggufrun.chat.session import Done, Session
-from ggufrun.chat.template import ChatTemplate
-from ggufrun.chat.template_prompt import TemplatePrompt
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.generate import GenerationStats, StopReason, generate
 from ggufrun.engine.guidance import Guidance
 from ggufrun.engine.model import Model, ModelParams
-from ggufrun.engine.native import llama
-from ggufrun.engine.sampler import Sampler, SamplingParams
+from ggufrun.engine.sampling.sampler import Sampler, SamplingParams
 from ggufrun.errors import UsageError
+from ggufrun.native.library import llama
 from tests import chat_oracle, guidance_oracle
 from tests.checkpoints import DEMO
 from tests.conftest import Oracle

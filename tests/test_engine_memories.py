@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ggufrun.chat import styles
-from ggufrun.chat.plain import PlainPrompt
-from ggufrun.chat.prompt import StylePrompt
+from ggufrun.chat.formats import styles
+from ggufrun.chat.formats.plain import PlainPrompt
+from ggufrun.chat.formats.prompt import StylePrompt
 from ggufrun.chat.session import Done, Session
 from ggufrun.engine.batch import Batch, Task
 from ggufrun.engine.context import Context, ContextParams
@@ -18,9 +18,9 @@ from ggufrun.engine.draft import DraftParams, Lookup, Speculation
 from ggufrun.engine.generate import GenerationStats, generate
 from ggufrun.engine.guidance import Guidance
 from ggufrun.engine.model import Model, ModelParams
-from ggufrun.engine.native import llama
-from ggufrun.engine.sampler import Sampler, SamplingParams
+from ggufrun.engine.sampling.sampler import Sampler, SamplingParams
 from ggufrun.errors import UnsupportedError
+from ggufrun.native.library import llama
 from tests import chat_oracle, memories
 from tests.conftest import Oracle
 

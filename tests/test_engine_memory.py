@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.engine import host, memory
 from ggufrun.engine.adapters import Adapter
 from ggufrun.engine.context import Context, ContextParams
-from ggufrun.engine.devices import Device, has_gpu
-from ggufrun.engine.memory import Footprint, Place, Use, measure, with_adapters
 from ggufrun.engine.model import Model, ModelParams
+from ggufrun.engine.placement import memory, system_memory
+from ggufrun.engine.placement.devices import Device, has_gpu
+from ggufrun.engine.placement.memory import Footprint, Place, Use, measure, with_adapters
 from ggufrun.errors import EngineError, NotFoundError
 from tests.checkpoints import DEMO
 from tests.completion_oracle import make_adapter
@@ -81,7 +81,7 @@ def test_a_model_larger_than_the_machine_is_measured_from_its_header(tmp_path: P
     assert found.total.cache == shape.cache_bytes(4096)
     assert 0 <= found.total.weights - shape.weight_bytes() < 1 << 20
     assert found.layers == 80 and found.experts == experts
-    if (total := host.memory().total) is not None and total < shape.weight_bytes():
+    if (total := system_memory.memory().total) is not None and total < shape.weight_bytes():
         assert not found.fits and found.host.left < 0
 
 
@@ -138,10 +138,10 @@ def test_an_engine_without_the_report_is_told(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_container_gives_what_its_limit_leaves() -> None:
     stat = "anon 5\nfile 7\ninactive_file 300\nactive_file 9\n"
-    assert host.parse_cgroup(1000, "600\n", stat) == 700
-    assert host.parse_cgroup(1000, "600\n", "") == 400
-    assert host.parse_cgroup(1000, "", "") == 1000
-    assert host.parse_cgroup(1000, "2000", "") == 0
+    assert system_memory.parse_cgroup(1000, "600\n", stat) == 700
+    assert system_memory.parse_cgroup(1000, "600\n", "") == 400
+    assert system_memory.parse_cgroup(1000, "", "") == 1000
+    assert system_memory.parse_cgroup(1000, "2000", "") == 0
 
 
 def test_without_flash_attention_the_scores_count_too(demo_model: Model) -> None:

@@ -10,9 +10,9 @@ import pytest
 from ggufrun.engine.adapters import Adapter, scaled
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.model import Model
-from ggufrun.engine.native import llama
 from ggufrun.engine.rope import RopeParams, auto_alpha, rotary_dimension, stretched_base
 from ggufrun.errors import EngineError, NotFoundError, UsageError
+from ggufrun.native.library import llama
 from tests import completion_oracle
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from ggufrun.engine.context import Context
 from ggufrun.engine.generate import generate
-from ggufrun.engine.native import llama
-from ggufrun.engine.sampler import RANDOM_SEED, Sampler, SamplingParams
-from ggufrun.engine.sampling import logit_bias, sampler_letters, sampler_names
+from ggufrun.engine.sampling.params import logit_bias, sampler_letters, sampler_names
+from ggufrun.engine.sampling.sampler import RANDOM_SEED, Sampler, SamplingParams
 from ggufrun.errors import EngineError, UsageError
+from ggufrun.native.library import llama
 
 PROMPT = "[INST] 背一下静夜思 [/INST] 床前明月光"
 
@@ -149,7 +149,7 @@ def test_penalties_by_either_way_are_the_same(demo_context: Context, monkeypatch
     )
 
     def run(worthwhile: int) -> list[int]:
-        monkeypatch.setattr("ggufrun.engine.sampler.WORTHWHILE", worthwhile)
+        monkeypatch.setattr("ggufrun.engine.sampling.sampler.WORTHWHILE", worthwhile)
         sampler = Sampler(demo_context.model, params, 512)
         sampler.accept(ids)
         made = list(generate(demo_context, sampler, ids, limit=200))
@@ -161,7 +161,7 @@ def test_penalties_by_either_way_are_the_same(demo_context: Context, monkeypatch
 
 
 def test_sampling_leaves_the_logits_as_they_were(demo_context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ggufrun.engine.sampler.WORTHWHILE", 0)
+    monkeypatch.setattr("ggufrun.engine.sampling.sampler.WORTHWHILE", 0)
     ids = prompt(demo_context)
     before = logits(demo_context)
     draw(demo_context, SamplingParams(repeat_penalty=2.0, presence_penalty=3.0), ids)

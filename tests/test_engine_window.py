@@ -6,18 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from ggufrun.chat import styles
-from ggufrun.chat.prompt import StylePrompt
+from ggufrun.chat.formats import styles
+from ggufrun.chat.formats.prompt import StylePrompt
+from ggufrun.chat.formats.template import ChatTemplate
+from ggufrun.chat.formats.template_prompt import TemplatePrompt
 from ggufrun.chat.session import Done, Session
-from ggufrun.chat.template import ChatTemplate
-from ggufrun.chat.template_prompt import TemplatePrompt
 from ggufrun.engine.context import Context, ContextParams
+from ggufrun.engine.context_shift import Shift, fill, next_shift
 from ggufrun.engine.generate import GenerationStats, StopReason, generate
 from ggufrun.engine.model import Model
-from ggufrun.engine.native import llama
-from ggufrun.engine.sampler import Sampler, SamplingParams
+from ggufrun.engine.sampling.sampler import Sampler, SamplingParams
 from ggufrun.engine.sequence import ContextFull
-from ggufrun.engine.window import Shift, fill, next_shift
+from ggufrun.native.library import llama
 
 ENDLESS = SamplingParams(temp=0, ignore_eos=True, repeat_penalty=1.2)
 

@@ -21,11 +21,11 @@ from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.convert.imatrix import load_imatrix, save_imatrix
 from ggufrun.engine.chunks import ChunkParams
 from ggufrun.engine.model import Model, ModelParams
-from ggufrun.engine.native import ggml
 from ggufrun.engine.observe import Node, weight_name
 from ggufrun.errors import FormatError, TargetError, UsageError
 from ggufrun.evaluate.imatrix import Collector, merge
 from ggufrun.evaluate.text import cut
+from ggufrun.native.library import ggml
 from ggufrun.quantize.imatrix import Imatrix, ImatrixEntry
 from tests.conftest import Oracle
 from tests.measured import EXPERTS, SAMPLE, USED, weights, write_model

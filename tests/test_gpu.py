@@ -30,7 +30,7 @@ SEEING = {
 }
 """The environment as it was before the cards were hidden."""
 
-ASK = "import json; from ggufrun.engine.devices import devices; from dataclasses import asdict; "
+ASK = "import json; from ggufrun.engine.placement.devices import devices; from dataclasses import asdict; "
 ASK += "print(json.dumps([asdict(one) for one in devices() if one.kind in ('gpu', 'igpu')]))"
 
 

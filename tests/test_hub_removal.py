@@ -15,7 +15,7 @@ import pytest
 
 from ggufrun.convert.writer import TargetFile
 from ggufrun.errors import GgufrunError, NotFoundError, TargetError, UsageError
-from ggufrun.hub import inuse, removal
+from ggufrun.hub import in_use, removal
 from ggufrun.hub.digests import METADATA
 from ggufrun.hub.models import stopped
 from tests.checkpoints import write_llama
@@ -255,7 +255,7 @@ def another_process(script: str, *arguments: Path) -> Iterator[None]:
             process.communicate(b"\n")
 
 
-@pytest.mark.skipif(not (inuse.PROCESSES / "self" / "maps").exists(), reason="what is open is known on Linux only")
+@pytest.mark.skipif(not (in_use.PROCESSES / "self" / "maps").exists(), reason="what is open is known on Linux only")
 @pytest.mark.parametrize(
     "script",
     [

@@ -20,20 +20,44 @@ PACKAGE = Path(__file__).resolve().parent.parent / "ggufrun"
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "processors": set(),
-    "bindings": set(),
-    "signals": set(),
-    "appearing": set(),
-    "hub": {"signals", "errors"},
+    "atomicfile": set(),
+    "native": {"errors"},
+    "hub": {"native", "errors"},
     "checkpoint": {"errors"},
-    "quantize": {"bindings", "signals", "errors"},
-    "engine": {"appearing", "bindings", "processors", "signals", "errors"},
-    "convert": {"bindings", "checkpoint", "quantize", "processors", "signals", "errors"},
-    "chat": {"appearing", "engine", "errors"},
+    "quantize": {"native", "errors"},
+    "engine": {"atomicfile", "native", "processors", "errors"},
+    "convert": {"checkpoint", "native", "processors", "quantize", "errors"},
+    "chat": {"atomicfile", "engine", "errors"},
     # its importance matrix is the record that quantize reads
-    "evaluate": {"engine", "quantize", "errors"},
-    "cli": {"appearing", "hub", "checkpoint", "convert", "quantize", "engine", "chat", "evaluate", "errors"},
+    "evaluate": {"engine", "native", "quantize", "errors"},
+    "workflows": {"errors"},
+    "cli": {
+        "atomicfile",
+        "chat",
+        "checkpoint",
+        "convert",
+        "engine",
+        "errors",
+        "evaluate",
+        "hub",
+        "native",
+        "quantize",
+        "workflows",
+    },
 }
 """Room -> the rooms it may import (itself aside)."""
+
+INNER: dict[str, dict[str, set[str]]] = {
+    "cli": {
+        "terminal": set(),
+        "flags": {"terminal", ""},
+        "talk": {"flags", "terminal"},
+    },
+    "chat": {"formats": set()},
+    "convert": {"vocab": {""}, "arch.shared": {"vocab", ""}, "arch": {"arch.shared", "vocab", ""}},
+}
+"""Room -> a folder in it -> what else of the room that folder may import; "" stands for modules in no folder. A folder
+that is not listed is free."""
 
 KNOWN_CIRCLES = {("ggufrun.engine.context", "ggufrun.engine.sequence")}
 """Modules that know one another all the same: a text in the memory knows the memory that it is a part of, as a type."""
@@ -92,6 +116,13 @@ def room_of(name: str) -> str | None:
     return parts[1] if len(parts) > 1 and parts[1] in ROOMS else None
 
 
+def folder_of(name: str, room: str) -> str:
+    """The folder of a module within its room, such as ``arch.shared``: the longest that ``INNER`` knows."""
+    inside = name.removeprefix(f"ggufrun.{room}").removeprefix(".") + "."
+    known = {*INNER.get(room, {}), *(folder for needs in INNER.get(room, {}).values() for folder in needs)}
+    return max((folder for folder in known if folder and inside.startswith(f"{folder}.")), key=len, default="")
+
+
 def violations(source: str, module: str, is_package: bool = False) -> list[str]:
     """What in ``source`` breaks the two tables."""
     room = module.split(".")[1]
@@ -103,6 +134,10 @@ def violations(source: str, module: str, is_package: bool = False) -> list[str]:
             target = room_of(name)
             if target and target != room and target not in allowed:
                 found.append(f"{module}:{line}: {room} must not import {target}")
+            inner = INNER.get(room, {})
+            own, other = folder_of(module, room), folder_of(name, room)
+            if target == room and own in inner and other != own and other not in inner[own]:
+                found.append(f"{module}:{line}: {room}.{own} must not import {name}")
         elif room not in FOREIGN.get(top, {room}):
             found.append(f"{module}:{line}: {room} must not import {top}")
     return found
@@ -200,10 +235,14 @@ def test_a_circle_is_seen(second: str, expected: set[tuple[str, ...]]) -> None:
         ("ggufrun.engine.model", "def f():\n    import ggufrun.convert.writer", "engine must not import convert"),
         ("ggufrun.checkpoint.lora", "from ..quantize.ggml import library", "checkpoint must not import quantize"),
         ("ggufrun.quantize.plan", "from ggufrun import checkpoint", "quantize must not import checkpoint"),
-        ("ggufrun.hub", "from ggufrun.cli import console", "hub must not import cli"),
+        ("ggufrun.hub", "from ggufrun.cli.terminal import console", "hub must not import cli"),
         ("ggufrun.engine.model", "importlib.import_module('ggufrun.cli')", "engine must not import cli"),
         ("ggufrun.engine.model", "if TYPE_CHECKING:\n    from rich import console", "engine must not import rich"),
         ("ggufrun.convert.pipeline", "import torch", "convert must not import torch"),
+        ("ggufrun.cli.terminal.console", "from ggufrun.cli.flags import chat", "cli.terminal must not import"),
+        ("ggufrun.cli.talk.screen", "from ggufrun.cli.commands.chat import run", "cli.talk must not import"),
+        ("ggufrun.chat.formats.styles", "from ggufrun.chat.session import Session", "chat.formats must not import"),
+        ("ggufrun.convert.arch.shared.rope", "from ggufrun.convert.arch import llama", "arch.shared must not import"),
     ],
 )
 def test_a_wrong_import_is_seen(module: str, source: str, expected: str) -> None:
@@ -213,10 +252,12 @@ def test_a_wrong_import_is_seen(module: str, source: str, expected: str) -> None
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("ggufrun.cli.chat", "from ggufrun.chat.session import Session\nimport rich.table"),
+        ("ggufrun.cli.commands.chat", "from ggufrun.chat.session import Session\nimport rich.table"),
         ("ggufrun.convert.pipeline", "from ggufrun.checkpoint import tensor\nfrom ..quantize import encode"),
-        ("ggufrun.engine.model", "from .context import Context\nfrom ggufrun import bindings, errors\nimport numpy"),
+        ("ggufrun.engine.model", "from .context import Context\nfrom ggufrun import errors, native\nimport numpy"),
         ("ggufrun.cli.app", "from ggufrun import __version__"),
+        ("ggufrun.cli.talk.screen", "from ggufrun.cli.terminal import console"),
+        ("ggufrun.convert.arch.llama", "from ggufrun.convert.arch.shared.rope import rope"),
     ],
 )
 def test_a_right_import_passes(module: str, source: str) -> None:
@@ -253,11 +294,11 @@ def test_help_is_quick(arguments: list[str]) -> None:
 
 
 def test_the_engine_comes_without_its_high_level_classes() -> None:
-    loaded = loaded_by("from ggufrun.engine.native import llama; llama()")
+    loaded = loaded_by("from ggufrun.native.library import llama; llama()")
     assert "llama_cpp.llama_cpp" in loaded
     assert not {"llama_cpp", "llama_cpp.llama", "jinja2"} & loaded
 
 
 def test_the_package_of_the_engine_can_still_be_imported() -> None:
-    code = "from ggufrun.bindings import bindings; api = bindings(); import llama_cpp, llama_cpp.llama_cpp as same"
+    code = "from ggufrun.native.bindings import bindings as b; api = b(); import llama_cpp, llama_cpp.llama_cpp as same"
     assert "llama_cpp.llama" in loaded_by(f"{code}; assert same is api and llama_cpp.Llama")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.chat.choose import FormatOptions, choose
+from ggufrun.chat.formats.choose_format import FormatOptions, choose
 from ggufrun.chat.reply import Text
 from ggufrun.chat.session import Session
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.model import Model, ModelParams
-from ggufrun.engine.sampler import SamplingParams
+from ggufrun.engine.sampling.sampler import SamplingParams
 from tests.checkpoints import ROOT
 
 # the training folder is no package; its corpus is the poems' one source

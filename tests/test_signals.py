@@ -13,8 +13,8 @@ import pytest
 from ggufrun.engine.batch import Batch, Task
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.model import Model
-from ggufrun.engine.sampler import SamplingParams
-from ggufrun.signals import held, noting
+from ggufrun.engine.sampling.sampler import SamplingParams
+from ggufrun.native.signals import held, noting
 
 PROMPT = 200
 

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufrun.chat import reading, settings, store, stylebook
-from ggufrun.chat.choose import FormatOptions, choose
+from ggufrun.chat import read_files, set_command, store
 from ggufrun.chat.export import export
-from ggufrun.chat.figures import describe, figures, told
-from ggufrun.chat.prompt import AffixPrompt
+from ggufrun.chat.formats import stylebook
+from ggufrun.chat.formats.choose_format import FormatOptions, choose
+from ggufrun.chat.formats.prompt import AffixPrompt
+from ggufrun.chat.formats.template_prompt import TemplatePrompt
 from ggufrun.chat.session import Event, Session
-from ggufrun.chat.template_prompt import TemplatePrompt
+from ggufrun.chat.stats import describe, figures, told
 from ggufrun.errors import GgufrunError
 
 KEYS: tuple[tuple[str, str], ...] = (
@@ -177,11 +178,11 @@ def _think(session: Session, argument: str) -> Outcome:
 
 
 def _set(session: Session, argument: str) -> Outcome:
-    return Outcome((settings.change(session, argument),)) if argument else Outcome(rows=settings.listed(session))
+    return Outcome((set_command.change(session, argument),)) if argument else Outcome(rows=set_command.listed(session))
 
 
 def _read(session: Session, argument: str) -> Outcome:
-    found = reading.read(argument)
+    found = read_files.read(argument)
     return Outcome(found.lines, message=found.message)
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ggufrun.chat.prompt import Exchange, Format, Prompt
+from ggufrun.chat.formats.prompt import Exchange, Format, Prompt
 from ggufrun.chat.replay import replay
 from ggufrun.engine.guidance import Guidance
 from ggufrun.engine.sequence import common_prefix
-from ggufrun.engine.vocab import Vocab
+from ggufrun.engine.vocabulary import Vocab
 from ggufrun.errors import FormatError
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ggufrun.chat.prompt import AffixPrompt, Exchange, Format
-from ggufrun.engine.vocab import NULL, Vocab
+from ggufrun.chat.formats.prompt import AffixPrompt, Exchange, Format
+from ggufrun.engine.vocabulary import NULL, Vocab
 
 
 def replay(

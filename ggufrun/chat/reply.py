@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ggufrun.chat.prompt import Format, Prompt
-from ggufrun.chat.reasoning import Splitter
+from ggufrun.chat.formats.prompt import Format, Prompt
+from ggufrun.chat.formats.reasoning import Splitter
 from ggufrun.chat.stream import AnswerStream
 
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ggufrun.chat.budget import Budget
+from ggufrun.chat.formats.prompt import AffixPrompt, Exchange, Format, Prompt
 from ggufrun.chat.negative import Negative
-from ggufrun.chat.prompt import AffixPrompt, Exchange, Format, Prompt
 from ggufrun.chat.reply import Reply, Text, Thought
+from ggufrun.chat.token_budget import Budget
 from ggufrun.engine.context import Context
 from ggufrun.engine.draft import Speculation
 from ggufrun.engine.generate import GenerationStats, StopReason, generate
-from ggufrun.engine.sampler import RANDOM_SEED, Sampler, SamplingParams
+from ggufrun.engine.sampling.sampler import RANDOM_SEED, Sampler, SamplingParams
 from ggufrun.engine.sequence import ContextFull, common_prefix
 from ggufrun.errors import EngineError
 

@@ -13,16 +13,16 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ggufrun.appearing import appearing
-from ggufrun.chat import stylebook
-from ggufrun.chat.prompt import AffixPrompt, Exchange, Format, StylePrompt
+from ggufrun.atomicfile import appearing
+from ggufrun.chat.formats import stylebook
+from ggufrun.chat.formats.prompt import AffixPrompt, Exchange, Format, StylePrompt
+from ggufrun.chat.formats.template import ChatTemplate
+from ggufrun.chat.formats.template_prompt import TemplatePrompt
 from ggufrun.chat.replay import replay
 from ggufrun.chat.session import Session
-from ggufrun.chat.template import ChatTemplate
-from ggufrun.chat.template_prompt import TemplatePrompt
-from ggufrun.engine.sampling import SamplingParams
+from ggufrun.engine.sampling.params import SamplingParams
 from ggufrun.engine.state import identity, load_state, save_state, state_size
-from ggufrun.engine.vocab import Vocab
+from ggufrun.engine.vocabulary import Vocab
 from ggufrun.errors import EngineError, FormatError, GgufrunError, NotFoundError, TargetError
 
 VERSION = 1

@@ -10,17 +10,15 @@ from typing import Annotated, NoReturn
 import typer
 
 from ggufrun import __version__
-from ggufrun.cli import (
+from ggufrun.cli.commands import (
     bench,
     chat,
     compare,
     complete,
-    console,
     convert,
     doctor,
     imatrix,
     inspect,
-    local,
     perplexity,
     pull,
     quantize,
@@ -28,8 +26,10 @@ from ggufrun.cli import (
     verify,
     worker,
 )
-from ggufrun.cli.elsewhere import Commands
-from ggufrun.cli.failing import explain, fail, let_go
+from ggufrun.cli.commands import list as local
+from ggufrun.cli.flags.aliases import Commands
+from ggufrun.cli.terminal import console
+from ggufrun.cli.terminal.errors import explain, fail, let_go
 from ggufrun.errors import GgufrunError
 
 INTERRUPTED = 130

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from ggufrun.cli import console, opening, placing, tables
-from ggufrun.cli.units import size_text
+from ggufrun.cli import opening
+from ggufrun.cli.flags import placement
+from ggufrun.cli.terminal import console, tables
+from ggufrun.cli.terminal.units import size_text
 from ggufrun.errors import EngineError
 
 if TYPE_CHECKING:
@@ -16,9 +18,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ggufrun.engine.context import ContextParams
-    from ggufrun.engine.fit import Fit
-    from ggufrun.engine.memory import Footprint, Place
     from ggufrun.engine.model import ModelParams
+    from ggufrun.engine.placement.fit import Fit
+    from ggufrun.engine.placement.memory import Footprint, Place
 
     Measured = Callable[[ModelParams, ContextParams], Footprint]
 
@@ -26,12 +28,12 @@ STEP = 256
 """Tokens: llama.cpp rounds a context up to so many."""
 
 
-def budget(path: Path, context: ContextParams, flags: placing.PlaceFlags) -> tuple[Fit, list[str]]:
+def budget(path: Path, context: ContextParams, flags: placement.PlaceFlags) -> tuple[Fit, list[str]]:
     """What goes where with these flags, and lines about what else would fit."""
-    from ggufrun.engine.fit import Fit
-    from ggufrun.engine.memory import measure
+    from ggufrun.engine.placement.fit import Fit
+    from ggufrun.engine.placement.memory import measure
 
-    model = placing.params(path, flags)
+    model = placement.params(path, flags)
     found = opening.fitted(model, context, flags)
     if found is None:
         footprint = measure(model, context)
@@ -39,13 +41,13 @@ def budget(path: Path, context: ContextParams, flags: placing.PlaceFlags) -> tup
         if footprint.devices:
             asked = model.gpu_layers if model.gpu_layers is not None else -1
             layers = footprint.layers + 1 if asked < 0 else min(asked, footprint.layers + 1)
-        found = Fit(layers, footprint.layers + 1, model.placement, footprint, placing.margin(flags))
+        found = Fit(layers, footprint.layers + 1, model.placement, footprint, placement.margin(flags))
     return found, advice(model, context, found, measure)
 
 
 def advice(model: ModelParams, context: ContextParams, found: Fit, measured: Measured) -> list[str]:
     """What would fit: a longer context where all is well, else what would make it so. Each claim is measured."""
-    from ggufrun.engine.offload import ALL_LAYERS
+    from ggufrun.engine.placement.offload import ALL_LAYERS
 
     footprint = found.footprint
     places = footprint.devices if found.layers else (footprint.host,)
@@ -74,7 +76,7 @@ def missing_memory(footprint: Footprint) -> list[str]:
 
 def _smaller(model: ModelParams, context: ContextParams, found: Fit, measured: Measured) -> list[str]:
     """The smaller settings with which all of it fits."""
-    from ggufrun.engine.offload import ALL_LAYERS
+    from ggufrun.engine.placement.offload import ALL_LAYERS
 
     tokens = found.footprint.context
     tries = [(f"-c {length}", replace(context, n_ctx=length)) for length in (tokens // 2, tokens // 4) if length >= 512]

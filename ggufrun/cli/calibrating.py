@@ -15,10 +15,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufrun.cli import console, evaluating, options
+from ggufrun.cli.flags import common, measuring
+from ggufrun.cli.flags.placement import PLAIN, PlaceFlags
 from ggufrun.cli.passing import passing, passing_path
-from ggufrun.cli.placing import PLAIN, PlaceFlags
-from ggufrun.cli.progress import steps
+from ggufrun.cli.terminal import console
+from ggufrun.cli.terminal.progress import steps
 from ggufrun.errors import FormatError, GgufrunError, UsageError
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def collect(work: Collection, resume: bool) -> Imatrix:
     if resume and (done_before := finished(work)):
         return done_before
     target, length = work.target, work.params.length
-    with evaluating.open_model(work.model, work.place, work.params) as model:
+    with measuring.open_model(work.model, work.place, work.params) as model:
         pieces = cut(model, work.whole, length, work.limit, work.parse_special, work.skip)
         collector = Collector(work.process_output)
         digest = _digest(pieces, work)
@@ -117,7 +118,7 @@ def collect(work: Collection, resume: bool) -> Imatrix:
             belongs(known, read_header(work.model), work.model)
             _resume(collector, known, target, digest, len(pieces))
         start = saved = collector.chunks
-        evaluating.announce(len(pieces) - start, work.params)
+        measuring.announce(len(pieces) - start, work.params)
         steps_ahead = -(-(len(pieces) - start) // work.params.at_once)
         try:
             with steps(collector.run(model, work.params, pieces, start), steps_ahead, "collecting") as counts:
@@ -188,7 +189,7 @@ def automatic(model: Path, target: Path, threads: int | None) -> Imatrix:
     from ggufrun.engine.chunks import ChunkParams
     from ggufrun.evaluate.text import CALIBRATION
 
-    whole, name = evaluating.read_text(None, CALIBRATION), evaluating.text_name(None, CALIBRATION)
+    whole, name = measuring.read_text(None, CALIBRATION), measuring.text_name(None, CALIBRATION)
     work = Collection(model, target, whole, name, ChunkParams(threads=threads))
     if known := finished(work):
         console.note(f"  importance matrix: {target}, measured before")
@@ -239,7 +240,7 @@ def convert(
     *,
     split_max_size: str | None,
     receipt: bool,
-    how: options.WriteFlags,
+    how: common.WriteFlags,
 ) -> None:
     """``convert --imatrix auto``: the plain targets first, or a passing file in the checkpoint's own precision; the
     matrix is measured on that, and then the other targets are made.

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufrun.cli import console
+from ggufrun.cli.terminal import console
 from ggufrun.errors import GgufrunError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _as_gguf(checkpoint: Path) -> Iterator[Path]:
 
 
 def _prove(path: Path, device: str, rpc: str) -> dict[str, Any]:
-    from ggufrun.cli.ending import died
+    from ggufrun.cli.terminal.abort import died
 
     try:
         done = subprocess.run(
@@ -86,11 +86,11 @@ def _prove(path: Path, device: str, rpc: str) -> dict[str, Any]:
 
 def probe(path: str, device: str, rpc: str) -> None:
     """Print the proof as JSON: the part that a broken device may end."""
-    from ggufrun.evaluate.offload import prove
+    from ggufrun.evaluate.device_check import prove
 
     try:
         if rpc:
-            from ggufrun.engine.remote import connect, parse
+            from ggufrun.engine.placement.remote import connect, parse
 
             connect(parse(rpc))
         proof = prove(Path(path), device)

@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggufrun.cli import console
-from ggufrun.cli.progress import fetch_bar
+from ggufrun.cli.terminal import console
+from ggufrun.cli.terminal.progress import fetch_bar
 
 if TYPE_CHECKING:
     from ggufrun.hub import HubId

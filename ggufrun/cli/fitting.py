@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufrun.cli import console, tables
-from ggufrun.cli.units import parse_size, size_text
+from ggufrun.cli.terminal import console, tables
+from ggufrun.cli.terminal.units import parse_size, size_text
 from ggufrun.errors import EngineError, GgufrunError, UsageError
 
 if TYPE_CHECKING:
     from ggufrun.convert.target import Target
     from ggufrun.engine.context import ContextParams
-    from ggufrun.engine.memory import Footprint
+    from ggufrun.engine.placement.memory import Footprint
     from ggufrun.quantize.plan import QuantizeOptions
     from ggufrun.quantize.types import FileType
 
@@ -81,7 +81,7 @@ def parse_limit(text: str, context: ContextParams) -> Limit:
     """``4G`` or ``gpu``. EngineError for ``gpu`` where there is none."""
     if text.strip().lower() != GPU:
         return Limit(text.strip(), parse_size(text), context)
-    from ggufrun.engine.devices import has_gpu
+    from ggufrun.engine.placement.devices import has_gpu
 
     if not has_gpu():
         raise EngineError(
@@ -96,8 +96,8 @@ def choose(source: Path, asked: Sequence[FileType], options: QuantizeOptions, li
     EngineError when none does.
     """
     from ggufrun.convert.plan import plan_candidates
-    from ggufrun.engine.memory import measure
     from ggufrun.engine.model import ModelParams
+    from ggufrun.engine.placement.memory import measure
     from ggufrun.quantize.types import BEST_FIRST
 
     terminal = console.err().is_terminal
@@ -137,8 +137,8 @@ def _short(error: GgufrunError, file_type: FileType) -> str:
 def _measure(target: Target, limit: Limit) -> Footprint:
     """What the file will take, asked of the engine with a file that has its header and a hole for its data."""
     from ggufrun.checkpoint.gguffile import hollow
-    from ggufrun.engine.memory import measure
     from ggufrun.engine.model import ModelParams
+    from ggufrun.engine.placement.memory import measure
 
     with hollow(target.header, target.path.name) as path:
         return measure(ModelParams(path), limit.context)

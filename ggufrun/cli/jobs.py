@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufrun.cli import console, tables
-from ggufrun.cli.failing import explain, one_line
-from ggufrun.cli.units import size_text
+from ggufrun.cli.terminal import console, tables
+from ggufrun.cli.terminal.errors import explain, one_line
+from ggufrun.cli.terminal.units import size_text
 from ggufrun.errors import GgufrunError, UsageError
 
 if TYPE_CHECKING:

@@ -7,11 +7,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggufrun.cli import evaluating, progress
+from ggufrun.cli.flags import measuring
+from ggufrun.cli.terminal import progress
 from ggufrun.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from ggufrun.cli.placing import PlaceFlags
+    from ggufrun.cli.flags.placement import PlaceFlags
     from ggufrun.engine.chunks import ChunkParams
     from ggufrun.engine.model import Model
     from ggufrun.evaluate.perplexity import Scores
@@ -35,14 +36,14 @@ def measure(
         if not path.is_file():
             raise NotFoundError(f"{path}: no such file", "give the path of a .gguf file")
     results: list[Comparison] = []
-    with evaluating.open_model(reference, place, params) as base:
+    with measuring.open_model(reference, place, params) as base:
         pieces = cut(base, whole, params.length, chunks)
         for group in groups(reference, sources):
-            evaluating.announce(len(pieces), params)
+            measuring.announce(len(pieces), params)
             with ExitStack() as stack:
                 models: list[Model] = []
                 for path in group:
-                    opened = evaluating.open_model(path, place, params, [base, *models])
+                    opened = measuring.open_model(path, place, params, [base, *models])
                     models.append(stack.enter_context(opened))
                 parts: list[list[Scores]] = [[] for _ in group]
                 work = score_against(base, models, params, pieces, whole)
@@ -60,8 +61,8 @@ def groups(reference: Path, sources: Sequence[Path]) -> Iterator[list[Path]]:
 
     One at a time on a GPU, whose memory is not ours to guess.
     """
-    from ggufrun.engine.devices import has_gpu
-    from ggufrun.engine.enough import size_on_disk
+    from ggufrun.engine.placement.devices import has_gpu
+    from ggufrun.engine.placement.memory_check import size_on_disk
 
     room = 0 if has_gpu() else _available() - size_on_disk(reference)
     group: list[Path] = []
@@ -79,7 +80,7 @@ def groups(reference: Path, sources: Sequence[Path]) -> Iterator[list[Path]]:
 
 def _available() -> int:
     """Bytes of memory that are free or can be freed, less a quarter for everything that is not weights."""
-    from ggufrun.engine import host
+    from ggufrun.engine.placement import system_memory
 
-    found = host.memory()
+    found = system_memory.memory()
     return found.available * 3 // 4 if found.available is not None else (found.total or 0) // 2

@@ -6,31 +6,32 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ggufrun.cli import console, placing
-from ggufrun.cli.units import size_text
+from ggufrun.cli.flags import placement
+from ggufrun.cli.terminal import console
+from ggufrun.cli.terminal.units import size_text
 from ggufrun.errors import EngineError
 
 if TYPE_CHECKING:
     from ggufrun.engine.context import ContextParams
-    from ggufrun.engine.fit import Fit
     from ggufrun.engine.model import Model, ModelParams
+    from ggufrun.engine.placement.fit import Fit
 
 
-def fitted(model: ModelParams, context: ContextParams, flags: placing.PlaceFlags) -> Fit | None:
+def fitted(model: ModelParams, context: ContextParams, flags: placement.PlaceFlags) -> Fit | None:
     """What fits, where that is ours to choose."""
-    from ggufrun.engine import fit
-    from ggufrun.engine.devices import has_gpu
+    from ggufrun.engine.placement import fit
+    from ggufrun.engine.placement.devices import has_gpu
 
     # split by tensors, all devices are one, whose memory nobody tells
     if model.gpu_layers is not None or model.placement.split == "tensor" or not has_gpu():
         return None
-    return fit.choose(model, context, placing.margin(flags))
+    return fit.choose(model, context, placement.margin(flags))
 
 
 def open_model(
     model: ModelParams,
     context: ContextParams,
-    flags: placing.PlaceFlags,
+    flags: placement.PlaceFlags,
     load: Callable[[ModelParams], Model],
     quiet: bool = False,
 ) -> Model:
@@ -38,7 +39,7 @@ def open_model(
 
     Where the driver refuses the memory all the same, fewer layers are tried, and that is said.
     """
-    from ggufrun.engine.fit import is_refusal
+    from ggufrun.engine.placement.fit import is_refusal
 
     found = fitted(model, context, flags)
     if not quiet:
@@ -66,7 +67,7 @@ def _tried(model: ModelParams, context: ContextParams, load: Callable[[ModelPara
     the driver counts memory as free that it does not give.
     """
     from ggufrun.engine.context import Context
-    from ggufrun.engine.offload import NO_DEVICE
+    from ggufrun.engine.placement.offload import NO_DEVICE
 
     opened = load(model)
     if model.placement.main != NO_DEVICE:
@@ -80,7 +81,7 @@ def _tried(model: ModelParams, context: ContextParams, load: Callable[[ModelPara
 
 def _less(model: ModelParams, found: Fit, step: int) -> ModelParams | None:
     """``step`` fewer layers, at last no device at all; None when nothing is left to leave out."""
-    from ggufrun.engine.offload import NO_DEVICE, Placement
+    from ggufrun.engine.placement.offload import NO_DEVICE, Placement
 
     now = model.gpu_layers or 0
     if now <= 0:
@@ -125,7 +126,7 @@ def say(found: Fit) -> None:
 
 def hint(model: ModelParams) -> None:
     """One line when a card lies idle, or when a build for a GPU has found none."""
-    from ggufrun.engine.devices import gpu_backends, has_gpu, hidden_by, refusals
+    from ggufrun.engine.placement.devices import gpu_backends, has_gpu, hidden_by, refusals
 
     if model.gpu_layers == 0 or model.placement.devices:
         return

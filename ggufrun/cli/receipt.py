@@ -60,8 +60,8 @@ def measurer(
 
 
 def _measure(reference: Path, kind: str, targets: Sequence[Target], threads: int | None) -> Receipts:
+    from ggufrun.cli.flags.placement import PLAIN
     from ggufrun.cli.measuring import measure
-    from ggufrun.cli.placing import PLAIN
     from ggufrun.convert.annotate import annotate
     from ggufrun.engine.chunks import ChunkParams
     from ggufrun.evaluate.text import SAMPLE, builtin_text

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggufrun.cli import console
+from ggufrun.cli.terminal import console
 
 if TYPE_CHECKING:
-    from ggufrun.cli.options import WriteFlags
+    from ggufrun.cli.flags.common import WriteFlags
     from ggufrun.quantize.imatrix import Imatrix
     from ggufrun.quantize.plan import QuantizeOptions
     from ggufrun.quantize.types import FileType

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ggufrun.cli import console, options, tables
-from ggufrun.cli.progress import bytes_bar
-from ggufrun.cli.units import parse_size, size_text
+from ggufrun.cli.flags import common
+from ggufrun.cli.terminal import console, tables
+from ggufrun.cli.terminal.progress import bytes_bar
+from ggufrun.cli.terminal.units import parse_size, size_text
 from ggufrun.errors import UsageError
 from ggufrun.quantize import ggml
 from ggufrun.quantize.types import FILE_TYPES, FileType
@@ -58,7 +59,7 @@ def base_name(path: Path) -> str:
     return stem
 
 
-def write(plan: Plan, how: options.WriteFlags, receipt: Callable[[], Receipts] | None = None) -> None:
+def write(plan: Plan, how: common.WriteFlags, receipt: Callable[[], Receipts] | None = None) -> None:
     """Carry out ``plan``, or show it. ``receipt`` measures what was written."""
     found = carry_out(plan, how, receipt)
     if how.as_json:
@@ -67,7 +68,7 @@ def write(plan: Plan, how: options.WriteFlags, receipt: Callable[[], Receipts] |
 
 def carry_out(
     plan: Plan,
-    how: options.WriteFlags,
+    how: common.WriteFlags,
     receipt: Callable[[], Receipts] | None = None,
     what: str = "converting",
 ) -> list[dict[str, Any]]:
@@ -119,7 +120,7 @@ def cost(found: Comparison) -> str:
 
 
 def _receipt(receipts: Receipts, path: Path) -> dict[str, Any]:
-    from ggufrun.cli.perplexity import as_dict
+    from ggufrun.cli.commands.perplexity import as_dict
 
     return {"bytes": path.stat().st_size, "receipt": as_dict(receipts[path])} if path in receipts else {}
 

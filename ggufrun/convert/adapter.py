@@ -25,8 +25,8 @@ from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.quantized import as_float32
 from ggufrun.checkpoint.tensor import Rows, Tensor
 from ggufrun.convert import arch, metadata
-from ggufrun.convert.arch.family import Family, is_tied
-from ggufrun.convert.arch.layout import n_blocks, n_layers
+from ggufrun.convert.arch.shared.family import Family, is_tied
+from ggufrun.convert.arch.shared.layout import n_blocks, n_layers
 from ggufrun.convert.config import Config, read_config
 from ggufrun.convert.plan import Plan
 from ggufrun.convert.target import Model, make_target

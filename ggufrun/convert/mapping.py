@@ -10,8 +10,8 @@ import gguf
 
 from ggufrun.checkpoint import gguffile
 from ggufrun.checkpoint.tensor import Source, Tensor
-from ggufrun.convert.arch.family import Family, Stack
-from ggufrun.convert.arch.layout import n_blocks
+from ggufrun.convert.arch.shared.family import Family, Stack
+from ggufrun.convert.arch.shared.layout import n_blocks
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import stacked, take_columns
 from ggufrun.errors import FormatError, NotFoundError, UnsupportedError

@@ -23,9 +23,9 @@ from ggufrun.convert.plan import Plan, stored_bytes
 from ggufrun.convert.target import Placed, Target
 from ggufrun.convert.writer import TargetFile, check_targets, partial_path
 from ggufrun.errors import FormatError, GgufrunError, TargetError
+from ggufrun.native.signals import held
 from ggufrun.processors import processors
 from ggufrun.quantize import ggml
-from ggufrun.signals import held
 
 CHUNK = 1 << 19
 """Values a worker handles at once: 2 MB of float32, which stays in the cache of a core."""

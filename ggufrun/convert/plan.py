@@ -20,12 +20,12 @@ from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.tensor import Checkpoint, Source, Tensor, Weightless
 from ggufrun.checkpoint.tensortypes import TensorType
 from ggufrun.convert import arch, metadata
-from ggufrun.convert.arch.hyper import check_written
+from ggufrun.convert.arch.shared.hyper import check_written
 from ggufrun.convert.config import Config, read_config
 from ggufrun.convert.mapping import KEPT, kept_tensors, mapped, own_precision, plain_type
-from ggufrun.convert.special import replace_template
 from ggufrun.convert.target import Model, Target, make_target, quantized_target, split_target, without_layers
-from ggufrun.convert.vocabulary import Original
+from ggufrun.convert.vocab.special import replace_template
+from ggufrun.convert.vocab.vocabulary import Original
 from ggufrun.errors import FormatError, NotFoundError, UsageError
 from ggufrun.quantize import ggml
 from ggufrun.quantize.imatrix import Imatrix

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ggufrun.engine.model import Model
-from ggufrun.engine.native import forget_log, llama, reason
 from ggufrun.errors import EngineError, NotFoundError, UsageError
+from ggufrun.native.library import forget_log, llama, reason
 
 
 @dataclass(frozen=True)

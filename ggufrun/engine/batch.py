@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 
 from ggufrun.engine.context import Context
 from ggufrun.engine.generate import StopReason
-from ggufrun.engine.native import forget_log, llama, reason
-from ggufrun.engine.sampler import Sampler, SamplingParams
+from ggufrun.engine.sampling.sampler import Sampler, SamplingParams
 from ggufrun.engine.sequence import ABORTED, OK, common_prefix
 from ggufrun.errors import EngineError
-from ggufrun.signals import noting
+from ggufrun.native.library import forget_log, llama, reason
+from ggufrun.native.signals import noting
 
 WORTH_WAITING = 16
 """Tokens that a text must have in common with one that is being read to wait for them: a pass over the weights."""

@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ggufrun.engine.context import CACHE_TYPES, FLASH_ATTENTION
-from ggufrun.engine.devices import has_gpu
 from ggufrun.engine.model import Model
-from ggufrun.engine.native import forget_log, llama, reason
 from ggufrun.engine.observe import Observer
+from ggufrun.engine.placement.devices import has_gpu
 from ggufrun.engine.sequence import ABORTED, OK
 from ggufrun.engine.threads import MAX_THREADS, default_threads
 from ggufrun.errors import EngineError, UsageError
-from ggufrun.signals import held, noting
+from ggufrun.native.library import forget_log, llama, reason
+from ggufrun.native.signals import held, noting
 
 MAX_SEQUENCES = 256
 """``LLAMA_MAX_SEQ``."""

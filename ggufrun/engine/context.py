@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from ggufrun.engine.adapters import Adapter, attach
-from ggufrun.engine.devices import card_memory
 from ggufrun.engine.model import Model
-from ggufrun.engine.native import forget_log, llama, reason
-from ggufrun.engine.offload import goes_ahead, on_devices
+from ggufrun.engine.placement.devices import card_memory
+from ggufrun.engine.placement.offload import goes_ahead, on_devices
 from ggufrun.engine.rope import RopeParams
 from ggufrun.engine.sequence import TokenSequence
 from ggufrun.engine.threads import MAX_THREADS, default_threads
-from ggufrun.engine.tokenbatch import TokenBatch
+from ggufrun.engine.token_batch import TokenBatch
 from ggufrun.errors import EngineError, UsageError
-from ggufrun.signals import held, noting
+from ggufrun.native.library import forget_log, llama, reason
+from ggufrun.native.signals import held, noting
 
 CACHE_TYPES: dict[str, tuple[int, float]] = {
     "f32": (0, 32.0),

@@ -20,9 +20,9 @@ import numpy as np
 
 from ggufrun.engine.context import Context
 from ggufrun.engine.model import Model
-from ggufrun.engine.native import llama
-from ggufrun.engine.sampler import Sampler, SamplingParams
+from ggufrun.engine.sampling.sampler import Sampler, SamplingParams
 from ggufrun.errors import UnsupportedError, UsageError
+from ggufrun.native.library import llama
 
 LENGTHS = (0, 1, 3, 7, 15, 31, 63, 127, 255)
 """How many tokens are guessed at once: the steps between which the length moves. With the one that is drawn they make a

@@ -8,12 +8,12 @@ from enum import Enum
 from time import perf_counter
 
 from ggufrun.engine.context import Context
+from ggufrun.engine.context_shift import Shift, fill, next_shift
 from ggufrun.engine.draft import Speculation
 from ggufrun.engine.guidance import Guidance
-from ggufrun.engine.sampler import Sampler
+from ggufrun.engine.sampling.sampler import Sampler
 from ggufrun.engine.sequence import ContextFull, Interrupted
 from ggufrun.engine.steps import GuessedSteps, steps_for
-from ggufrun.engine.window import Shift, fill, next_shift
 
 UNTIL_FULL = -2
 """A limit that is llama.cpp's ``-n -2``: until the context is full."""

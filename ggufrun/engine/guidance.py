@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ggufrun.engine.context import Context
-from ggufrun.engine.native import llama
+from ggufrun.engine.context_shift import Shift, fill, next_shift
 from ggufrun.engine.sequence import OK, ContextFull
-from ggufrun.engine.window import Shift, fill, next_shift
 from ggufrun.errors import UsageError
+from ggufrun.native.library import llama
 
 NUMBER = 1
 """The sequence that holds the negative prompt."""

@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ggufrun.engine.native import forget_log, llama, reason
-from ggufrun.engine.offload import Placement, gpu_layers
-from ggufrun.engine.vocab import Vocab
+from ggufrun.engine.placement.offload import Placement, gpu_layers
+from ggufrun.engine.vocabulary import Vocab
 from ggufrun.errors import EngineError, NotFoundError, UnsupportedError
-from ggufrun.signals import noting
+from ggufrun.native.library import forget_log, llama, reason
+from ggufrun.native.signals import noting
 
 LOAD_READ, LOAD_MMAP, LOAD_MLOCK, LOAD_MMAP_MLOCK = 0, 1, 2, 3
 """``enum llama_load_mode``."""

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ggufrun.engine.native import ggml, llama
 from ggufrun.errors import EngineError
+from ggufrun.native.library import ggml, llama
 
 MAX_DIMENSIONS = 4
 F32 = 0

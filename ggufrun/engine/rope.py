@@ -96,7 +96,7 @@ def stretched_base(model: Model, alpha: float) -> float:
 
 def rotary_dimension(model: Model) -> int:
     """How many of a head's values are rotated; all of them unless the file says otherwise."""
-    from ggufrun.engine.native import llama
+    from ggufrun.native.library import llama
 
     text = model.meta(f"{model.architecture}.rope.dimension_count")
     if text is not None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ggufrun.engine.native import llama
 from ggufrun.errors import EngineError
+from ggufrun.native.library import llama
 
 if TYPE_CHECKING:
     from ggufrun.engine.context import Context

@@ -16,11 +16,11 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
-from ggufrun.appearing import appearing
+from ggufrun.atomicfile import appearing
 from ggufrun.engine.context import SEQUENCE, Context
-from ggufrun.engine.native import forget_log, llama, reason
 from ggufrun.engine.rope import RopeParams
 from ggufrun.errors import EngineError, FormatError
+from ggufrun.native.library import forget_log, llama, reason
 
 MAGIC = b"ggufrun1"
 EDGE = 1 << 20

@@ -8,9 +8,9 @@ from __future__ import annotations
 from time import perf_counter
 
 from ggufrun.engine.context import Context
+from ggufrun.engine.context_shift import Shift
 from ggufrun.engine.draft import Speculation
 from ggufrun.engine.guidance import Guidance
-from ggufrun.engine.window import Shift
 
 
 class Steps:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.model import Model
-from ggufrun.engine.native import llama
+from ggufrun.native.library import llama
 
 
 @dataclass(frozen=True)

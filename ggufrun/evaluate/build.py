@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib.metadata
 from dataclasses import dataclass
 
-from ggufrun.engine.devices import Device, devices, gpu_backends, hidden_by, refusal
-from ggufrun.engine.native import llama
+from ggufrun.engine.placement.devices import Device, devices, gpu_backends, hidden_by, refusal
+from ggufrun.native.library import llama
 
 
 @dataclass(frozen=True)

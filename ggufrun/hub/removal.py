@@ -18,10 +18,10 @@ from pathlib import Path
 
 from ggufrun.errors import NotFoundError, TargetError, UsageError
 from ggufrun.hub.digests import METADATA, notes
-from ggufrun.hub.inuse import is_locked, opened_by
+from ggufrun.hub.in_use import is_locked, opened_by
 from ggufrun.hub.models import LocalModel, missing_shards, models_folder, named, near, scan, stopped
 from ggufrun.hub.select import COMPANIONS, WEIGHTS, gguf_sets
-from ggufrun.signals import held
+from ggufrun.native.signals import held
 
 NOTE = r"(\.[0-9a-f]{16,64})?\.(metadata|incomplete|lock)"
 """What follows a file's name in the notes about it, and in the part of it that has come."""

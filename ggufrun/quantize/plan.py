@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ggufrun.bindings import bindings
 from ggufrun.errors import EngineError, GgufrunError, UnsupportedError, UsageError
+from ggufrun.native.bindings import bindings
+from ggufrun.native.signals import held
 from ggufrun.quantize.ggml import BF16, F16, F32, BlockType, block_types
 from ggufrun.quantize.types import FileType
-from ggufrun.signals import held
 
 NEED_IMATRIX = ("iq3_xxs", "iq2_xxs", "iq2_xs", "iq2_s", "iq1_m", "iq1_s")
 

@@ -17,12 +17,12 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ggufrun.chat.prompt import StylePrompt
+from ggufrun.chat.formats.prompt import StylePrompt
+from ggufrun.chat.formats.styles import STYLES
 from ggufrun.chat.session import Session
-from ggufrun.chat.styles import STYLES
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.model import Model, ModelParams
-from ggufrun.engine.sampler import SamplingParams
+from ggufrun.engine.sampling.sampler import SamplingParams
 from tools.bench.measuring import ROOT
 
 DEMO = ROOT / "models" / "tang-poet"

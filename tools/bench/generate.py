@@ -16,12 +16,12 @@ import sys
 import time
 from pathlib import Path
 
-from ggufrun.chat.prompt import StylePrompt
+from ggufrun.chat.formats.prompt import StylePrompt
+from ggufrun.chat.formats.styles import STYLES
 from ggufrun.chat.session import Done, Session, Start
-from ggufrun.chat.styles import STYLES
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.model import Model, ModelParams
-from ggufrun.engine.sampler import SamplingParams
+from ggufrun.engine.sampling.sampler import SamplingParams
 
 
 def main(path: str, what: str, tokens: int = 64, threads: int = 2) -> None:

@@ -143,7 +143,7 @@ def speed(bench: Bench) -> Iterator[str]:
 
 def _elsewhere(program: Path, path: Path) -> str:
     """Why llama-bench would be measured on something else than ggufrun; empty if both compute on the same."""
-    from ggufrun.engine.devices import devices
+    from ggufrun.engine.placement.devices import devices
 
     ours = ", ".join(one.description for one in devices() if one.kind in ("gpu", "igpu"))
     small = ["-m", str(path), "-p", "0", "-n", "1", "-r", "1", "-ngl", "99", "-o", "json"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 
-from ggufrun.convert.arch.family import Family
+from ggufrun.convert.arch.shared.family import Family
 from ggufrun.convert.config import Config
 from ggufrun.errors import UnsupportedError
 
@@ -23,7 +23,7 @@ MODULES = (
     "phi",
     "pangu",
     "deepseek",
-    "indexed",
+    "deepseek32",
     "glm",
     "glm4moe",
     "glm4v",

@@ -12,10 +12,10 @@ from collections.abc import Iterable
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.family import Family
-from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.layout import decoder_sizes
-from ggufrun.convert.arch.rope import PLAIN
+from ggufrun.convert.arch.shared.family import Family
+from ggufrun.convert.arch.shared.hyper import base_metadata
+from ggufrun.convert.arch.shared.layout import decoder_sizes
+from ggufrun.convert.arch.shared.rope import PLAIN
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import rotary_permutation, split_rows
 

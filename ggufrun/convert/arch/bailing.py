@@ -12,10 +12,9 @@ import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch import qwen
-from ggufrun.convert.arch.ahead import ahead_metadata, layers_ahead, placed
-from ggufrun.convert.arch.family import Family
-from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.layout import (
+from ggufrun.convert.arch.shared.family import Family
+from ggufrun.convert.arch.shared.hyper import base_metadata
+from ggufrun.convert.arch.shared.layout import (
     ATTENTION,
     EXPERTS,
     GATED,
@@ -26,10 +25,11 @@ from ggufrun.convert.arch.layout import (
     decoder_sizes,
     n_layers,
 )
-from ggufrun.convert.arch.rope import partial_factor
+from ggufrun.convert.arch.shared.next_tokens import ahead_metadata, layers_ahead, placed
+from ggufrun.convert.arch.shared.rope import partial_factor
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import renamed, rotary_permutation, split_rows
-from ggufrun.convert.vocab import bpe_vocabulary
+from ggufrun.convert.vocab.readers import bpe_vocabulary
 from ggufrun.errors import UnsupportedError
 
 FUSED = """

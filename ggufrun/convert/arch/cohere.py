@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import gguf
 
-from ggufrun.convert.arch.family import Family, head_if_null, heads_if_null, without_output
-from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.layertypes import interleaved
-from ggufrun.convert.arch.layout import ATTENTION, GATED, decoder_sizes, n_layers
-from ggufrun.convert.arch.rope import PLAIN, standard
+from ggufrun.convert.arch.shared.family import Family, head_if_null, heads_if_null, without_output
+from ggufrun.convert.arch.shared.hyper import base_metadata
+from ggufrun.convert.arch.shared.layer_types import interleaved
+from ggufrun.convert.arch.shared.layout import ATTENTION, GATED, decoder_sizes, n_layers
+from ggufrun.convert.arch.shared.rope import PLAIN, standard
 from ggufrun.convert.config import Config
-from ggufrun.convert.vocab import bpe_vocabulary
+from ggufrun.convert.vocab.readers import bpe_vocabulary
 from ggufrun.errors import FormatError, UnsupportedError
 
 DEFAULTS = {

@@ -17,9 +17,9 @@ import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch import llama
-from ggufrun.convert.arch.family import Family, Stack, heads_if_null, without_tied_output
-from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.latent import (
+from ggufrun.convert.arch.shared.family import Family, Stack, heads_if_null, without_tied_output
+from ggufrun.convert.arch.shared.hyper import base_metadata
+from ggufrun.convert.arch.shared.latent import (
     COMPRESSED,
     LOW_RANK_QUERY,
     QUERY,
@@ -28,12 +28,12 @@ from ggufrun.convert.arch.latent import (
     latent_sizes,
     split_expansion,
 )
-from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, GATED, NORMS, SHARED_EXPERT, Sizes, decoder_sizes
-from ggufrun.convert.arch.rope import PLAIN, as_written, rope, standard
-from ggufrun.convert.arch.text import text_name
+from ggufrun.convert.arch.shared.layout import ATTENTION, EXPERTS, GATED, NORMS, SHARED_EXPERT, Sizes, decoder_sizes
+from ggufrun.convert.arch.shared.rope import PLAIN, as_written, rope, standard
+from ggufrun.convert.arch.shared.text import text_name
 from ggufrun.convert.config import Config
-from ggufrun.convert.kimivocab import deepseek_vocabulary
 from ggufrun.convert.transforms import renamed
+from ggufrun.convert.vocab.kimi import deepseek_vocabulary
 from ggufrun.errors import UnsupportedError
 
 V2 = {

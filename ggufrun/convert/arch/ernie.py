@@ -12,13 +12,22 @@ from collections.abc import Iterable
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.family import Family, Stack, head_if_null, heads_if_null
-from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, GATED, NORMS, SHARED_EXPERT, Sizes, decoder_sizes, n_layers
-from ggufrun.convert.arch.rope import standard
+from ggufrun.convert.arch.shared.family import Family, Stack, head_if_null, heads_if_null
+from ggufrun.convert.arch.shared.hyper import base_metadata
+from ggufrun.convert.arch.shared.layout import (
+    ATTENTION,
+    EXPERTS,
+    GATED,
+    NORMS,
+    SHARED_EXPERT,
+    Sizes,
+    decoder_sizes,
+    n_layers,
+)
+from ggufrun.convert.arch.shared.rope import standard
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import renamed, split_rows
-from ggufrun.convert.vocab import llama_vocabulary
+from ggufrun.convert.vocab.readers import llama_vocabulary
 
 DEFAULTS = {
     "vocab_size": 103424,

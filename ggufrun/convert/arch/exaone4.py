@@ -10,14 +10,14 @@ from __future__ import annotations
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.family import Family, heads_if_null
-from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.layertypes import interleaved, window_metadata
-from ggufrun.convert.arch.layout import ATTENTION, GATED, decoder_sizes, n_layers
 from ggufrun.convert.arch.qwen import HEAD_NORMS
-from ggufrun.convert.arch.rope import SCALED, llama3_frequencies, standard
+from ggufrun.convert.arch.shared.family import Family, heads_if_null
+from ggufrun.convert.arch.shared.hyper import base_metadata
+from ggufrun.convert.arch.shared.layer_types import interleaved, window_metadata
+from ggufrun.convert.arch.shared.layout import ATTENTION, GATED, decoder_sizes, n_layers
+from ggufrun.convert.arch.shared.rope import SCALED, llama3_frequencies, standard
 from ggufrun.convert.config import Config
-from ggufrun.convert.vocab import bpe_vocabulary
+from ggufrun.convert.vocab.readers import bpe_vocabulary
 from ggufrun.errors import UnsupportedError
 
 LARGE = 64

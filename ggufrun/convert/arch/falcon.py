@@ -12,13 +12,13 @@ import gguf
 import numpy as np
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.family import Family
-from ggufrun.convert.arch.hyper import file_type
-from ggufrun.convert.arch.layout import WHOLE, Sizes, decoder_sizes, n_layers
-from ggufrun.convert.arch.rope import PLAIN, base_if_unusual, standard
+from ggufrun.convert.arch.shared.family import Family
+from ggufrun.convert.arch.shared.hyper import file_type
+from ggufrun.convert.arch.shared.layout import WHOLE, Sizes, decoder_sizes, n_layers
+from ggufrun.convert.arch.shared.rope import PLAIN, base_if_unusual, standard
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import row_numbers, take_rows
-from ggufrun.convert.vocab import bpe_vocabulary
+from ggufrun.convert.vocab.readers import bpe_vocabulary
 
 DEFAULTS = {
     "vocab_size": 65024,

@@ -12,14 +12,14 @@ from collections.abc import Iterable
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.family import Family
-from ggufrun.convert.arch.hyper import file_type
-from ggufrun.convert.arch.layout import ATTENTION, GATED, Sizes, decoder_sizes, n_layers
-from ggufrun.convert.arch.mamba2 import MAMBA, NORM, check_heads, mamba_heads, mamba_parts, mamba_sizes
-from ggufrun.convert.arch.rope import PLAIN, rope, standard
+from ggufrun.convert.arch.shared.family import Family
+from ggufrun.convert.arch.shared.hyper import file_type
+from ggufrun.convert.arch.shared.layout import ATTENTION, GATED, Sizes, decoder_sizes, n_layers
+from ggufrun.convert.arch.shared.mamba2 import MAMBA, NORM, check_heads, mamba_heads, mamba_parts, mamba_sizes
+from ggufrun.convert.arch.shared.rope import PLAIN, rope, standard
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import scaled
-from ggufrun.convert.vocab import bpe_vocabulary
+from ggufrun.convert.vocab.readers import bpe_vocabulary
 from ggufrun.errors import FormatError, UnsupportedError
 
 DEFAULTS = {

@@ -13,14 +13,14 @@ from collections.abc import Iterable
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.family import Family, without_output
-from ggufrun.convert.arch.hyper import base_metadata, file_type
-from ggufrun.convert.arch.layertypes import interleaved
-from ggufrun.convert.arch.layout import DECODER, decoder_sizes, n_layers
-from ggufrun.convert.arch.rope import PLAIN, SCALED, base_if_unusual, of_two_bases, rope, standard
+from ggufrun.convert.arch.shared.family import Family, without_output
+from ggufrun.convert.arch.shared.hyper import base_metadata, file_type
+from ggufrun.convert.arch.shared.layer_types import interleaved
+from ggufrun.convert.arch.shared.layout import DECODER, decoder_sizes, n_layers
+from ggufrun.convert.arch.shared.rope import PLAIN, SCALED, base_if_unusual, of_two_bases, rope, standard
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import plus_one
-from ggufrun.convert.vocab import gemma2_vocabulary, gemma_vocabulary
+from ggufrun.convert.vocab.readers import gemma2_vocabulary, gemma_vocabulary
 from ggufrun.errors import UnsupportedError
 
 GEMMA = {

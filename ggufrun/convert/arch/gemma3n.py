@@ -13,16 +13,16 @@ from collections.abc import Iterable
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.family import Family, Stack, without_output
 from ggufrun.convert.arch.gemma import EMBEDDING, HEAD_NORMS, POST_NORMS
-from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.layertypes import WINDOW, interleaved, layer_types
-from ggufrun.convert.arch.layout import DECODER, Sizes, decoder_sizes, n_layers
-from ggufrun.convert.arch.rope import PLAIN, of_two_bases, rope
-from ggufrun.convert.arch.text import text_name
+from ggufrun.convert.arch.shared.family import Family, Stack, without_output
+from ggufrun.convert.arch.shared.hyper import base_metadata
+from ggufrun.convert.arch.shared.layer_types import WINDOW, interleaved, layer_types
+from ggufrun.convert.arch.shared.layout import DECODER, Sizes, decoder_sizes, n_layers
+from ggufrun.convert.arch.shared.rope import PLAIN, of_two_bases, rope
+from ggufrun.convert.arch.shared.text import text_name
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import padded, renamed
-from ggufrun.convert.vocab import gemma2_vocabulary
+from ggufrun.convert.vocab.readers import gemma2_vocabulary
 from ggufrun.errors import UnsupportedError
 
 STREAMS, RANK, EACH = 4, 64, 256

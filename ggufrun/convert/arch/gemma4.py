@@ -14,16 +14,16 @@ import gguf
 import numpy as np
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.family import Family
 from ggufrun.convert.arch.gemma import EMBEDDING, POST_NORMS
 from ggufrun.convert.arch.gemma3n import kept_name
-from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.layertypes import FULL, WINDOW, interleaved, layer_types, window_metadata
-from ggufrun.convert.arch.layout import NORMS, Sizes, decoder_sizes, n_layers
-from ggufrun.convert.arch.rope import partial_factor
+from ggufrun.convert.arch.shared.family import Family
+from ggufrun.convert.arch.shared.hyper import base_metadata
+from ggufrun.convert.arch.shared.layer_types import FULL, WINDOW, interleaved, layer_types, window_metadata
+from ggufrun.convert.arch.shared.layout import NORMS, Sizes, decoder_sizes, n_layers
+from ggufrun.convert.arch.shared.rope import partial_factor
 from ggufrun.convert.config import Config
-from ggufrun.convert.gemma4vocab import gemma4_vocabulary
 from ggufrun.convert.transforms import constant, renamed
+from ggufrun.convert.vocab.gemma4 import gemma4_vocabulary
 from ggufrun.errors import FormatError, UnsupportedError
 
 FULL_EVERY = 6

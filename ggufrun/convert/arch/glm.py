@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import gguf
 
-from ggufrun.convert.arch.family import Family
-from ggufrun.convert.arch.hyper import base_metadata, file_type
-from ggufrun.convert.arch.layout import ATTENTION, NORMS, Sizes, decoder_sizes, n_layers
-from ggufrun.convert.arch.rope import PLAIN, partial_factor, rope, standard
+from ggufrun.convert.arch.shared.family import Family
+from ggufrun.convert.arch.shared.hyper import base_metadata, file_type
+from ggufrun.convert.arch.shared.layout import ATTENTION, NORMS, Sizes, decoder_sizes, n_layers
+from ggufrun.convert.arch.shared.rope import PLAIN, partial_factor, rope, standard
 from ggufrun.convert.config import Config
-from ggufrun.convert.glmvocab import chatglm_vocabulary, glm4_vocabulary
+from ggufrun.convert.vocab.glm import chatglm_vocabulary, glm4_vocabulary
 from ggufrun.errors import UnsupportedError
 
 GLM = {

@@ -15,11 +15,10 @@ import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch import deepseek
-from ggufrun.convert.arch.ahead import ahead_metadata, layers_ahead, placed
-from ggufrun.convert.arch.family import Family, heads_if_null
-from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.latent import split_expansion
-from ggufrun.convert.arch.layout import (
+from ggufrun.convert.arch.shared.family import Family, heads_if_null
+from ggufrun.convert.arch.shared.hyper import base_metadata
+from ggufrun.convert.arch.shared.latent import split_expansion
+from ggufrun.convert.arch.shared.layout import (
     AHEAD,
     ATTENTION,
     EXPERTS,
@@ -30,10 +29,11 @@ from ggufrun.convert.arch.layout import (
     decoder_sizes,
     n_layers,
 )
-from ggufrun.convert.arch.rope import partial_factor, standard
+from ggufrun.convert.arch.shared.next_tokens import ahead_metadata, layers_ahead, placed
+from ggufrun.convert.arch.shared.rope import partial_factor, standard
 from ggufrun.convert.config import Config
-from ggufrun.convert.glmvocab import glm4_moe_vocabulary
 from ggufrun.convert.transforms import renamed
+from ggufrun.convert.vocab.glm import glm4_moe_vocabulary
 
 DEFAULTS = {
     "vocab_size": 151552,

@@ -14,9 +14,9 @@ import numpy as np
 
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch import glm, glm4moe, qwenvl
-from ggufrun.convert.arch.layout import decoder_sizes
-from ggufrun.convert.arch.rope import partial_factor
-from ggufrun.convert.arch.text import text_name
+from ggufrun.convert.arch.shared.layout import decoder_sizes
+from ggufrun.convert.arch.shared.rope import partial_factor
+from ggufrun.convert.arch.shared.text import text_name
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import row_numbers, take_rows
 from ggufrun.errors import UnsupportedError

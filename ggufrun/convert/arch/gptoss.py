@@ -11,14 +11,14 @@ from collections.abc import Iterable
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.family import Family
-from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.layertypes import interleaved
-from ggufrun.convert.arch.layout import Sizes, decoder_sizes
-from ggufrun.convert.arch.rope import standard
+from ggufrun.convert.arch.shared.family import Family
+from ggufrun.convert.arch.shared.hyper import base_metadata
+from ggufrun.convert.arch.shared.layer_types import interleaved
+from ggufrun.convert.arch.shared.layout import Sizes, decoder_sizes
+from ggufrun.convert.arch.shared.rope import standard
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import every_other_value, renamed, row_numbers, take_rows, transposed
-from ggufrun.convert.vocab import bpe_vocabulary
+from ggufrun.convert.vocab.readers import bpe_vocabulary
 from ggufrun.errors import UnsupportedError
 
 DEFAULTS = {

@@ -14,11 +14,11 @@ import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch import llama
-from ggufrun.convert.arch.family import heads_if_null
-from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, NORMS, SHARED_EXPERT, Sizes, decoder_sizes
+from ggufrun.convert.arch.shared.family import heads_if_null
+from ggufrun.convert.arch.shared.layout import ATTENTION, EXPERTS, NORMS, SHARED_EXPERT, Sizes, decoder_sizes
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import renamed, row_numbers, split_rows, take_rows
-from ggufrun.convert.vocab import llama_vocabulary
+from ggufrun.convert.vocab.readers import llama_vocabulary
 
 DEFAULTS = {
     **{key: value for key, value in llama.DEFAULTS.items() if key != "head_dim"},

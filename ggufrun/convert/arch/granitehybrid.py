@@ -14,13 +14,13 @@ import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch import granite, llama
-from ggufrun.convert.arch.family import Family
-from ggufrun.convert.arch.layertypes import layer_types
-from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, GATED, NORMS, SHARED_EXPERT, Sizes
-from ggufrun.convert.arch.mamba2 import MAMBA, NORM, check_heads, mamba_heads, mamba_parts, mamba_sizes
+from ggufrun.convert.arch.shared.family import Family
+from ggufrun.convert.arch.shared.layer_types import layer_types
+from ggufrun.convert.arch.shared.layout import ATTENTION, EXPERTS, GATED, NORMS, SHARED_EXPERT, Sizes
+from ggufrun.convert.arch.shared.mamba2 import MAMBA, NORM, check_heads, mamba_heads, mamba_parts, mamba_sizes
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import renamed, split_rows
-from ggufrun.convert.vocab import bpe_vocabulary
+from ggufrun.convert.vocab.readers import bpe_vocabulary
 from ggufrun.errors import UnsupportedError
 
 MAMBA_LAYER, ATTENTION_LAYER = "mamba", "attention"

@@ -13,14 +13,14 @@ from typing import Any
 import gguf
 
 from ggufrun.convert.arch import qwenvl
-from ggufrun.convert.arch.family import Family, head_if_null, heads_if_null, without_tied_output
-from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.layout import ATTENTION, DECODER, EXPERTS, NORMS, SHARED_EXPERT, Sizes, decoder_sizes
 from ggufrun.convert.arch.qwen import EXPERT_STACK, HEAD_NORMS
-from ggufrun.convert.arch.rope import kind, rope, standard
-from ggufrun.convert.arch.text import text_name
+from ggufrun.convert.arch.shared.family import Family, head_if_null, heads_if_null, without_tied_output
+from ggufrun.convert.arch.shared.hyper import base_metadata
+from ggufrun.convert.arch.shared.layout import ATTENTION, DECODER, EXPERTS, NORMS, SHARED_EXPERT, Sizes, decoder_sizes
+from ggufrun.convert.arch.shared.rope import kind, rope, standard
+from ggufrun.convert.arch.shared.text import text_name
 from ggufrun.convert.config import Config
-from ggufrun.convert.hunyuanvocab import hunyuan_dense_vocabulary, hunyuan_moe_vocabulary
+from ggufrun.convert.vocab.hunyuan import hunyuan_dense_vocabulary, hunyuan_moe_vocabulary
 from ggufrun.errors import FormatError, UnsupportedError
 
 DEFAULTS = {

@@ -14,12 +14,12 @@ import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch import llama
-from ggufrun.convert.arch.family import Family, no_tensors
-from ggufrun.convert.arch.layout import DECODER, decoder_sizes
-from ggufrun.convert.arch.rope import SCALED
+from ggufrun.convert.arch.shared.family import Family, no_tensors
+from ggufrun.convert.arch.shared.layout import DECODER, decoder_sizes
+from ggufrun.convert.arch.shared.rope import SCALED
 from ggufrun.convert.config import Config
-from ggufrun.convert.internlmvocab import internlm2_vocabulary, internlm3_vocabulary
 from ggufrun.convert.transforms import renamed, rotary_order, row_numbers, take_rows
+from ggufrun.convert.vocab.internlm import internlm2_vocabulary, internlm3_vocabulary
 
 INTERNLM3 = {
     **llama.DEFAULTS,

@@ -11,14 +11,14 @@ from dataclasses import replace
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.family import Family, Stack
-from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.latent import COMPRESSED, LOW_RANK_QUERY, QUERY, SPLIT, latent_sizes, split_expansion
-from ggufrun.convert.arch.layout import EXPERTS, GATED, NORMS, SHARED_EXPERT, Sizes, decoder_sizes, n_layers
-from ggufrun.convert.arch.rope import PLAIN, as_written
+from ggufrun.convert.arch.shared.family import Family, Stack
+from ggufrun.convert.arch.shared.hyper import base_metadata
+from ggufrun.convert.arch.shared.latent import COMPRESSED, LOW_RANK_QUERY, QUERY, SPLIT, latent_sizes, split_expansion
+from ggufrun.convert.arch.shared.layout import EXPERTS, GATED, NORMS, SHARED_EXPERT, Sizes, decoder_sizes, n_layers
+from ggufrun.convert.arch.shared.rope import PLAIN, as_written
 from ggufrun.convert.config import Config
-from ggufrun.convert.kimivocab import kimi_linear_vocabulary
 from ggufrun.convert.transforms import minus_exp, renamed
+from ggufrun.convert.vocab.kimi import kimi_linear_vocabulary
 from ggufrun.errors import FormatError, UnsupportedError
 
 DEFAULTS = {

@@ -12,15 +12,15 @@ from dataclasses import replace
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.family import Family, Stack
-from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.layertypes import FULL, layer_types
-from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, GATED, NORMS, Sizes, decoder_sizes, n_layers
 from ggufrun.convert.arch.qwen import HEAD_NORMS
-from ggufrun.convert.arch.rope import standard
+from ggufrun.convert.arch.shared.family import Family, Stack
+from ggufrun.convert.arch.shared.hyper import base_metadata
+from ggufrun.convert.arch.shared.layer_types import FULL, layer_types
+from ggufrun.convert.arch.shared.layout import ATTENTION, EXPERTS, GATED, NORMS, Sizes, decoder_sizes, n_layers
+from ggufrun.convert.arch.shared.rope import standard
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import renamed, squeezed
-from ggufrun.convert.vocab import bpe_vocabulary
+from ggufrun.convert.vocab.readers import bpe_vocabulary
 from ggufrun.errors import UnsupportedError
 
 CONV = "conv"

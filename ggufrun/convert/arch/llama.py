@@ -14,13 +14,13 @@ from dataclasses import replace
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.family import Family, Stack, head_if_null, heads_if_null
-from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.layout import ATTENTION, BIASES, DECODER, EXPERTS, NORMS, Sizes, decoder_sizes
-from ggufrun.convert.arch.rope import SCALED, llama3_frequencies, standard
+from ggufrun.convert.arch.shared.family import Family, Stack, head_if_null, heads_if_null
+from ggufrun.convert.arch.shared.hyper import base_metadata
+from ggufrun.convert.arch.shared.layout import ATTENTION, BIASES, DECODER, EXPERTS, NORMS, Sizes, decoder_sizes
+from ggufrun.convert.arch.shared.rope import SCALED, llama3_frequencies, standard
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import rotary_permutation
-from ggufrun.convert.vocab import llama_vocabulary
+from ggufrun.convert.vocab.readers import llama_vocabulary
 from ggufrun.errors import UnsupportedError
 
 DEFAULTS = {

@@ -14,12 +14,21 @@ import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch import llama
-from ggufrun.convert.arch.experts import turned_experts
-from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, GATED, NORMS, SHARED_EXPERT, Sizes, decoder_sizes, n_layers
-from ggufrun.convert.arch.rope import standard
-from ggufrun.convert.arch.text import text_name
+from ggufrun.convert.arch.shared.experts import turned_experts
+from ggufrun.convert.arch.shared.layout import (
+    ATTENTION,
+    EXPERTS,
+    GATED,
+    NORMS,
+    SHARED_EXPERT,
+    Sizes,
+    decoder_sizes,
+    n_layers,
+)
+from ggufrun.convert.arch.shared.rope import standard
+from ggufrun.convert.arch.shared.text import text_name
 from ggufrun.convert.config import Config
-from ggufrun.convert.vocab import bpe_vocabulary
+from ggufrun.convert.vocab.readers import bpe_vocabulary
 from ggufrun.errors import UnsupportedError
 
 DEFAULTS = {

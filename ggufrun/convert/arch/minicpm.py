@@ -9,10 +9,10 @@ import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch import llama
-from ggufrun.convert.arch.family import Family
-from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.layout import DECODER, decoder_sizes
-from ggufrun.convert.arch.rope import SCALED, kind, long_factors
+from ggufrun.convert.arch.shared.family import Family
+from ggufrun.convert.arch.shared.hyper import base_metadata
+from ggufrun.convert.arch.shared.layout import DECODER, decoder_sizes
+from ggufrun.convert.arch.shared.rope import SCALED, kind, long_factors
 from ggufrun.convert.config import Config
 from ggufrun.errors import FormatError
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.family import Family
-from ggufrun.convert.arch.hyper import file_type
-from ggufrun.convert.arch.latent import COMPRESSED, EXPANDED, LOW_RANK_QUERY, latent_sizes
-from ggufrun.convert.arch.layout import GATED, NORMS, Sizes, decoder_sizes, n_layers
-from ggufrun.convert.arch.rope import ORIGINAL, base_if_unusual, kind, long_factors, rope, standard
+from ggufrun.convert.arch.shared.family import Family
+from ggufrun.convert.arch.shared.hyper import file_type
+from ggufrun.convert.arch.shared.latent import COMPRESSED, EXPANDED, LOW_RANK_QUERY, latent_sizes
+from ggufrun.convert.arch.shared.layout import GATED, NORMS, Sizes, decoder_sizes, n_layers
+from ggufrun.convert.arch.shared.rope import ORIGINAL, base_if_unusual, kind, long_factors, rope, standard
 from ggufrun.convert.config import Config
 from ggufrun.errors import FormatError, UnsupportedError
 

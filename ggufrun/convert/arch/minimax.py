@@ -10,13 +10,13 @@ from collections.abc import Iterable
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.family import Family, Stack
-from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, NORMS, Sizes, decoder_sizes
-from ggufrun.convert.arch.rope import partial_factor, standard
+from ggufrun.convert.arch.shared.family import Family, Stack
+from ggufrun.convert.arch.shared.hyper import base_metadata
+from ggufrun.convert.arch.shared.layout import ATTENTION, EXPERTS, NORMS, Sizes, decoder_sizes
+from ggufrun.convert.arch.shared.rope import partial_factor, standard
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import renamed
-from ggufrun.convert.vocab import bpe_vocabulary
+from ggufrun.convert.vocab.readers import bpe_vocabulary
 from ggufrun.errors import FormatError
 
 DEFAULTS = {

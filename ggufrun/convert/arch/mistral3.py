@@ -11,7 +11,7 @@ from dataclasses import replace
 import gguf
 
 from ggufrun.convert.arch import llama
-from ggufrun.convert.arch.rope import SCALED, rope
+from ggufrun.convert.arch.shared.rope import SCALED, rope
 from ggufrun.convert.config import Config
 from ggufrun.errors import UnsupportedError
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.family import Family, head_if_null, heads_if_null
-from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.layout import ATTENTION, decoder_sizes
-from ggufrun.convert.arch.rope import kind, partial_factor, rope, standard
+from ggufrun.convert.arch.shared.family import Family, head_if_null, heads_if_null
+from ggufrun.convert.arch.shared.hyper import base_metadata
+from ggufrun.convert.arch.shared.layout import ATTENTION, decoder_sizes
+from ggufrun.convert.arch.shared.rope import kind, partial_factor, rope, standard
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import plus_one
-from ggufrun.convert.vocab import add_vocabulary
-from ggufrun.convert.vocabulary import Original
+from ggufrun.convert.vocab.readers import add_vocabulary
+from ggufrun.convert.vocab.vocabulary import Original
 from ggufrun.errors import UnsupportedError
 
 DEFAULTS = {

@@ -9,14 +9,14 @@ from __future__ import annotations
 import gguf
 
 from ggufrun.convert.arch import qwen
-from ggufrun.convert.arch.family import Family, heads_if_null
-from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.layertypes import WINDOW, interleaved, layer_types, window_metadata
-from ggufrun.convert.arch.layout import ATTENTION, EXPERTS, GATED, Sizes, decoder_sizes
-from ggufrun.convert.arch.layout import NORMS as PRE_NORMS
-from ggufrun.convert.arch.rope import of_two_bases, standard
+from ggufrun.convert.arch.shared.family import Family, heads_if_null
+from ggufrun.convert.arch.shared.hyper import base_metadata
+from ggufrun.convert.arch.shared.layer_types import WINDOW, interleaved, layer_types, window_metadata
+from ggufrun.convert.arch.shared.layout import ATTENTION, EXPERTS, GATED, Sizes, decoder_sizes
+from ggufrun.convert.arch.shared.layout import NORMS as PRE_NORMS
+from ggufrun.convert.arch.shared.rope import of_two_bases, standard
 from ggufrun.convert.config import Config
-from ggufrun.convert.vocab import bpe_vocabulary
+from ggufrun.convert.vocab.readers import bpe_vocabulary
 from ggufrun.errors import UnsupportedError
 
 DEFAULTS = {

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import gguf
 
-from ggufrun.convert.arch.family import Family, without_tied_output
-from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.layout import DECODER, decoder_sizes
+from ggufrun.convert.arch.shared.family import Family, without_tied_output
+from ggufrun.convert.arch.shared.hyper import base_metadata
+from ggufrun.convert.arch.shared.layout import DECODER, decoder_sizes
 from ggufrun.convert.config import Config
-from ggufrun.convert.tokenizerfiles import TokenizerFiles
-from ggufrun.convert.vocab import add_vocabulary
-from ggufrun.convert.vocabulary import Original
+from ggufrun.convert.vocab.readers import add_vocabulary
+from ggufrun.convert.vocab.tokenizer_files import TokenizerFiles
+from ggufrun.convert.vocab.vocabulary import Original
 
 
 def pangu_vocabulary(

@@ -12,10 +12,10 @@ from typing import Any
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.family import Family, heads_if_null
-from ggufrun.convert.arch.hyper import file_type
-from ggufrun.convert.arch.layout import NORMS, WHOLE, Sizes, decoder_sizes, n_layers
-from ggufrun.convert.arch.rope import (
+from ggufrun.convert.arch.shared.family import Family, heads_if_null
+from ggufrun.convert.arch.shared.hyper import file_type
+from ggufrun.convert.arch.shared.layout import NORMS, WHOLE, Sizes, decoder_sizes, n_layers
+from ggufrun.convert.arch.shared.rope import (
     ORIGINAL,
     PLAIN,
     base_if_unusual,
@@ -26,7 +26,7 @@ from ggufrun.convert.arch.rope import (
     standard,
 )
 from ggufrun.convert.config import Config
-from ggufrun.convert.vocab import bpe_vocabulary, phi3_vocabulary
+from ggufrun.convert.vocab.readers import bpe_vocabulary, phi3_vocabulary
 from ggufrun.errors import FormatError, UnsupportedError
 
 PHI = {

@@ -12,14 +12,23 @@ from collections.abc import Iterable
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.experts import halves
-from ggufrun.convert.arch.family import Family, Stack, heads_if_null
-from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.layout import ATTENTION, DECODER, EXPERTS, NORMS, SHARED_EXPERT, WHOLE, Sizes, decoder_sizes
-from ggufrun.convert.arch.rope import standard
+from ggufrun.convert.arch.shared.experts import halves
+from ggufrun.convert.arch.shared.family import Family, Stack, heads_if_null
+from ggufrun.convert.arch.shared.hyper import base_metadata
+from ggufrun.convert.arch.shared.layout import (
+    ATTENTION,
+    DECODER,
+    EXPERTS,
+    NORMS,
+    SHARED_EXPERT,
+    WHOLE,
+    Sizes,
+    decoder_sizes,
+)
+from ggufrun.convert.arch.shared.rope import standard
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import renamed
-from ggufrun.convert.vocab import bpe_vocabulary, qwen_vocabulary
+from ggufrun.convert.vocab.readers import bpe_vocabulary, qwen_vocabulary
 from ggufrun.errors import FormatError, UnsupportedError
 
 QWEN2 = {

@@ -21,10 +21,10 @@ import numpy as np
 
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch import qwen
-from ggufrun.convert.arch.family import Family
-from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.layertypes import FULL, interleaved, layer_types
-from ggufrun.convert.arch.layout import (
+from ggufrun.convert.arch.shared.family import Family
+from ggufrun.convert.arch.shared.hyper import base_metadata
+from ggufrun.convert.arch.shared.layer_types import FULL, interleaved, layer_types
+from ggufrun.convert.arch.shared.layout import (
     AHEAD,
     ATTENTION,
     EXPERTS,
@@ -35,11 +35,11 @@ from ggufrun.convert.arch.layout import (
     decoder_sizes,
     n_layers,
 )
-from ggufrun.convert.arch.rope import partial_factor, rope, standard
-from ggufrun.convert.arch.text import text_name
+from ggufrun.convert.arch.shared.rope import partial_factor, rope, standard
+from ggufrun.convert.arch.shared.text import text_name
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import Order, minus_exp, plus_one, renamed, row_numbers, squeezed, take_rows
-from ggufrun.convert.vocab import bpe_vocabulary
+from ggufrun.convert.vocab.readers import bpe_vocabulary
 from ggufrun.errors import FormatError, UnsupportedError
 
 

@@ -16,16 +16,16 @@ import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch import qwen
-from ggufrun.convert.arch.experts import turned_experts
-from ggufrun.convert.arch.family import Family, heads_if_null
-from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.layout import ATTENTION, DECODER, EXPERTS, NORMS, n_layers
-from ggufrun.convert.arch.rope import rope, standard
-from ggufrun.convert.arch.text import text_name
+from ggufrun.convert.arch.shared.experts import turned_experts
+from ggufrun.convert.arch.shared.family import Family, heads_if_null
+from ggufrun.convert.arch.shared.hyper import base_metadata
+from ggufrun.convert.arch.shared.layout import ATTENTION, DECODER, EXPERTS, NORMS, n_layers
+from ggufrun.convert.arch.shared.rope import rope, standard
+from ggufrun.convert.arch.shared.text import text_name
 from ggufrun.convert.config import Config
-from ggufrun.convert.tokenizerfiles import TokenizerFiles
-from ggufrun.convert.vocab import bpe_vocabulary
-from ggufrun.convert.vocabulary import Original
+from ggufrun.convert.vocab.readers import bpe_vocabulary
+from ggufrun.convert.vocab.tokenizer_files import TokenizerFiles
+from ggufrun.convert.vocab.vocabulary import Original
 from ggufrun.errors import FormatError, UnsupportedError
 
 QWEN2 = {

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import gguf
 
-from ggufrun.convert.arch.family import Family, Stack
-from ggufrun.convert.arch.hyper import file_type
-from ggufrun.convert.arch.layout import ATTENTION, GATED, WHOLE, decoder_sizes, n_layers
-from ggufrun.convert.arch.rope import PLAIN, as_written, base_if_unusual, partial_factor, standard
+from ggufrun.convert.arch.shared.family import Family, Stack
+from ggufrun.convert.arch.shared.hyper import file_type
+from ggufrun.convert.arch.shared.layout import ATTENTION, GATED, WHOLE, decoder_sizes, n_layers
+from ggufrun.convert.arch.shared.rope import PLAIN, as_written, base_if_unusual, partial_factor, standard
 from ggufrun.convert.config import Config
-from ggufrun.convert.vocab import bpe_vocabulary
+from ggufrun.convert.vocab.readers import bpe_vocabulary
 
 DEFAULTS = {
     "vocab_size": 50304,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import gguf
 
-from ggufrun.convert.arch.family import Family
-from ggufrun.convert.arch.layout import ATTENTION, NORMS, WHOLE
-from ggufrun.convert.arch.rope import standard
+from ggufrun.convert.arch.shared.family import Family
+from ggufrun.convert.arch.shared.layout import ATTENTION, NORMS, WHOLE
+from ggufrun.convert.arch.shared.rope import standard
 from ggufrun.convert.config import Config
-from ggufrun.convert.vocab import bpe_vocabulary
+from ggufrun.convert.vocab.readers import bpe_vocabulary
 
 DEFAULTS = {
     "vocab_size": 49152,

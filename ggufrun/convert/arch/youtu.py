@@ -11,9 +11,9 @@ from dataclasses import replace
 import gguf
 
 from ggufrun.convert.arch import deepseek
-from ggufrun.convert.arch.hyper import base_metadata
-from ggufrun.convert.arch.latent import COMPRESSED, LOW_RANK_QUERY, SPLIT, latent_metadata, latent_sizes
-from ggufrun.convert.arch.layout import GATED, NORMS, Sizes, decoder_sizes, n_layers
+from ggufrun.convert.arch.shared.hyper import base_metadata
+from ggufrun.convert.arch.shared.latent import COMPRESSED, LOW_RANK_QUERY, SPLIT, latent_metadata, latent_sizes
+from ggufrun.convert.arch.shared.layout import GATED, NORMS, Sizes, decoder_sizes, n_layers
 from ggufrun.convert.config import Config
 
 DEFAULTS = {

@@ -1,0 +1,229 @@
+"""``ggufrun chat``: what the flags mean, a model opened as they say, and the way it is talked to."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from ggufrun.cli.flags import records, settings
+from ggufrun.cli.flags.chat import SWITCH_VALUES, ChatFlags, FlagCommand
+from ggufrun.cli.flags.draft import draft_params, guessing, widened
+from ggufrun.cli.flags.guidance import doubled, guidance_params, negative
+from ggufrun.cli.talk import answer_list, choose_model
+from ggufrun.cli.terminal import abort
+from ggufrun.cli.terminal.console import note, warn
+from ggufrun.errors import GgufrunError, TargetError, UsageError
+from ggufrun.workflows import textfile
+
+if TYPE_CHECKING:
+    from ggufrun.chat.formats.choose_format import Choice
+    from ggufrun.chat.negative import Negative
+    from ggufrun.chat.session import Session
+    from ggufrun.chat.switch_model import Carried
+    from ggufrun.engine.context import Context
+    from ggufrun.engine.draft import Speculation
+    from ggufrun.engine.sampling.sampler import SamplingParams
+
+DOC = """Talk to a model.
+
+At a terminal it is a conversation: /help lists the commands, Ctrl+C stops an answer, Ctrl+D leaves. In a pipe, the
+whole of stdin is one message (after INSTRUCTION, if there is one), and the answer is all that stdout gets; with -i,
+every line is a message.
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("chat", cls=FlagCommand)(records.command_from(ChatFlags, run, DOC, around=abort.guarded))
+
+
+def run(flags: ChatFlags) -> None:
+    """Open the model and talk, as ``flags`` say."""
+    flags = settings.compatible(flags)
+    if flags.batch_file is not None or flags.batch_output is not None:
+        answer_list.run(flags)
+        return
+    opening = settings.opening_text(flags)
+    if opening is not None and (flags.second is not None or (flags.model is not None and flags.first is not None)):
+        raise UsageError("-p and INSTRUCTION are both the first message", "give one of them")
+    from ggufrun.chat.switch_model import carry
+    from ggufrun.engine.context import Context
+
+    draft = draft_params(flags)
+    guidance, n_predict = guidance_params(flags), settings.n_predict(flags)
+    context_params = doubled(widened(settings.context_params(flags), draft), guidance)
+    settings.sampling_params(flags, {})
+    # What is wrong with the flags is said before anything is asked, fetched or loaded.
+    path, instruction = choose_model.find(flags)
+    settings.check_file(path)
+    small = None if flags.draft_model is None else choose_model.named(flags.draft_model)
+    if small is not None:
+        settings.check_file(small)
+    carried: Carried | None = None
+    before = path
+    while True:
+        with ExitStack() as stack:
+            try:
+                model = stack.enter_context(settings.open_model(path, flags, context_params))
+                choice = settings.choose_format(model, flags)
+                sampling = settings.sampling_params(flags, choice.sampling)
+                context = stack.enter_context(Context(model, context_params))
+                speculation = stack.enter_context(guessing(flags, context, draft, small))
+                away = negative(context, guidance)
+                session = _session(flags, context, choice, sampling, n_predict, speculation, away, carried)
+            except (GgufrunError, KeyboardInterrupt) as error:
+                if carried is None or path == before:
+                    raise
+                # The conversation is not lost: the model that was left goes on with it.
+                warn(str(error) or "interrupted")
+                path = before
+                continue
+            goes_on = _talk(flags, session, choice, instruction, opening, again=carried is not None)
+            if goes_on is None:
+                return
+            carried = carry(session, sampling, choice.system)
+            before, path = path, goes_on
+
+
+def _session(
+    flags: ChatFlags,
+    context: Context,
+    choice: Choice,
+    sampling: SamplingParams,
+    n_predict: int | None,
+    speculation: Speculation | None,
+    away: Negative | None,
+    carried: Carried | None,
+) -> Session:
+    """A conversation, new or carried over from another model."""
+    from ggufrun.chat.session import Session
+    from ggufrun.chat.switch_model import take_up
+    from ggufrun.chat.token_budget import Budget
+
+    system = settings.system_prompt(flags)
+    session = Session(
+        context,
+        choice.format,
+        sampling,
+        system=choice.system if system is None else system,
+        # A model that never ends, in a context that never fills, would write for ever.
+        limit=context.n_ctx if n_predict is None else n_predict,
+        once=flags.once,
+        shift=flags.context_shift is not False,
+        keep=flags.keep,
+        speculation=speculation,
+        why=choice.why,
+        negative=away,
+        budget=Budget() if flags.compat else None,
+    )
+    if carried is not None:
+        take_up(session, carried)
+    return session
+
+
+def _talk(
+    flags: ChatFlags, session: Session, choice: Choice, instruction: str | None, opening: str | None, *, again: bool
+) -> Path | None:
+    """Talk, ``again`` with what was said before; returns the model that is to go on with it, if there is one."""
+    from ggufrun.chat.escapes import expand
+    from ggufrun.chat.formats.prompt import AffixPrompt
+    from ggufrun.cli.talk.conversation import Talk
+    from ggufrun.cli.talk.screen import Screen
+
+    system = settings.system_prompt(flags)
+    affixes = isinstance(choice.format, AffixPrompt)
+    for warning in choice.warnings:
+        warn(warning)
+    if system and isinstance(choice.format, AffixPrompt):
+        placed = choice.format.with_system(opening, system) if opening is not None else None
+        opening = placed or opening
+        if placed is None and (opening is not None or not choice.format.takes_system):
+            warn("the system prompt is not used: nothing says where it belongs beside these affixes; write it into -p")
+    screen = Screen(
+        color=SWITCH_VALUES.get((flags.color or "auto").lower(), "auto"),
+        plain=flags.plain,
+        show_tokens=flags.show_tokens,
+        verbose_prompt=flags.verbose_prompt,
+        markdown=flags.markdown,
+        thinking=not flags.hide_thinking,
+        figures=flags.stats,
+    )
+    typed = expand if flags.escape else str
+    talk = Talk(
+        session,
+        screen,
+        typed,
+        file=flags.session,
+        multiline=flags.multiline,
+        slash=flags.slash_sends,
+        waits=flags.interactive_first,
+    )
+    if again:
+        talk.conversation(None, None)
+        return talk.next_model
+    if flags.session is not None and _resumed(session, flags, system):
+        opening = None if affixes else opening
+    if affixes:
+        # Beside affixes -p is no message but the beginning of the text itself.
+        first, raw = (typed(instruction) if instruction is not None else None), opening
+        if flags.compat and raw is None and not session.ids and session.context.model.vocab.add_bos:
+            # llama.cpp begins with a BOS and goes on from there.
+            raw = ""
+    else:
+        first, raw = (typed(instruction) if instruction is not None else opening), None
+    terminal = sys.stdin.isatty()
+    go_on = flags.interactive or flags.interactive_first
+    if terminal and not flags.single_turn and (go_on or sys.stdout.isatty() or (first is None and raw is None)):
+        talk.conversation(first, raw)
+    elif go_on and not flags.single_turn:
+        talk.lines(sys.stdin.buffer, first, raw)
+    else:
+        piped = "" if terminal else read_piped()
+        talk.single(*joined(first, raw, typed(piped)))
+    if talk.trouble and not terminal:
+        # a script that goes on with the session would go on without this turn
+        raise typer.Exit(1)
+    return talk.next_model
+
+
+def _resumed(session: Session, flags: ChatFlags, system: str | None) -> bool:
+    """Take the session up that --session names, if there is one with something in it.
+
+    It brings its prompt format and its settings along, where no flag says otherwise.
+    """
+    from dataclasses import asdict
+
+    from ggufrun.chat import store
+    from ggufrun.chat.stats import told
+
+    path = flags.session
+    assert path is not None
+    if path.is_dir() or not path.parent.is_dir():
+        raise TargetError(f"--session {path} cannot be written", "give a file in a folder that exists")
+    if not path.exists():
+        return False
+    loaded = store.load(session, path, system, adopt=not settings.says_format(flags))
+    if loaded.sampling is not None:
+        session.sampling = settings.sampling_params(flags, asdict(loaded.sampling))
+        session.limit = loaded.limit if loaded.limit is not None and flags.n_predict is None else session.limit
+    note(*told(path, loaded))
+    return bool(session.past or session.ids)
+
+
+def joined(first: str | None, raw: str | None, piped: str) -> tuple[str | None, str | None]:
+    """What stdin brought goes after the text of the command line; one of the two texts is not None."""
+    if raw is not None:
+        return first, f"{raw}\n{piped}" if piped and raw else raw + piped
+    text = "\n".join(part for part in (first or "", piped) if part)
+    if not text.strip():
+        raise UsageError("there is no message", "write one after the model, or pipe it in")
+    return text, None
+
+
+def read_piped() -> str:
+    """All of stdin, without the newline that ``echo`` ends with."""
+    return textfile.read_stdin().rstrip("\r\n")

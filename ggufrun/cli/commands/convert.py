@@ -1,0 +1,200 @@
+"""``ggufrun convert``: a checkpoint becomes one or several GGUF files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ggufrun.cli.flags import common, records
+from ggufrun.cli.flags.aliases import Converting
+from ggufrun.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ggufrun.convert.plan import Plan
+    from ggufrun.quantize.imatrix import Imatrix
+    from ggufrun.quantize.types import FileType
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command(cls=Converting, epilog=common.TYPES)(records.expanded(convert))
+
+
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Folder of a checkpoint (Hugging Face or Meta), or a model on the hub: org/name[@revision].",
+            show_default=False,
+        ),
+    ],
+    types: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-t",
+            "--type",
+            metavar="TYPE",
+            help="f16, q8_0, q4_k_m, ...; again for more from one read.  [default: the checkpoint's own precision]",
+        ),
+    ] = None,
+    output: common.Output = None,
+    name: Annotated[str | None, typer.Option("--name", help="The model's name in the GGUF.")] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lora",
+            metavar="DIR[=SCALE]",
+            help="Merge this PEFT adapter; again for more, in order. The vocabulary is that of the last that has one.",
+        ),
+    ] = None,
+    lora_out: Annotated[
+        Path | None,
+        typer.Option(
+            "--lora-out",
+            metavar="FILE",
+            readable=False,
+            help="Write the adapter of --lora as a GGUF adapter, and no model.",
+        ),
+    ] = None,
+    kinds: common.TypeFlags = common.NO_TYPES,
+    split_max_size: common.SplitSize = None,
+    pretokenizer: Annotated[
+        str | None,
+        typer.Option("--pretokenizer", metavar="NAME", help="How llama.cpp is to split text, if it is not recognized."),
+    ] = None,
+    chat_template: Annotated[
+        Path | None,
+        typer.Option(
+            "--chat-template",
+            metavar="FILE",
+            readable=False,
+            help="A Jinja template to write in place of the model's own.",
+        ),
+    ] = None,
+    vocab_only: Annotated[
+        bool, typer.Option("--vocab-only", help="Write metadata and vocabulary, no tensors; needs no weights.")
+    ] = False,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Do not compare the vocabulary with the original tokenizer.")
+    ] = False,
+    converter: Annotated[
+        str,
+        typer.Option(
+            "--converter",
+            metavar="ggufrun|upstream",
+            help="upstream: llama.cpp's own, for other architectures; needs ggufrun[upstream], may run a model's code.",
+        ),
+    ] = "ggufrun",
+    receipt: common.Receipt = False,
+    how: common.WriteFlags = common.AS_USUAL,
+) -> None:
+    """Convert a checkpoint to GGUF, quantized or not, in one pass.
+
+    Several -t write several files from one read. No intermediate file, no torch.
+    """
+    from ggufrun.checkpoint.adapter import parse_request
+    from ggufrun.cli import calibrating, upstream
+    from ggufrun.cli.fetching import source_folder
+    from ggufrun.cli.receipt import beside, measurer
+    from ggufrun.cli.terminal.proof_line import print_proof, prove_vocabulary
+    from ggufrun.cli.writing import split, target_namer, write
+    from ggufrun.convert.adapter import plan_adapter
+    from ggufrun.convert.imatrix import load_imatrix
+    from ggufrun.convert.plan import Wishes, plan_convert, plan_vocabulary
+    from ggufrun.hub import companion_files, upstream_files
+    from ggufrun.quantize.plan import AS_LLAMA_CPP
+    from ggufrun.quantize.types import parse_file_type
+
+    if receipt and (split_max_size or lora_out or converter != "ggufrun"):
+        raise UsageError(
+            "--receipt goes without --split-max-size, --lora-out and --converter upstream",
+            "it measures whole models that ggufrun has written itself",
+        )
+    if vocab_only and (types or kinds.imatrix or receipt or split_max_size or lora_out or converter != "ggufrun"):
+        raise UsageError(
+            "--vocab-only goes without -t, --imatrix, --receipt, --split-max-size, --lora-out and --converter upstream",
+            "there are no tensors in what it writes",
+        )
+    if converter not in ("ggufrun", "upstream"):
+        raise UsageError(f"no converter {converter!r}", "choose ggufrun or upstream")
+    file_types = list(dict.fromkeys(parse_file_type(text) for text in types or ()))
+    adapters = [parse_request(text) for text in lora or ()]
+    wanted = companion_files if vocab_only else upstream_files if converter == "upstream" else None
+    folder, stem = source_folder(source, outline=how.dry_run and not vocab_only, wanted=wanted)
+    if lora_out is not None:
+        if len(adapters) != 1 or len(file_types) > 1 or output is not None:
+            raise UsageError("--lora-out writes one adapter in one type", "give one --lora, at most one -t, and no -o")
+        plan = plan_adapter(folder, adapters[0], lora_out, file_types, name)
+        write(plan, how)
+        return
+    if adapters:
+        stem = f"{stem}-{adapters[-1].path.resolve().name}"
+        name = name or stem
+    path_of = target_namer(output, name or stem, len(file_types))
+    quantize_options = kinds.options()
+    automatic = kinds.automatic and any(not kind.plain for kind in file_types)
+    importance = load_imatrix(Path(kinds.imatrix)) if kinds.imatrix and not kinds.automatic else None
+    if converter == "upstream":
+        if adapters or how.dry_run or how.resume or split_max_size or pretokenizer or chat_template or automatic:
+            raise UsageError(
+                "--converter upstream goes without --lora, --dry-run, --resume, --split-max-size, --pretokenizer, "
+                "--chat-template and --imatrix auto",
+                "convert first, then use `ggufrun quantize`",
+            )
+        upstream.convert(folder, file_types, path_of, quantize_options, name, importance, how)
+        return
+    wishes = Wishes(name, pretokenizer, _template(chat_template))
+    if vocab_only:
+        place = output or Path()
+        path = place / f"{name or stem}-vocab.gguf" if place.is_dir() else place
+        plan = plan_vocabulary(folder, path, wishes, adapters)
+    else:
+        plan = plan_convert(folder, file_types, path_of, quantize_options, wishes, importance, adapters)
+    proof = None if how.dry_run or no_verify else prove_vocabulary(plan)
+    if automatic and not how.dry_run:
+        plan.close()
+
+        def make(types: Sequence[FileType], place: Callable[[FileType], Path], matrix: Imatrix | None) -> Plan:
+            return plan_convert(folder, types, place, quantize_options, wishes, matrix, adapters)
+
+        calibrating.convert(
+            make,
+            file_types,
+            path_of,
+            name or stem,
+            split_max_size=split_max_size,
+            receipt=receipt,
+            how=how,
+        )
+        print_proof(proof)
+        return
+    measure = None
+    if receipt and not how.dry_run:
+
+        def own_precision(path: Path) -> Plan:
+            return plan_convert(folder, (), lambda kind: path, AS_LLAMA_CPP, wishes, None, adapters)
+
+        measure = measurer(plan, lambda: beside(plan, own_precision, how.threads), how.threads)
+    write(split(plan, split_max_size), how, measure)
+    print_proof(proof)
+
+
+def _template(path: Path | None) -> str | None:
+    """The text of a chat template, once it is known to be valid Jinja."""
+    from ggufrun.chat.formats.template import ChatTemplate
+    from ggufrun.convert.vocab.special import read_template_file
+    from ggufrun.errors import FormatError
+
+    if path is None:
+        return None
+    text = read_template_file(path)
+    try:
+        ChatTemplate(text)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error.what}", "correct the file") from error
+    return text

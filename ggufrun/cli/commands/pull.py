@@ -1,0 +1,87 @@
+"""``ggufrun pull``: a GGUF or a checkpoint comes from the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ggufrun.cli.flags import common
+from ggufrun.cli.terminal import console
+from ggufrun.cli.terminal.progress import fetch_bar
+from ggufrun.cli.terminal.units import size_text
+
+if TYPE_CHECKING:
+    from ggufrun.hub.select import GgufSet
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command()(pull)
+
+
+def pull(
+    repo: Annotated[str, typer.Argument(metavar="REPO[:TYPE]", help="org/name, org/name:Q4_K_M", show_default=False)],
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="R", help="Branch, tag or commit.  [default: main]")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="DIR", readable=False, help="Folder for the files.  [default: MODELS/org/name]"
+        ),
+    ] = None,
+    force: common.Force = False,
+    as_json: common.Json = False,
+) -> None:
+    """Fetch a GGUF or a checkpoint from the hub.
+
+    TYPE picks among GGUF files; without it the only one, or Q4_K_M. A repository without GGUF files gives its
+    checkpoint. A cut transfer goes on where it stopped, and every file is held against the hub's digest. Prints the
+    model's path.
+    """
+    from dataclasses import replace
+
+    from ggufrun import hub
+    from ggufrun.errors import TargetError, UsageError
+    from ggufrun.hub.models import models_folder
+
+    spec = hub.parse(repo)
+    if revision and spec.revision:
+        raise UsageError("the revision is given twice, by @ and by --revision", "give it once")
+    spec = replace(spec, revision=revision or spec.revision)
+    folder = output or models_folder() / spec.repo
+    if folder.exists() and not folder.is_dir():
+        raise TargetError(f"{folder} is a file", "name a folder with -o")
+    chosen: list[GgufSet] = []
+    with fetch_bar() as on_progress:
+        found = hub.obtain(
+            spec,
+            hub.gguf_or_checkpoint(spec.kind, chosen.append),
+            on_progress=on_progress,
+            on_note=console.warn,
+            folder=folder,
+            force=force,
+        )
+    paths = [found.folder / name for name in found.files]
+    model = paths[0] if chosen else found.folder
+    size = sum(path.stat().st_size for path in paths)
+    if as_json:
+        console.print_json(
+            {
+                "repo": spec.repo,
+                "commit": found.commit,
+                "path": str(model),
+                "type": chosen[0].kind if chosen else None,
+                "files": [str(path) for path in paths],
+                "bytes": size,
+                "received": found.received,
+            }
+        )
+        return
+    console.print_path(model)
+    kind = f"{chosen[0].kind or 'GGUF'}, " if chosen else "checkpoint, "
+    there = "all there already" if not found.received else f"{found.received} received, digests right"
+    files = f"{len(paths)} file{'s' if len(paths) > 1 else ''}"
+    console.note(f"  {kind}{files}, {size_text(size)}; {there}; commit {found.commit[:10]}")

@@ -1,0 +1,119 @@
+"""What the measuring commands share: their options, the text, models opened for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ggufrun.cli import opening
+from ggufrun.cli.flags import placement
+from ggufrun.cli.flags.placement import PlaceFlags
+from ggufrun.cli.terminal import console
+from ggufrun.workflows import textfile
+
+if TYPE_CHECKING:
+    from ggufrun.engine.chunks import ChunkParams
+    from ggufrun.engine.context import ContextParams
+    from ggufrun.engine.model import Model
+
+TextFile = Annotated[
+    Path | None,
+    typer.Option(
+        "-f", "--file", metavar="TEXT", readable=False, help="Text to measure on.  [default: a short one of our own]"
+    ),
+]
+Length = Annotated[int, typer.Option("-c", "--ctx-size", help="Tokens a chunk.")]
+Batch = Annotated[int, typer.Option("-b", "--batch-size", help="Tokens a batch: several chunks, or part of one.")]
+MicroBatch = Annotated[int, typer.Option("-ub", "--ubatch-size", help="Tokens computed at once.")]
+ChunkLimit = Annotated[
+    int | None, typer.Option("--chunks", metavar="N", min=1, help="Measure on the first N chunks only.")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("-t", "--threads", metavar="N", min=1, max=512, help="Threads.  [default: the processor's cores]"),
+]
+CacheK = Annotated[str, typer.Option("-ctk", "--cache-type-k", help="Type of the cache's keys.")]
+CacheV = Annotated[str, typer.Option("-ctv", "--cache-type-v", help="Type of the cache's values.")]
+FlashAttention = Annotated[str, typer.Option("-fa", "--flash-attn", metavar="on|off|auto", help="Flash attention.")]
+
+
+def find(name: str | Path) -> Path:
+    """The GGUF that MODEL means, a path or a model of the local folder by its name, if it is a sound one."""
+    from ggufrun.cli.flags.settings import check_file
+    from ggufrun.hub import resolve_model
+
+    path = resolve_model(str(name), gguf_only=True)
+    check_file(path)
+    return path
+
+
+def read_text(path: Path | None, builtin: str) -> str:
+    """The text at ``path`` as its bytes say it, or the one called ``builtin`` that comes with the package."""
+    if path is None:
+        from ggufrun.evaluate.text import builtin_text
+
+        return builtin_text(builtin)
+    return textfile.read(path, f"-f {path}", textfile.MAX_MEASURED)
+
+
+def text_name(path: Path | None, builtin: str) -> str:
+    """What a result says that it was measured on."""
+    if path is None:
+        return f"ggufrun {builtin}"
+    if str(path) == "-":
+        return "stdin"
+    # of a name that is no text, what a GGUF can hold
+    return str(path).encode("utf-8", "replace").decode()
+
+
+def open_model(
+    path: Path, place: PlaceFlags, context: ContextParams | ChunkParams, beside: Sequence[Model] = ()
+) -> Model:
+    """A model where it fits with such a context. ``beside`` are open models that will have theirs too."""
+    from ggufrun.engine.model import Model
+
+    wanted = as_context(context)
+    return opening.open_model(placement.params(path, place), wanted, reserved(place, wanted, beside), Model)
+
+
+def as_context(params: ContextParams | ChunkParams) -> ContextParams:
+    """The context that takes as much memory as one for chunks."""
+    from ggufrun.engine.context import ContextParams
+
+    if isinstance(params, ContextParams):
+        return params
+    return ContextParams(
+        n_ctx=params.length * params.at_once,
+        n_batch=params.tokens_at_once,
+        n_ubatch=params.n_ubatch,
+        threads=params.threads,
+        flash_attention=params.flash_attention,
+        type_k=params.type_k,
+        type_v=params.type_v,
+        outputs=params.tokens_at_once,
+        sequences=params.at_once,
+    )
+
+
+def reserved(place: PlaceFlags, context: ContextParams, beside: Sequence[Model]) -> PlaceFlags:
+    """``place``, leaving room for the contexts that the models ``beside`` this one will have."""
+    from ggufrun.engine.placement.devices import has_gpu
+
+    if not beside or placement.layers(place) is not None or not has_gpu():
+        return place
+    from ggufrun.engine.placement.memory import measure
+
+    taken = 0
+    for model in beside:
+        uses = [one.use for one in measure(model.params, context).devices]
+        taken += max((use.cache + use.compute for use in uses), default=0)
+    return replace(place, fit_target=(placement.margin(place) + taken) >> 20)
+
+
+def announce(count: int, params: ChunkParams) -> None:
+    """One line about the work ahead."""
+    console.note(f"{count} chunk{'s' if count > 1 else ''} of {params.length} tokens, {params.at_once} at once")

@@ -1,0 +1,1 @@
+"""Console, tables, progress bars, units, and how errors are said."""

@@ -1,0 +1,36 @@
+"""The line that says that a new file's vocabulary cuts up text as the original tokenizer does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ggufrun.cli.terminal import console
+
+if TYPE_CHECKING:
+    from ggufrun.convert.plan import Plan
+    from ggufrun.convert.vocab.proof import Proof
+
+
+def prove_vocabulary(plan: Plan) -> Proof | None:
+    """Prove the vocabulary of ``plan`` before anything is written; raises, with the plan closed, where it differs."""
+    from ggufrun.convert.vocab.proof import prove
+
+    if plan.original is None:
+        return None
+    try:
+        return prove(plan.targets[0].header.metadata, plan.original)
+    except BaseException:
+        plan.close()
+        raise
+
+
+def print_proof(proof: Proof | None) -> None:
+    """Say what was compared."""
+    if proof is None:
+        return
+    alike = f"{proof.strings - proof.differing} of " if proof.differing else ""
+    console.note(f"  vocabulary: {alike}{proof.strings} strings are cut up as by {proof.name}")
+    if proof.differing:
+        console.warn(f"llama.cpp cuts {proof.differing} strings up differently, for {proof.approximate}")
+    if proof.loss:
+        console.warn(f"{proof.name} {proof.loss} before it cuts it up, and llama.cpp does not")

@@ -1,0 +1,1 @@
+"""What several families share: the Family record, tensor tables, experts, positions, latent attention."""

@@ -1,0 +1,1 @@
+"""Where a model goes: devices, what a model takes in memory, and what fits."""

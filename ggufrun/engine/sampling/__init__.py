@@ -1,0 +1,1 @@
+"""Which token comes next: llama.cpp's sampler chain, grammars, and JSON schemas as grammars."""

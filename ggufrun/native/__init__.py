@@ -1,0 +1,1 @@
+"""The ground floor: everything that touches C by hand. The native library, its log, its abrupt end, signals."""
