@@ -33,7 +33,7 @@ def test_what_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b" \n")
     for name, words in (("binary", "no UTF-8"), ("zero", "no text"), ("empty", "no text"), ("none", "cannot be read")):
         assert words in refusal(tmp_path / name)
-    assert "cannot be read" in refusal(tmp_path)
+    assert "is a folder" in refusal(tmp_path)
     assert "name a file" in refusal("")
 
 

@@ -194,7 +194,7 @@ def test_files_that_cannot_be(demo_model: Model, tmp_path: Path) -> None:
             store.load(session, tmp_path / "bad")
     with pytest.raises(NotFoundError):
         store.load(session, tmp_path / "none")
-    with pytest.raises(NotFoundError):
+    with pytest.raises(FormatError, match="is a folder"):
         store.load(session, tmp_path)
     for call in (store.save, export):
         with pytest.raises(TargetError):

@@ -77,7 +77,7 @@ def test_an_index_cannot_reach_out_of_its_folder(tmp_path: Path, name: object) -
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": 3}', "[" * 100_000])
 def test_an_index_that_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(text)
-    with pytest.raises(FormatError, match="is no index"):
+    with pytest.raises(FormatError, match=r"is not JSON|is not an index|is not a JSON object"):
         open_checkpoint(tmp_path)
 
 
@@ -130,11 +130,11 @@ def test_the_liar_is_sound_when_it_tells_the_truth(tmp_path: Path) -> None:
         (bytes(7), "cut short: 7 bytes"),
         ((1 << 62).to_bytes(8, "little") + bytes(64), "its header claims"),
         ((65).to_bytes(8, "little") + bytes(64), "its header claims 65 bytes"),
-        ((10).to_bytes(8, "little") + b"not json!!", "no JSON"),
-        ((2).to_bytes(8, "little") + b"[]", "no JSON object"),
-        ((4).to_bytes(8, "little") + b'"\xff"x', "no JSON"),
-        ((200_000).to_bytes(8, "little") + b"[" * 200_000, "no JSON"),
-        ((15).to_bytes(8, "little") + b'{"x":1, "x": 2}', "a key appears twice"),
+        ((10).to_bytes(8, "little") + b"not json!!", "not JSON"),
+        ((2).to_bytes(8, "little") + b"[]", "not a JSON object"),
+        ((4).to_bytes(8, "little") + b'"\xff"x', "not JSON"),
+        ((200_000).to_bytes(8, "little") + b"[" * 200_000, "not JSON"),
+        ((15).to_bytes(8, "little") + b'{"x":1, "x": 2}', "a name appears twice"),
         ((7).to_bytes(8, "little") + b'{"x":1}', "nothing useful of x"),
     ],
 )

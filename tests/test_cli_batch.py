@@ -176,7 +176,7 @@ def test_refusals(run: Run, questions: Path, tmp_path: Path, demo_gguf: Callable
     for junk in (b"hello\n", b"[1, 2]", b"{}\n"):
         out.write_bytes(junk)
         status, _, stderr = run("--file", questions, "--output", out)
-        assert status == 1 and "no file of answers" in stderr and out.read_bytes() == junk
+        assert status == 1 and "not a file of answers" in stderr and out.read_bytes() == junk
 
 
 def test_how_many_at_once() -> None:

@@ -48,7 +48,7 @@ def test_tokenizer_json_comes_first(tmp_path: Path) -> None:
         (QWEN2, {"merges.txt": "#version: 0.2\na b\na b c\n"}, FormatError, "line 3"),
         (QWEN2, {"merges.txt": "zzz yyy\n"}, FormatError, "not all tokens"),
         (QWEN2, {"merges.txt": b"\xff\xfe"}, FormatError, "UTF-8"),
-        (QWEN2, {"vocab.json": "[1]"}, FormatError, "no JSON object"),
+        (QWEN2, {"vocab.json": "[1]"}, FormatError, "not a JSON object"),
         (QWEN2, {"vocab.json": {"a": "b"}}, FormatError, "'a' the id b"),
         (QWEN2, {"vocab.json": {"<|endoftext|>": "b"}}, FormatError, "make no sense|the id b"),
         (QWEN2, {"vocab.json": "{" * 3_000_000}, FormatError, "more values"),

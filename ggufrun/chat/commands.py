@@ -16,6 +16,7 @@ from ggufrun.chat.formats.template_prompt import TemplatePrompt
 from ggufrun.chat.session import Event, Session
 from ggufrun.chat.stats import describe, figures, told
 from ggufrun.errors import GgufrunError
+from ggufrun.filelock import claimed
 
 KEYS: tuple[tuple[str, str], ...] = (
     ("Enter", "send; after a backslash, or with Alt, a new line"),
@@ -221,7 +222,8 @@ def _save(session: Session, argument: str) -> Outcome:
         return Outcome(("name a file: /save FILE",))
     path = _path(argument)
     store.check_replaceable(path)
-    store.save(session, path)
+    with claimed(path, "choose another name"):
+        store.save(session, path)
     return Outcome((f"saved {path}; /load {argument}, or --session, goes on from it",))
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ggufrun import jsontext
 from ggufrun.chat.formats.prompt import Format, Prompt
 from ggufrun.chat.replay import replay
 from ggufrun.chat.reply import Reply
@@ -65,13 +65,14 @@ def read_items(text: str, *, document: bool = False) -> list[Item]:
     """
     if document:
         try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            # a list has the size that its reader allows
+            values = jsontext.parse(text, max_values=None, halves=True)
+        except ValueError as error:
             raise FormatError(
-                f"the list is no JSON: {error}", "write one instruction a line, or a JSON list"
+                f"the list is not JSON: {error}", "write one instruction a line, or a JSON list"
             ) from error
         if not isinstance(values, list):
-            raise FormatError("the list is no JSON list", "write one instruction a line, or a JSON list")
+            raise FormatError("the list is not a JSON list", "write one instruction a line, or a JSON list")
         return [_item(index, value) for index, value in enumerate(values)]
     lines = [line.strip("\r\n") for line in text.split("\n")]
     return [_item(index, _value(line)) for index, line in enumerate(line for line in lines if line.strip())]
@@ -80,8 +81,8 @@ def read_items(text: str, *, document: bool = False) -> list[Item]:
 def _value(line: str) -> Any:
     if line.lstrip().startswith("{"):
         try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
+            value = jsontext.parse(line, halves=True)
+        except ValueError:
             return line
         return value if isinstance(value, dict) else line
     return line

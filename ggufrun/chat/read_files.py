@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggufrun.errors import FormatError, NotFoundError, UsageError
+from ggufrun.regularfile import read_bytes
 
 MAX_READ = 16 << 20
 """Bytes of a file, and characters of all together, that are sent as a message; no context holds more."""
@@ -73,9 +74,7 @@ def _fitting(pattern: Path) -> list[Path]:
 def _text_of(path: Path) -> str:
     """A file's text without the last newlines; raises FormatError."""
     try:
-        if path.stat().st_size > MAX_READ:
-            raise FormatError(f"{path} is larger than {MAX_READ >> 20} MiB", "give a part of it")
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_bytes(path, MAX_READ, "give a part of it").decode("utf-8-sig")
     except UnicodeDecodeError:
         raise FormatError(f"{path} is no UTF-8 text") from None
     except OSError as error:

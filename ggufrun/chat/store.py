@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ggufrun import jsontext
 from ggufrun.atomicfile import appearing
 from ggufrun.chat.formats import stylebook
 from ggufrun.chat.formats.prompt import AffixPrompt, Exchange, Format, StylePrompt
@@ -24,11 +25,15 @@ from ggufrun.engine.sampling.params import SamplingParams
 from ggufrun.engine.state import identity, load_state, save_state, state_size
 from ggufrun.engine.vocabulary import Vocab
 from ggufrun.errors import EngineError, FormatError, GgufrunError, NotFoundError, TargetError
+from ggufrun.regularfile import read_bytes, read_start
 
 VERSION = 1
 
 HEAD = b'{"ggufrun session":'
 """How a session's file begins."""
+
+MAX_BYTES = 512 << 20
+"""Of a session's file. The words of a full day take a thousandth of that."""
 
 CHEAP = 64 << 20
 """Bytes of a state that are written after every turn; a larger one is written when the conversation ends."""
@@ -212,14 +217,12 @@ def _shorter(part: Sequence[int], ids: list[int]) -> int | list[int]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
-        # half a character, which JSON can hold and UTF-8 cannot, is an error too
-        json.dumps(value, ensure_ascii=False).encode()
+        value = jsontext.parse(read_bytes(path, MAX_BYTES, "choose another file"))
     except FileNotFoundError as error:
         raise NotFoundError(f"{path}: no such session", "check the path") from error
     except OSError as error:
         raise NotFoundError(f"{path} cannot be read: {error.strerror}", "check the path") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _damaged(path) from error
     if not isinstance(value, dict) or value.get("ggufrun session") != VERSION:
         raise _damaged(path)
@@ -266,8 +269,7 @@ def _text(value: dict[str, Any], name: str, path: Path) -> str:
 
 
 def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(len(HEAD))
+    return read_start(path, len(HEAD))
 
 
 def _damaged(path: Path) -> FormatError:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ggufrun.checkpoint.jsonfile import read_weight_map
 from ggufrun.checkpoint.randomaccess import RandomAccessFile
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.errors import FormatError, NotFoundError
@@ -83,15 +83,9 @@ def open_folder(path: Path, kind: Format) -> FolderSource | None:
 
 def _read_index(index: Path, suffix: str) -> Mapping[str, str]:
     """Tensor name -> file, from the index of a sharded checkpoint; NotFoundError if one of the files is missing."""
-    try:
-        weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
-        entries = dict(weight_map.items())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = str(error)[:100] or type(error).__name__
-        raise FormatError(f"{index.name} is no index: {reason}", AGAIN) from error
+    entries = read_weight_map(index)
     for name in entries.values():
-        # a plain name: an index must not reach out of its folder
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(suffix):
+        if not name.endswith(suffix):
             raise FormatError(f"{index.name} names the file {name!r}", AGAIN)
     missing = sorted({name for name in entries.values() if not (index.parent / name).is_file()})
     if missing:

@@ -7,7 +7,6 @@ the file.
 from __future__ import annotations
 
 import os
-import stat
 import struct
 from math import prod
 from pathlib import Path
@@ -27,6 +26,7 @@ from ggufrun.checkpoint.gguffile import (
 )
 from ggufrun.checkpoint.tensortypes import BLOCKS, TensorType
 from ggufrun.errors import FormatError, NotFoundError, UnsupportedError
+from ggufrun.regularfile import open_regular
 
 AGAIN = "download or convert it again"
 
@@ -41,18 +41,12 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         self.name = path.name
         try:
-            # without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever
-            descriptor = os.open(path, sum((getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK")), os.O_RDONLY))
+            if path.is_dir():
+                raise NotFoundError(f"{path} is a folder, not a GGUF file", "convert it first")
+            self._file = open_regular(path, "name a GGUF file")
         except FileNotFoundError as error:
             raise NotFoundError(f"no such file: {path}", "check the path") from error
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            os.close(descriptor)
-            if stat.S_ISDIR(status.st_mode):
-                raise NotFoundError(f"{path} is a folder, not a GGUF file", "convert it first")
-            raise FormatError(f"{path} is not a regular file", "name a GGUF file")
-        self._file = os.fdopen(descriptor, "rb")
-        self.size = status.st_size
+        self.size = os.fstat(self._file.fileno()).st_size
         self.position = 0
 
     def __enter__(self) -> _Reader:

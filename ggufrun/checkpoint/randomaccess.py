@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ggufrun.checkpoint.tensor import Rows
 from ggufrun.errors import FormatError, NotFoundError
+from ggufrun.regularfile import open_descriptor
 
 MAX_READ_AHEAD = 64 << 20
 
@@ -26,19 +27,10 @@ class RandomAccessFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            # without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever
-            kinds = (getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK"))
-            self._descriptor = os.open(path, sum(kinds, os.O_RDONLY))
+            self._descriptor = open_descriptor(path, "name a model file")
         except FileNotFoundError as error:
             raise NotFoundError(f"no such file: {path}", "check the path") from error
-        try:
-            status = os.fstat(self._descriptor)
-            if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file() hides permission errors before Python 3.14
-                raise FormatError(f"{path} is not a regular file", "name a model file")
-        except BaseException:
-            self.close()
-            raise
-        self.size = status.st_size
+        self.size = os.fstat(self._descriptor).st_size
 
     def read(self, offset: int, n_bytes: int) -> npt.NDArray[np.uint8]:
         """``n_bytes`` from ``offset`` as uint8; FormatError if the file ends before."""

@@ -7,7 +7,6 @@ that is not known here is an entry like any other: it may belong to a part of th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ggufrun import jsontext
 from ggufrun.checkpoint.folder import AGAIN, Format
 from ggufrun.checkpoint.randomaccess import RandomAccessFile, row_reader
 from ggufrun.checkpoint.tensor import STORAGE, Rows, Tensor
@@ -49,11 +49,11 @@ def parse_header(file: RandomAccessFile) -> list[Entry]:
     if length > min(MAX_HEADER, file.size - 8):
         raise FormatError(f"{name} is cut short or no safetensors file: its header claims {length} bytes", AGAIN)
     try:
-        header = json.loads(file.read(8, length).tobytes().decode(), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"the header of {name} is no JSON: {_short(error)}", AGAIN) from error
+        header = jsontext.parse(file.read(8, length).tobytes(), unique=True)
+    except ValueError as error:
+        raise FormatError(f"the header of {name} is not JSON that can be read: {str(error)[:100]}", AGAIN) from error
     if not isinstance(header, dict):
-        raise FormatError(f"the header of {name} is no JSON object", AGAIN)
+        raise FormatError(f"the header of {name} is not a JSON object", AGAIN)
     start = 8 + length
     entries = [_entry(name, key, value, start) for key, value in header.items() if key != "__metadata__"]
     position = start
@@ -71,7 +71,7 @@ def _entry(file_name: str, name: str, value: Any, start: int) -> Entry:
         raise FormatError(f"the header of {file_name} says nothing useful of {name}", AGAIN)
     dtype, shape, offsets = value.get("dtype"), _naturals(value.get("shape")), _naturals(value.get("data_offsets"))
     if not isinstance(dtype, str) or shape is None or offsets is None or len(offsets) != 2:
-        raise FormatError(f"the header of {file_name} lies about {name}: {json.dumps(value)[:100]}", AGAIN)
+        raise FormatError(f"the header of {file_name} lies about {name}: {jsontext.shown(value, 100)}", AGAIN)
     begin, end = offsets
     bits = 8 * np.dtype(STORAGE[dtype]).itemsize if dtype in STORAGE else BITS.get(dtype)
     if end < begin or (bits is not None and 8 * (end - begin) != prod(shape) * bits):
@@ -84,17 +84,6 @@ def _naturals(value: Any) -> tuple[int, ...] | None:
     # bool is an int to isinstance, and `true` is no dimension
     sound = isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 63 for item in value)
     return tuple(value) if sound else None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key appears twice")
-    return found
-
-
-def _short(error: Exception) -> str:
-    return str(error)[:100] or type(error).__name__
 
 
 @dataclass(frozen=True)

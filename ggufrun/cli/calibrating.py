@@ -21,6 +21,7 @@ from ggufrun.cli.passing import passing, passing_path
 from ggufrun.cli.terminal import console
 from ggufrun.cli.terminal.progress import steps
 from ggufrun.errors import FormatError, GgufrunError, UsageError
+from ggufrun.filelock import claimed
 
 if TYPE_CHECKING:
     from ggufrun.checkpoint.gguffile import Header
@@ -99,8 +100,13 @@ def finished(work: Collection) -> Imatrix | None:
 
 def collect(work: Collection, resume: bool) -> Imatrix:
     """Do it, with progress; what an interrupt finds done is saved. ``resume`` goes on from such a file, and takes a
-    finished one as it is.
+    finished one as it is. TargetError where another process is at it.
     """
+    with claimed(work.target, "wait for it, or write elsewhere with -o"):
+        return _collect(work, resume)
+
+
+def _collect(work: Collection, resume: bool) -> Imatrix:
     from ggufrun.checkpoint.ggufheader import read_header
     from ggufrun.convert.imatrix import load_imatrix
     from ggufrun.evaluate.imatrix import Collector

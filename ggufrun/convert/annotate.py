@@ -14,6 +14,7 @@ from ggufrun.checkpoint.gguffile import Value
 from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.convert.writer import TargetFile, check_targets
 from ggufrun.errors import FormatError
+from ggufrun.regularfile import open_regular
 
 STEP = 16 << 20
 """Bytes copied at once."""
@@ -32,7 +33,7 @@ def annotate(path: Path, prefix: str, values: Mapping[str, Value]) -> None:
     target = TargetFile(path, size, force=True)
     try:
         target.write(0, np.frombuffer(head, np.uint8))
-        with path.open("rb") as source:
+        with open_regular(path) as source:
             source.seek(header.data_start)
             position = len(head)
             while data := source.read(STEP):

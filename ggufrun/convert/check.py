@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from ggufrun.checkpoint.gguffile import Header
 from ggufrun.checkpoint.ggufheader import read_header
+from ggufrun.checkpoint.jsonfile import read_weight_map
 from ggufrun.checkpoint.randomaccess import RandomAccessFile
 from ggufrun.checkpoint.safetensors import parse_header
 from ggufrun.errors import FormatError, GgufrunError, NotFoundError
@@ -116,13 +116,7 @@ def check_index(path: Path) -> tuple[str, list[str]]:
 
     Returns what was found sound, and the files that are missing. Raises FormatError.
     """
-    try:
-        entries = dict(json.loads(path.read_text("utf-8"))["weight_map"].items())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise FormatError(f"{path.name} is no index of shards", AGAIN) from error
-    for name in entries.values():
-        if not isinstance(name, str) or Path(name).name != name or "\\" in name:
-            raise FormatError(f"{path.name} names the file {name!r}", AGAIN)
+    entries = read_weight_map(path)
     files = sorted(set(entries.values()))
     missing = [name for name in files if not (path.parent / name).is_file()]
     for name in files:

@@ -18,6 +18,7 @@ from ggufrun.checkpoint.tensortypes import TensorType
 from ggufrun.convert.writer import TargetFile, check_targets
 from ggufrun.errors import FormatError, NotFoundError
 from ggufrun.quantize.imatrix import Floats, Imatrix, ImatrixEntry
+from ggufrun.regularfile import read_bytes, read_start
 
 SUMS, COUNTS = ".in_sum2", ".counts"
 AGAIN = "make it again with `ggufrun imatrix`"
@@ -29,8 +30,7 @@ def load_imatrix(path: Path) -> Imatrix:
     if not path.is_file():
         kind = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "is not there"
         raise NotFoundError(f"the importance matrix {path} {kind}", "check the path")
-    with path.open("rb") as file:
-        is_gguf = file.read(4) == MAGIC
+    is_gguf = read_start(path, 4) == MAGIC
     found = _load_gguf(path) if is_gguf else _load_legacy(path)
     if not found.entries:
         raise FormatError(f"{path} holds no importance matrix", AGAIN)
@@ -74,9 +74,7 @@ def _load_legacy(path: Path) -> Imatrix:
     The values are means of squares times the calls, so the mean comes out if the calls are taken for the tokens. The
     format does not say how many matrices share an entry: all values are one row here, and cut to size when used.
     """
-    if path.stat().st_size > MAX_BYTES:
-        raise FormatError(f"{path} is larger than any importance matrix", AGAIN)
-    data, position = path.read_bytes(), 0
+    data, position = read_bytes(path, MAX_BYTES, AGAIN), 0
 
     def take(n_bytes: int) -> bytes:
         nonlocal position

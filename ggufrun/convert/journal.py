@@ -15,7 +15,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ggufrun.convert.plan import Plan
-from ggufrun.errors import TargetError
+from ggufrun.errors import FormatError, TargetError
+from ggufrun.regularfile import read_bytes
+
+MAX_BYTES = 256 << 20
+MAX_DIGITS = 16
+"""Of a journal, and of the number of a chunk in it."""
 
 FLUSH_BYTES = 256 << 20
 """Bytes of targets between two flushes: what a killed job has to do again at the most."""
@@ -93,10 +98,10 @@ def check_journal(path: Path, job: str) -> None:
 def _read(path: Path, job: str) -> set[int] | None:
     """The finished chunks; None where there is no journal."""
     try:
-        first, *lines = path.read_text("ascii").split("\n")
+        first, *lines = read_bytes(path, MAX_BYTES).decode("ascii").split("\n")
     except FileNotFoundError:
         return None
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, FormatError):
         first, lines = "", []
     if first != job:
         raise TargetError(
@@ -104,4 +109,4 @@ def _read(path: Path, job: str) -> set[int] | None:
             "go on with that as it was begun, or run without --resume to start again, as the source changed",
         )
     # the last line may have been cut off in the middle; all others end in a newline
-    return {int(line) for line in lines[:-1] if line.isdecimal()}
+    return {int(line) for line in lines[:-1] if line.isdecimal() and len(line) < MAX_DIGITS}

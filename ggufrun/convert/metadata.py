@@ -7,12 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 
+from ggufrun.checkpoint.jsonfile import read_object
 from ggufrun.checkpoint.tensor import Tensor
+from ggufrun.convert.modelcard import read_model_card
 from ggufrun.errors import FormatError
+
+SAMPLING: dict[str, str] = {
+    "sampling_sequence": "sequence",
+    "sampling_top_k": "top_k",
+    "sampling_top_p": "top_p",
+    "sampling_min_p": "min_p",
+    "sampling_xtc_probability": "xtc_probability",
+    "sampling_xtc_threshold": "xtc_threshold",
+    "sampling_temp": "temperature",
+    "sampling_penalty_last_n": "penalty_last_n",
+    "sampling_penalty_repeat": "penalty_repeat",
+    "sampling_mirostat": "mirostat",
+    "sampling_mirostat_tau": "mirostat_tau",
+    "sampling_mirostat_eta": "mirostat_eta",
+}
+"""Fields of the package's ``Metadata``, and the keys of generation_config.json that they are taken from."""
 
 
 def add_general(
@@ -28,18 +47,23 @@ def add_general(
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), 4 * tensor.n_values)
     total, shared, expert, n_expert = writer.get_total_parameter_count()
     path = folder.resolve()
+    card, config, generation = read_model_card(path), _config(path), _generation(path)
     try:
-        found = gguf.Metadata.load(None, path, name, total)
-        generation = gguf.Metadata.load_generation_config(path)
+        found = gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), card, config, path, total)
+        for field, key in SAMPLING.items():
+            if key in generation:
+                setattr(found, field, generation[key])
         if hub_name := _hub_name(path):
-            _name_after(found, hub_name, path, name, total)
+            _name_after(found, hub_name, card, config, total)
     except Exception as error:
-        # yaml, json and the package's own heuristics raise whatever they like on a damaged model card
+        # the package's own heuristics raise whatever they like on a damaged model card
         raise FormatError(
             f"the model card or a config file of {folder} makes no sense: {str(error)[:100]}",
             "correct or remove README.md",
         ) from error
-    if found.sampling_penalty_repeat is None and generation:
+    if name is not None:
+        found.name = name
+    if found.sampling_penalty_repeat is None:
         # the name that transformers uses; the package knows it only from a later release on
         found.sampling_penalty_repeat = generation.get("repetition_penalty")
     if found.name is None:
@@ -58,11 +82,22 @@ def _hub_name(path: Path) -> str | None:
     return repo.rpartition("--")[2] if path.parent.name == "snapshots" and repo.startswith("models--") else None
 
 
-def _name_after(found: gguf.Metadata, folder_name: str, path: Path, name: str | None, total: int) -> None:
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    return read_object(path) if path.is_file() else {}
+
+
+def _generation(folder: Path) -> dict[str, Any]:
+    """generation_config.json; empty where there is none, or none that is sound, as not every published one is."""
+    path = folder / "generation_config.json"
+    try:
+        return read_object(path) if path.is_file() else {}
+    except FormatError:
+        return {}
+
+
+def _name_after(found: gguf.Metadata, folder_name: str, card: Any, config: Any, total: int) -> None:
     """Guess again what ``Metadata`` guesses from a folder's name, as if the folder had that name."""
-    card, config = gguf.Metadata.load_model_card(path), gguf.Metadata.load_hf_parameters(path)
     guess = gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), card, config, Path(folder_name), total)
     for field in ("name", "organization", "basename", "finetune", "version", "size_label"):
         setattr(found, field, getattr(guess, field))
-    if name is not None:
-        found.name = name

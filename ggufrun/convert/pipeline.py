@@ -26,6 +26,7 @@ from ggufrun.errors import FormatError, GgufrunError, TargetError
 from ggufrun.native.signals import held
 from ggufrun.processors import processors
 from ggufrun.quantize import ggml
+from ggufrun.regularfile import read_start
 
 CHUNK = 1 << 19
 """Values a worker handles at once: 2 MB of float32, which stays in the cache of a core."""
@@ -182,8 +183,7 @@ def _is_done(target: Target, source: Source) -> bool:
 
 
 def _has_head(path: Path, target: Target) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(target.head)) == target.head
+    return read_start(path, len(target.head)) == target.head
 
 
 def chunks(plan: Plan) -> Iterator[Chunk]:

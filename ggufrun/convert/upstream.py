@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from ggufrun.errors import FormatError, NotFoundError, TargetError, UnsupportedError
+from ggufrun.regularfile import open_regular
 
 PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
@@ -88,7 +89,7 @@ def unpack(archive: Path, folder: Path, sha256: str = SHA256) -> None:
     FormatError for an archive that is not the release's. Nothing but plain Python files of known folders is written,
     whatever the archive holds.
     """
-    with archive.open("rb") as file:
+    with open_regular(archive) as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)

@@ -16,11 +16,13 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
+from ggufrun import jsontext
 from ggufrun.atomicfile import appearing
 from ggufrun.engine.context import SEQUENCE, Context
 from ggufrun.engine.rope import RopeParams
 from ggufrun.errors import EngineError, FormatError
 from ggufrun.native.library import forget_log, llama, reason
+from ggufrun.regularfile import open_regular
 
 MAGIC = b"ggufrun1"
 EDGE = 1 << 20
@@ -47,7 +49,7 @@ def identity(context: Context) -> str:
 def model_digest(path: Path, size: int, changed: int) -> str:
     """A digest of a file's size, beginning and end: its metadata, vocabulary and last weights."""
     digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         digest.update(file.read(EDGE))
         file.seek(max(0, size - EDGE))
         digest.update(file.read(EDGE))
@@ -63,8 +65,9 @@ def save_state(context: Context, path: Path) -> None:
     """Write what ``context`` holds; the file appears whole or not at all. Raises EngineError, OSError."""
     ids = (ctypes.c_int32 * max(1, len(context.held)))(*context.held)
     forget_log()
-    # readable by its owner only, as the words are
-    with appearing(path, 0o600) as temporary:
+    # Readable by its owner only, as the words are. It can be computed again, and its seal tells a damaged one: it need
+    # not be waited for until it is on the disk.
+    with appearing(path, 0o600, durable=False) as temporary:
         done = llama().llama_state_seq_save_file(
             context.pointer, os.fsencode(temporary), SEQUENCE, ids, len(context.held)
         )
@@ -80,7 +83,7 @@ def load_state(context: Context, path: Path) -> int:
     damaged, of another model or of other settings, or too long; the context is empty then. Raises OSError.
     """
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(max(0, size - 4 - len(MAGIC)))
         tail = file.read()
         length = int.from_bytes(tail[:4], "little")
@@ -89,7 +92,7 @@ def load_state(context: Context, path: Path) -> int:
         end = size - len(tail) - length
         file.seek(end)
         try:
-            seal = json.loads(file.read(length))
+            seal = jsontext.parse(file.read(length))
             known, digest = seal["identity"], seal["digest"]
         except (ValueError, KeyError, TypeError) as error:
             raise FormatError(f"{path.name} is damaged") from error
@@ -112,7 +115,7 @@ def load_state(context: Context, path: Path) -> int:
 
 def _digest(path: Path, size: int) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while size > 0 and (block := file.read(min(size, 1 << 20))):
             digest.update(block)
             size -= len(block)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ggufrun.errors import FormatError
+from ggufrun.regularfile import open_descriptor, read_text
 
 PIECE = 4 << 20
 MAX_LIST = 16 << 20
-"""Bytes of a checksum list; a longer file is none."""
+MAX_NOTE = 4096
+"""Bytes of a list of checksums, and of a note that ``huggingface_hub`` left about a file."""
 
 GIT_SHA1 = "git-sha1"
 """What git, and the hub for small files, calls a file: the SHA-1 of ``blob SIZE\\0`` and the content."""
@@ -75,7 +78,7 @@ def hub_digest(etag: str) -> Digest | None:
 def pieces(path: Path) -> Iterator[memoryview]:
     """The content of a file, bounded pieces of it; each is valid until the next."""
     buffer = bytearray(PIECE)
-    with path.open("rb", buffering=0) as file:
+    with os.fdopen(open_descriptor(path), "rb", buffering=0) as file:
         while count := file.readinto(buffer):
             yield memoryview(buffer)[:count]
 
@@ -100,12 +103,7 @@ def read_list(path: Path) -> list[Expected]:
 
     A name that leaves the list's folder is refused, with its line. Raises FormatError for what is no list.
     """
-    if path.stat().st_size > MAX_LIST:
-        raise FormatError(f"{path.name} is too long for a list of checksums", "name a list, or the file to check")
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path.name} is no list of checksums", "name a list, or the file to check") from error
+    lines = read_text(path, MAX_LIST, "name a list, or the file to check").removeprefix("\ufeff").splitlines()
     found = [
         _line(path, number, line.strip())
         for number, line in enumerate(lines, 1)
@@ -178,8 +176,7 @@ def notes(folder: Path) -> list[Path]:
 def read_note(note: Path) -> tuple[str, str, float] | None:
     """Commit, etag and time (seconds) of a ``.metadata`` file; None for a damaged one."""
     try:
-        with note.open(encoding="utf-8") as file:
-            commit, etag, time = (file.readline(200).strip() for _ in range(3))
-            return commit, etag, float(time)
-    except (OSError, ValueError):
+        commit, etag, time = read_text(note, MAX_NOTE).split("\n")[:3]
+        return commit.strip(), etag.strip(), float(time)
+    except (OSError, ValueError, FormatError):
         return None

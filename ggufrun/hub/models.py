@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from ggufrun.errors import NotFoundError, UsageError
 from ggufrun.hub.digests import METADATA
 from ggufrun.hub.select import SPLIT, gguf_sets
+from ggufrun.hub.shardindex import shard_names
 
 MAX_DEPTH = 5
 """Folders below the models folder that are looked into; ``org/name/TYPE/file.gguf`` is three."""
@@ -125,19 +125,12 @@ def _checkpoint(folder: Path, place: Path) -> LocalModel | None:
     # the reader's order: an index of safetensors decides, one of the older format only where there are none
     safetensors, torch = place / "model.safetensors.index.json", place / "pytorch_model.bin.index.json"
     index = safetensors if safetensors.is_file() else None if any(place.glob("*.safetensors")) else torch
-    missing = tuple(sorted({name for name in _index(index) if not (place / name).exists()})) if index else ()
+    missing = tuple(sorted({name for name in shard_names(index) or () if not (place / name).exists()})) if index else ()
     if not weights and not missing:
         return None
     files = tuple(sorted(path for path in place.iterdir() if path.is_file() and path.suffix != ".gguf"))
     name = place.relative_to(folder).as_posix()
     return LocalModel(place.resolve().name if name == "." else name, place, False, "", files, missing)
-
-
-def _index(path: Path) -> list[str]:
-    try:
-        return [str(name) for name in json.loads(path.read_text("utf-8"))["weight_map"].values()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return []
 
 
 def resolve_model(name: str, gguf_only: bool = False) -> Path:

@@ -12,6 +12,7 @@ from ggufrun.errors import TargetError
 from ggufrun.hub import client
 from ggufrun.hub.client import Listing, RemoteFile
 from ggufrun.hub.digests import METADATA, file_digest, is_inside, read_note
+from ggufrun.regularfile import read_text
 
 
 class Place(Protocol):
@@ -172,4 +173,4 @@ def cached_commit(repo: str, revision: str) -> str:
     if not is_inside(revision):
         return revision
     ref = repo_folder(repo) / "refs" / revision
-    return ref.read_text("utf-8").strip() if ref.is_file() else revision
+    return read_text(ref, 4096).strip() if ref.is_file() else revision

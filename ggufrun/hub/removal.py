@@ -22,6 +22,7 @@ from ggufrun.hub.in_use import is_locked, opened_by
 from ggufrun.hub.models import LocalModel, missing_shards, models_folder, named, near, scan, stopped
 from ggufrun.hub.select import COMPANIONS, WEIGHTS, gguf_sets
 from ggufrun.native.signals import held
+from ggufrun.regularfile import read_start
 
 NOTE = r"(\.[0-9a-f]{16,64})?\.(metadata|incomplete|lock)"
 """What follows a file's name in the notes about it, and in the part of it that has come."""
@@ -186,8 +187,7 @@ def _is_gguf(path: Path) -> bool:
         return path.is_symlink() and not path.exists() and path.suffix.lower() == ".gguf"
     if path.suffix.lower() == ".gguf":
         return True
-    with path.open("rb") as file:
-        return file.read(4) == b"GGUF"
+    return read_start(path, 4) == b"GGUF"
 
 
 def _by_path(path: Path) -> LocalModel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from ggufrun.hub.client import ConnectionLostError, Listing, RemoteFile
 from ggufrun.hub.digests import file_digest, is_inside
 from ggufrun.hub.ids import HubId, parse
 from ggufrun.hub.select import Selector, checkpoint_files
+from ggufrun.hub.shardindex import shard_names
 
 
 @dataclass(frozen=True)
@@ -154,16 +154,8 @@ def _cached(spec: HubId, wanted: Selector) -> Fetched | None:
         chosen = wanted(names)
     except GgufrunError:
         return None
-    lost = [part for name in chosen if name.endswith(".index.json") for part in _indexed(folder / name)]
+    # an index that cannot be read stands for files that are not there
+    lost = [part for name in chosen if name.endswith(".index.json") for part in shard_names(folder / name) or [""]]
     if not set(lost) <= set(names):
         return None
     return Fetched(folder, commit, tuple(chosen), 0)
-
-
-def _indexed(index: Path) -> list[str]:
-    """The files that an index of shards names."""
-    try:
-        return [str(name) for name in json.loads(index.read_text("utf-8"))["weight_map"].values()]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        # an index that cannot be read stands for files that are not there
-        return [""]

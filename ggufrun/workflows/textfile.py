@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from ggufrun.errors import FormatError, NotFoundError
+from ggufrun.regularfile import open_regular
 
 MAX_FED = 64 << 20
 """Bytes of a text that is to be fed, or comes through a pipe, which may have no end; no context holds more."""
@@ -57,8 +58,11 @@ def read(path: Path, what: str, limit: int = MAX_FED) -> str:
     if path.is_dir():
         raise NotFoundError(f"{what}: a folder", "give the path of a text file")
     try:
-        with path.open("rb") as file:
+        # a pipe is waited for, as the user meant it; a regular file never is
+        with open_regular(path) if path.is_file() else path.open("rb") as file:
             return _decoded(file, what, limit if path.is_file() else min(limit, MAX_FED))
+    except BlockingIOError as error:
+        raise FormatError(f"{what} is not a text file", "give the path of a text file") from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(f"{what}: no such file", "check the path") from error
 
@@ -69,7 +73,9 @@ def read_stdin() -> str:
 
 
 def _decoded(file: IO[bytes], what: str, limit: int) -> str:
-    start = file.read(SAMPLE)
+    start: bytes | None = file.read(SAMPLE)
+    if start is None:
+        raise BlockingIOError
     _check(start, what)
     # not read on at a terminal, where the end is typed
     data = start + (file.read(limit + 1 - len(start)) if len(start) == SAMPLE else b"")

@@ -13,6 +13,10 @@ from ggufrun.chat.formats.template import ChatTemplate
 from ggufrun.chat.formats.template_prompt import TemplatePrompt
 from ggufrun.engine.model import Model
 from ggufrun.errors import NotFoundError, UsageError
+from ggufrun.regularfile import read_bytes
+
+MAX_TEMPLATE = 1 << 20
+"""Bytes of a file with a template; published ones take up to 20 KiB."""
 
 BUILTIN_NAMES: dict[str, str] = {
     "llama2": "llama-2",
@@ -162,4 +166,4 @@ def _template_text(given: str) -> str:
             f"--chat-template {given}: no such file, and no style of this name",
             f"give Jinja text, a file, or one of {', '.join(stylebook.known())}",
         )
-    return path.read_text(encoding="utf-8", errors="replace")
+    return read_bytes(path, MAX_TEMPLATE, "give another template").decode("utf-8", "replace")

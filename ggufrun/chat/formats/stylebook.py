@@ -20,6 +20,7 @@ from ggufrun.chat.formats.styles import NAMES, PLACE, STYLES, TOKENS, Style
 from ggufrun.engine.sampling.params import SamplingParams
 from ggufrun.engine.vocabulary import Vocab
 from ggufrun.errors import FormatError, GgufrunError, UsageError
+from ggufrun.regularfile import read_bytes
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -137,10 +138,8 @@ def _own() -> Stylebook:
 def _read(path: Path, changed: int, size: int) -> Stylebook:
     text = ""
     try:
-        if size > MAX_BYTES:
-            raise FormatError(f"{path} is larger than {MAX_BYTES >> 20} MiB", "keep the styles that you use")
         try:
-            text = path.read_bytes().decode("utf-8")
+            text = read_bytes(path, MAX_BYTES, "keep the styles that you use").decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise FormatError(f"{path} cannot be read: {error}", "write it as UTF-8 text, or remove it") from error
         return parse(text, str(path))
@@ -153,7 +152,8 @@ def parse(text: str, where: str) -> Stylebook:
     """The styles of a file called ``where``. Raises FormatError that names the line, or the style and its key."""
     try:
         tables = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    # the former is a ValueError, and so is a number of too many digits
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{where}: {error}", "write it as TOML, or remove the file") from error
     styles: dict[str, Style] = {}
     names: list[tuple[str, str]] = []

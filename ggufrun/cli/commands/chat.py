@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +52,26 @@ def run(flags: ChatFlags) -> None:
     opening = settings.opening_text(flags)
     if opening is not None and (flags.second is not None or (flags.model is not None and flags.first is not None)):
         raise UsageError("-p and INSTRUCTION are both the first message", "give one of them")
+    with _session_claimed(flags.session) if flags.session is not None else nullcontext():
+        _run(flags, opening)
+
+
+@contextmanager
+def _session_claimed(path: Path) -> Iterator[None]:
+    """Raise TargetError, before anything is asked or loaded, for a session that could not be kept in ``path``, or that
+    another chat is at: each would write over what the other adds.
+    """
+    from ggufrun.filelock import claimed
+
+    if path.is_dir() or not path.parent.is_dir():
+        raise TargetError(f"--session {path} cannot be written", "give a file in a folder that exists")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise TargetError(f"--session {path} is read-only", "copy it and give the copy, or /load it in a conversation")
+    with claimed(path, "leave that conversation first, or give another --session"):
+        yield
+
+
+def _run(flags: ChatFlags, opening: str | None) -> None:
     from ggufrun.chat.switch_model import carry
     from ggufrun.engine.context import Context
 
@@ -202,8 +224,6 @@ def _resumed(session: Session, flags: ChatFlags, system: str | None) -> bool:
 
     path = flags.session
     assert path is not None
-    if path.is_dir() or not path.parent.is_dir():
-        raise TargetError(f"--session {path} cannot be written", "give a file in a folder that exists")
     if not path.exists():
         return False
     loaded = store.load(session, path, system, adopt=not settings.says_format(flags))

@@ -11,6 +11,7 @@ import typer
 from ggufrun.cli.flags import common
 from ggufrun.cli.terminal import console, tables
 from ggufrun.cli.terminal.units import size_text
+from ggufrun.errors import GgufrunError
 
 if TYPE_CHECKING:
     from ggufrun.hub.models import LocalModel
@@ -127,14 +128,14 @@ def _checkpoint(model: LocalModel) -> dict[str, Any]:
 
 
 def _architecture(folder: Path) -> str | None:
-    import json
+    from ggufrun.checkpoint.jsonfile import read_object
 
     try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-        names = config.get("architectures") or [config.get("model_type")]
-        return str(names[0])[:60] if names[0] else None
-    except (OSError, ValueError, AttributeError, TypeError, KeyError, IndexError, RecursionError):
+        config = read_object(folder / "config.json")
+    except (OSError, GgufrunError):
         return None
+    names = config.get("architectures") or [config.get("model_type")]
+    return names[0][:60] if isinstance(names, list) and isinstance(names[0], str) else None
 
 
 LESS = ("modified", "architecture", "parameters")

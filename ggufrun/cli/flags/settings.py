@@ -5,12 +5,12 @@ What is wrong with a flag is a UsageError that names it, raised before anything 
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ggufrun import jsontext
 from ggufrun.cli import opening
 from ggufrun.cli.flags import placement
 from ggufrun.cli.flags.chat import SWITCH_VALUES, ChatFlags
@@ -160,11 +160,11 @@ def template_variables(flags: ChatFlags) -> dict[str, Any]:
     variables: Any = {}
     if flags.chat_template_kwargs is not None:
         try:
-            variables = json.loads(flags.chat_template_kwargs)
-        except (ValueError, RecursionError) as error:
-            raise UsageError(f"--chat-template-kwargs is no JSON: {error}", "give an object") from error
+            variables = jsontext.parse(flags.chat_template_kwargs)
+        except ValueError as error:
+            raise UsageError(f"--chat-template-kwargs is not JSON: {error}", "give an object") from error
         if not isinstance(variables, dict):
-            raise UsageError("--chat-template-kwargs is no JSON object", 'write it as {"name": value}')
+            raise UsageError("--chat-template-kwargs is not a JSON object", 'write it as {"name": value}')
     effort = flags.reasoning_effort
     return variables if effort in (None, "default") else {**variables, "reasoning_effort": effort}
 

@@ -12,11 +12,14 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from ggufrun import jsontext
 from ggufrun.atomicfile import appearing
 from ggufrun.cli.flags.draft import draft_params, guessing, widened
 from ggufrun.cli.flags.guidance import doubled, guidance_params, negative
 from ggufrun.cli.terminal.console import err, note, warn
 from ggufrun.errors import EngineError, FormatError, GgufrunError, NotFoundError, TargetError, UsageError
+from ggufrun.filelock import claimed
+from ggufrun.regularfile import read_bytes
 from ggufrun.workflows import textfile
 
 if TYPE_CHECKING:
@@ -35,6 +38,9 @@ WORTH_SHARING = 128
 
 MAX_SEQUENCES = 256
 """``LLAMA_MAX_SEQ``."""
+
+MAX_ANSWERS = 2 << 30
+"""Bytes of a file of answers."""
 
 Record = dict[str, Any]
 
@@ -67,6 +73,11 @@ def read_list(path: Path) -> list[Item]:
     return items
 
 
+def _is_record(value: Any) -> bool:
+    """Is ``value`` an answer, or why there is none, as `Answers.add` writes it?"""
+    return isinstance(value, dict) and type(value.get("index")) is int
+
+
 class Answers:
     """The file of answers. While the work lasts its records lie in the order in which they came, one a line; a .json
     file has them in a file beside it, which becomes the whole at the end.
@@ -97,19 +108,21 @@ class Answers:
 
     def _read(self) -> list[Record]:
         lines: list[Any] = []
-        try:
-            if self.path != self.journal and self.path.exists():
-                lines += json.loads(self.path.read_bytes())
-            if self.journal.exists():
-                for line in self.journal.read_bytes().split(b"\n"):
-                    # The last line may have been cut by whatever ended the program.
-                    with contextlib.suppress(ValueError):
-                        lines += [json.loads(line)] if line.strip() else []
-        except (ValueError, TypeError, RecursionError) as error:
-            raise FormatError(f"{self.path.name} is no file of answers", "choose another --output") from error
-        fine = [line for line in lines if isinstance(line, dict) and type(line.get("index")) is int]
-        if (lines and not fine) or (not lines and self.journal.exists() and self.journal.read_bytes().strip()):
-            raise FormatError(f"{self.path.name} is no file of answers", "choose another --output")
+        other = FormatError(f"{self.path.name} is not a file of answers", "choose another --output")
+        journal = read_bytes(self.journal, MAX_ANSWERS, other.todo) if self.journal.exists() else b""
+        if self.path != self.journal and self.path.exists():
+            try:
+                found = jsontext.parse(read_bytes(self.path, MAX_ANSWERS, other.todo), max_values=None)
+            except ValueError as error:
+                raise other from error
+            lines += found if isinstance(found, list) else [found]
+        for line in filter(bytes.strip, journal.split(b"\n")):
+            # The last line may have been cut by whatever ended the program.
+            with contextlib.suppress(ValueError):
+                lines.append(jsontext.parse(line, max_values=None))
+        fine = [line for line in lines if _is_record(line)]
+        if not fine and (lines or journal.strip()):
+            raise other
         return fine
 
     @contextmanager
@@ -135,6 +148,7 @@ class Answers:
         self.records[result.item.index] = record
         self._file.write(_line(record))
         self._file.flush()
+        os.fsync(self._file.fileno())
 
     def finish(self) -> None:
         """All is answered: a .json file appears whole."""
@@ -231,13 +245,18 @@ def work(answers: Answers, items: Sequence[Item], results: Generator[Result, Non
 
 def run(flags: ChatFlags) -> None:
     """Answer the list, as ``flags`` say."""
+    list_file, output = paths(flags.batch_file, flags.batch_output)
+    with claimed(output, "wait for it, or choose another --output"):
+        _run(flags, list_file, output)
+
+
+def _run(flags: ChatFlags, list_file: Path, output: Path) -> None:
     from ggufrun.chat.question_list import answer_all, answer_each, sizes
     from ggufrun.chat.session import Session
     from ggufrun.cli.flags import settings
     from ggufrun.cli.talk import choose_model
     from ggufrun.engine.context import Context
 
-    list_file, output = paths(flags.batch_file, flags.batch_output)
     model_path, instruction = settings.model_and_instruction(flags)
     if instruction is not None or flags.prompt is not None or flags.prompt_file is not None:
         raise UsageError("--file holds the messages", "leave INSTRUCTION, -p and -f out; -sys gives a system prompt")

@@ -20,6 +20,7 @@ from pathlib import Path
 from ggufrun.convert.vocab.tokenizer_files import MAX_VOCABULARY
 from ggufrun.convert.vocab.vocabulary import Kind, Original, Vocabulary
 from ggufrun.errors import FormatError
+from ggufrun.regularfile import read_bytes, read_start
 
 MAX_BYTES = 64 << 20
 MAX_TOKEN = 1024
@@ -107,11 +108,9 @@ ALPHABET = _alphabet()
 def read_ranks(path: Path) -> dict[bytes, int]:
     """The table in ``path``: ids from 0 on without gaps, every byte among them. FormatError for anything else."""
     broken = f"{path} is no table of tokens"
-    if path.stat().st_size > MAX_BYTES:
-        raise FormatError(f"{path} is larger than any table of tokens should be", "download it again")
     ranks: dict[bytes, int] = {}
     work = 0
-    for line in path.read_bytes().splitlines():
+    for line in read_bytes(path, MAX_BYTES).splitlines():
         if not line.strip():
             continue
         try:
@@ -132,8 +131,7 @@ def read_ranks(path: Path) -> dict[bytes, int]:
 
 def is_ranks(path: Path) -> bool:
     """Does the file look like such a table, from its first line?"""
-    with path.open("rb") as file:
-        parts = file.readline(4 * MAX_TOKEN).split()
+    parts = read_start(path, 4 * MAX_TOKEN).partition(b"\n")[0].split()
     try:
         return len(parts) == 2 and parts[1].isdigit() and bool(base64.b64decode(parts[0], validate=True))
     except (ValueError, binascii.Error):

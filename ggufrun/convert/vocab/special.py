@@ -18,6 +18,7 @@ import gguf
 from ggufrun.convert.config import read_json
 from ggufrun.convert.vocab.tokenizer_files import TokenizerFiles
 from ggufrun.errors import FormatError, NotFoundError
+from ggufrun.regularfile import read_text
 
 KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 """The kinds that files name, in the order in which they are written."""
@@ -180,12 +181,7 @@ def read_template_file(path: Path) -> str:
     """The text of a template. NotFoundError, or FormatError for one that is no text or no template by its size."""
     if not path.is_file():
         raise NotFoundError(f"no such file: {path}", "check the path")
-    if path.stat().st_size > MAX_TEMPLATE:
-        raise FormatError(f"{path} is larger than any chat template should be", "download it again")
-    try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path} is no UTF-8 text", "download it again") from error
+    return read_text(path, MAX_TEMPLATE)
 
 
 def _text(entry: Any) -> str | None:

@@ -15,6 +15,7 @@ from typing import Any
 from ggufrun.convert.vocab.tokenizer_files import MAX_VOCABULARY, TokenizerFiles
 from ggufrun.convert.vocab.vocabulary import SPACE, Kind, Original, Vocabulary, looks_special
 from ggufrun.errors import FormatError, UnsupportedError
+from ggufrun.regularfile import read_bytes
 
 MAX_BYTES = 64 << 20
 
@@ -56,9 +57,7 @@ def read_model(path: Path) -> Model:
     """Open a SentencePiece model. FormatError for anything else, UnsupportedError for one that is not BPE."""
     from sentencepiece import SentencePieceProcessor
 
-    if path.stat().st_size > MAX_BYTES:
-        raise FormatError(f"{path} is larger than any SentencePiece model should be", "download it again")
-    data = path.read_bytes()
+    data = read_bytes(path, MAX_BYTES)
     broken = FormatError(f"{path} is no SentencePiece model", "download it again")
     processor = SentencePieceProcessor()
     try:

@@ -9,16 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ggufrun.convert.config import Config, read_json
+from ggufrun.checkpoint.jsonfile import read_object
+from ggufrun.convert.config import Config
 from ggufrun.convert.vocab.vocab_json import assembled
 from ggufrun.errors import FormatError
+from ggufrun.regularfile import read_text
 
 MAX_BYTES = 64 << 20
 """Bytes of a tokenizer.json; the largest vocabularies in use (262,144 tokens) take half of it."""
-
-MAX_OBJECTS = 2 << 20
-MAX_VALUES = 6 << 20
-"""Brackets and commas in a tokenizer.json: a small file of nothing else would fill the memory once it is parsed."""
 
 MAX_VOCABULARY = 1 << 22
 """Tokens; no vocabulary in use has a quarter of that."""
@@ -53,23 +51,21 @@ class TokenizerFiles:
     def of(cls, folder: Path, config: Config) -> TokenizerFiles:
         """The files of ``folder``; ``config`` stands in where it has no config.json of its own."""
         own = folder / "config.json"
-        values = read_json(own) if own.is_file() else config.values
-        if not isinstance(values, Mapping):
-            raise FormatError(f"{own} is no JSON object", "download it again")
-        return cls(folder, values)
+        return cls(folder, read_object(own) if own.is_file() else config.values)
 
     def path(self, name: str) -> Path | None:
-        """The file called ``name``, or None."""
+        """The file called ``name``, or None. FormatError for a name that leads nowhere, or to no regular file."""
         path = self.folder / name
-        return path if path.is_file() else None
+        if path.is_file():
+            return path
+        if path.is_symlink() or path.exists():
+            raise FormatError(f"{path} is not a regular file", AGAIN)
+        return None
 
     def object(self, name: str) -> dict[str, Any]:
         """A small JSON object; empty where there is no such file."""
         path = self.path(name)
-        found = read_json(path) if path else {}
-        if not isinstance(found, dict):
-            raise FormatError(f"{path} is no JSON object", "download it again")
-        return found
+        return read_object(path) if path else {}
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -81,28 +77,14 @@ class TokenizerFiles:
         path = self.path(name)
         if path is None:
             return ""
-        if path.stat().st_size > MAX_BYTES:
-            raise FormatError(f"{path} is larger than any {name} should be", AGAIN)
-        data = path.read_bytes()
-        if data.count(b"[") + data.count(b"{") > MAX_OBJECTS or data.count(b",") > MAX_VALUES:
-            raise FormatError(f"{path} holds more values than any {name} should", AGAIN)
-        try:
-            return data.decode()
-        except UnicodeDecodeError as error:
-            raise FormatError(f"{path} is no UTF-8 text", AGAIN) from error
+        return read_text(path, MAX_BYTES, AGAIN)
 
     def large_object(self, name: str) -> dict[str, Any]:
         """A JSON object of any size within bounds; empty where there is no such file."""
         path = self.path(name)
         if path is None:
             return {}
-        try:
-            found = json.loads(self.large_text(name))
-        except (ValueError, RecursionError) as error:
-            raise FormatError(f"{path} is no JSON: {str(error)[:100]}", AGAIN) from error
-        if not isinstance(found, dict):
-            raise FormatError(f"{path} is no JSON object", AGAIN)
-        return found
+        return read_object(path, MAX_BYTES)
 
     @property
     def bpe_name(self) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ggufrun import jsontext
 from ggufrun.errors import FormatError, UnsupportedError
 
 CHARACTER = r'[^"\\\x00-\x1F\x7F]'
@@ -63,11 +64,9 @@ def to_grammar(text: str) -> str:
     Raises FormatError when it is no JSON (with the line) or no schema, UnsupportedError for an unknown keyword.
     """
     try:
-        schema = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise FormatError(f"the JSON schema is no JSON: {error.msg} in line {error.lineno}", "check it") from error
-    except RecursionError as error:
-        raise FormatError("the JSON schema is nested too deeply", "simplify it") from error
+        schema = jsontext.parse(text)
+    except ValueError as error:
+        raise FormatError(f"the JSON schema cannot be read: {error}", "check it") from error
     return _Writer(schema).grammar()
 
 

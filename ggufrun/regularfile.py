@@ -1,0 +1,91 @@
+"""Files that are read whole: regular ones, of at most a stated size.
+
+A name in a stranger's folder may lead anywhere: to a pipe that nobody writes to, to a device without an end, to a file
+of the kernel's that waits for news. Nothing here waits, and nothing reads more than its caller allows.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from ggufrun.errors import FormatError
+
+WANTED = "give a regular file"
+
+
+def open_descriptor(path: Path, todo: str = WANTED) -> int:
+    """A descriptor to read the regular file ``path`` by. FormatError for any other kind of file, OSError."""
+    # some devices do something when they are opened, so they are not
+    _check(path, path.stat().st_mode, todo)
+    # without O_NONBLOCK, opening a pipe that has just taken the file's place would wait for a writer
+    kinds = (getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK"))
+    descriptor = os.open(path, sum(kinds, os.O_RDONLY))
+    try:
+        _check(path, os.fstat(descriptor).st_mode, todo)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def open_regular(path: Path, todo: str = WANTED) -> BinaryIO:
+    """The regular file ``path``, open for reading. FormatError for any other kind of file, OSError."""
+    return os.fdopen(open_descriptor(path, todo), "rb")
+
+
+def read_bytes(path: Path, limit: int, todo: str = "download it again") -> bytes:
+    """All of a regular file of at most ``limit`` bytes. FormatError for any other file, OSError.
+
+    ``todo`` is what the error tells the user to do about one that is too large.
+    """
+    with open_regular(path) as file:
+        try:
+            # the size of a file in /proc is 0, whatever it holds
+            size = os.fstat(file.fileno()).st_size
+            data: bytes | None = file.read(limit + 1) if size <= limit else b""
+        except BlockingIOError:
+            data = None
+    if data is None:
+        raise FormatError(f"{path} is not a regular file", WANTED)
+    if size > limit or len(data) > limit:
+        raise FormatError(f"{path} is larger than {size_text(limit)}, as no {path.name} should be", todo)
+    return data
+
+
+def read_text(path: Path, limit: int, todo: str = "download it again") -> str:
+    """The same as text. FormatError also for what is not UTF-8."""
+    try:
+        return read_bytes(path, limit, todo).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path} is not UTF-8 text", todo) from error
+
+
+def read_start(path: Path, n_bytes: int) -> bytes:
+    """The first ``n_bytes`` of a regular file, or all that it has. FormatError for any other kind of file, OSError."""
+    with open_regular(path) as file:
+        try:
+            return file.read(n_bytes) or b""
+        except BlockingIOError:
+            return b""
+
+
+def size_text(n_bytes: int) -> str:
+    """A limit in the unit that it is a whole number of.
+
+    >>> size_text(16 << 20), size_text(1 << 30), size_text(5)
+    ('16 MiB', '1 GiB', '5 bytes')
+    """
+    for shift, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if n_bytes and not n_bytes % (1 << shift):
+            return f"{n_bytes >> shift} {unit}"
+    return f"{n_bytes} bytes"
+
+
+def _check(path: Path, mode: int, todo: str) -> None:
+    if stat.S_ISDIR(mode):
+        raise FormatError(f"{path} is a folder", todo)
+    if not stat.S_ISREG(mode):
+        raise FormatError(f"{path} is not a regular file", todo)
