@@ -1,4 +1,4 @@
-"""FP8 checkpoints, as llama.cpp's converter reads them; other quantized ones are refused with advice.
+"""FP8 checkpoints, as llama.cpp's converter reads them, and what is refused, with advice.
 
 The reference converter's files are recorded as SHA-256 in ``golden/fp8.json``, beside the command that made them.
 """
@@ -155,6 +155,7 @@ def change(folder: Path, **settings: Any) -> None:
 
 
 NAME = "model.layers.0.mlp.down_proj.weight"
+STORED: dict[str, type[np.generic]] = {"U8": np.uint8, "I8": np.int8, "I32": np.int32, "F16": np.float16}
 
 
 @pytest.mark.parametrize(
@@ -188,32 +189,60 @@ def test_blocks_that_are_none(tmp_path: Path, block: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "words"),
-    [("gptq", "GPTQ"), ("awq", "AWQ"), ("bitsandbytes", "bnb"), ("hqq", "hqq.*original"), ("mxfp4", "mxfp4")],
+    ("method", "ending", "dtype", "words"),
+    [
+        ("hqq", "weight.W_q", "U8", "HQQ"),
+        ("aqlm", "codes", "I8", "aqlm"),
+        ("torchao", "weight_qdata", "I8", "torchao"),
+        ("quark", "weight", "I32", "quark"),
+        ("eetq", "weight", "I8", "eetq"),
+        ("some_new-one", "weight", "U8", "some-new-one"),
+        ("vptq", "centroids", "F16", "VPTQ"),
+        ("modelopt", "pre_quant_scale", "F16", "Model Optimizer"),
+    ],
 )
-def test_other_methods_are_refused_by_name(tmp_path: Path, method: str, words: str) -> None:
-    write_fp8(tmp_path / "m")
-    change(tmp_path / "m", quant_method=method)
-    with pytest.raises(UnsupportedError, match=f"{method}.*{words}|{words}") as caught:
-        open_checkpoint(tmp_path / "m")
-    assert "download" in caught.value.todo
-
-
-@pytest.mark.parametrize(
-    ("name", "words"), [(".qzeros", "gptq or awq"), (".SCB", "bitsandbytes"), (".weight.absmax", "bitsandbytes")]
-)
-def test_quantized_checkpoints_that_do_not_say_so(tmp_path: Path, name: str, words: str) -> None:
-    stray = {NAME.removesuffix(".weight") + name: ("I32", np.zeros((2, 2), np.int32))}
-    write_fp8(tmp_path / "m", changes=stray)
-    with pytest.raises(UnsupportedError, match=words):
-        open_checkpoint(tmp_path / "m")
-
-
-def test_a_method_without_its_tensors(tmp_path: Path) -> None:
-    """Whole numbers under the name of a method that also knows FP8."""
+def test_other_methods_are_refused_by_name(tmp_path: Path, method: str, ending: str, dtype: str, words: str) -> None:
     from tests.checkpoints import write_llama
 
-    write_llama(tmp_path / "m")
-    change(tmp_path / "m", quant_method="compressed-tensors", format="int-quantized")
-    with pytest.raises(UnsupportedError, match="compressed-tensors"):
+    write_llama(tmp_path / "m", vocab_size=2100, num_hidden_layers=1)
+    stray = {f"model.layers.0.mlp.other_proj.{ending}": (dtype, np.zeros((4, 4), STORED[dtype]))}
+    (tmp_path / "m" / "model-2.safetensors").write_bytes(safetensors_bytes(stray))
+    change(tmp_path / "m", quant_method=method)
+    with pytest.raises(UnsupportedError, match=words) as caught:
         open_checkpoint(tmp_path / "m")
+    assert "original" in caught.value.todo
+
+
+@pytest.mark.parametrize("ending", [".qzeros", ".weight.absmax", ".weight_packed", ".weight_scale_2"])
+def test_parts_of_a_weight_whose_rest_is_missing(tmp_path: Path, ending: str) -> None:
+    write_fp8(tmp_path / "m", changes={"model.layers.0.mlp.other_proj" + ending: ("I32", np.zeros((2, 2), np.int32))})
+    with pytest.raises(FormatError, match=r"other_proj\S+ (is a part of|is quantized, but has no)") as caught:
+        open_checkpoint(tmp_path / "m")
+    assert "missing files" in caught.value.todo
+
+
+@pytest.mark.parametrize("method", ["gptq", "compressed-tensors", "hqq", "fp8", "mxfp4", "modelopt"])
+def test_settings_over_plain_weights_are_a_note(tmp_path: Path, method: str) -> None:
+    """Fine-tuning of a dequantized model leaves them."""
+    from tests.checkpoints import write_llama
+
+    write_llama(tmp_path / "plain", vocab_size=2048)
+    write_llama(tmp_path / "m", vocab_size=2048)
+    change(tmp_path / "m", quant_method=method, bits=4)
+    planned = plan_convert(tmp_path / "m", [FILE_TYPES["F16"]], lambda file_type: tmp_path / "out.gguf")
+    assert [method in note and "plain floats" in note for note in planned.notes] == [True]
+    pipeline.run(planned, threads=2)
+    planned.close()
+    assert (tmp_path / "out.gguf").read_bytes()[-1000:] == ours(tmp_path / "plain", tmp_path / "p.gguf", "f16")[-1000:]
+
+
+def test_fp8_without_any_scales_is_a_cast(tmp_path: Path) -> None:
+    from tests.checkpoints import write_llama
+
+    weights = write_llama(tmp_path / "m", vocab_size=2048, num_hidden_layers=1)
+    bits = np.random.default_rng(1).integers(0, 0x7E, weights[NAME].shape, np.uint8)
+    stored = {name: ("F32", values) for name, values in weights.items()} | {NAME: ("F8_E4M3", bits)}
+    (tmp_path / "m" / "model.safetensors").write_bytes(safetensors_bytes(stored))
+    source = open_checkpoint(tmp_path / "m")
+    np.testing.assert_array_equal(source.tensors[NAME].rows(3, 9), fp8_values("F8_E4M3")[bits[3:9]])
+    source.close()
