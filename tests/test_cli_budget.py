@@ -15,7 +15,6 @@ import pytest
 
 from ggufrun.cli import budget, doctor_findings, doctor_offload
 from ggufrun.cli.flags import placement
-from ggufrun.cli.terminal.units import size_text
 from ggufrun.engine.context import ContextParams
 from ggufrun.engine.model import ModelParams
 from ggufrun.engine.placement import fit
@@ -24,6 +23,7 @@ from ggufrun.engine.placement.memory import Footprint, Place, Use
 from ggufrun.engine.placement.offload import Placement
 from ggufrun.evaluate import device_check
 from ggufrun.native.library import llama
+from ggufrun.units import size_text
 from tests import workers
 from tests.shapes import Kind, Shape, write_shape
 

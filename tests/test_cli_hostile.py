@@ -22,6 +22,7 @@ from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.cli.flags import measuring, settings
 from ggufrun.convert.writer import check_targets
 from ggufrun.errors import GgufrunError, TargetError
+from ggufrun.workflows.open_model import check_file
 from tests.checkpoints import DEMO, safetensors_bytes
 from tests.test_cli_convert import fails, ggufrun
 
@@ -123,7 +124,7 @@ def test_any_part_means_the_model_and_all_have_to_be_there(tmp_path: Path, demo_
         if content is not None:
             second.write_bytes(content)
         with pytest.raises(GgufrunError, match=words):
-            settings.check_file(first)
+            check_file(first)
     second.write_bytes(data)
     first.unlink()
     fails(

@@ -9,10 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from ggufrun.cli import opening
 from ggufrun.cli.flags import placement
 from ggufrun.cli.terminal import abort
-from ggufrun.engine import context as context_module
 from ggufrun.engine.context import ContextParams
 from ggufrun.engine.model import ModelParams
 from ggufrun.engine.placement import fit
@@ -21,6 +19,7 @@ from ggufrun.engine.placement.memory import Footprint, Place, Use
 from ggufrun.engine.placement.offload import Placement
 from ggufrun.errors import EngineError, UsageError
 from ggufrun.evaluate import machine
+from ggufrun.workflows import open_model
 
 GIB = 1 << 30
 
@@ -62,10 +61,10 @@ def test_flags_that_make_no_sense(values: dict[str, Any], said: str) -> None:
 
 
 def test_an_idle_card_and_a_build_without_one() -> None:
-    assert opening.idle((), False) == ""
-    assert "built without CUDA: `make cuda`" in opening.idle((), True)
-    assert opening.idle(("CUDA",), False).startswith("the engine is built with CUDA but finds no GPU")
-    assert "`make cpu`" in opening.idle(("CUDA",), False) and "doctor" in opening.idle(("CUDA",), True)
+    assert open_model.idle((), False) == ""
+    assert "built without CUDA: `make cuda`" in open_model.idle((), True)
+    assert open_model.idle(("CUDA",), False).startswith("the engine is built with CUDA but finds no GPU")
+    assert "`make cpu`" in open_model.idle(("CUDA",), False) and "doctor" in open_model.idle(("CUDA",), True)
 
 
 @pytest.mark.parametrize(
@@ -179,18 +178,15 @@ def chosen(layers: int, experts: int = 0, shares: tuple[float, ...] = (), left: 
     return fit.Fit(layers, 33, Placement(shares=shares, cpu_experts=experts), footprint, 0)
 
 
-def test_what_is_said_of_a_choice(capsys: pytest.CaptureFixture[str]) -> None:
-    opening.say(chosen(33))
-    assert capsys.readouterr().err == ""
-    opening.say(chosen(20))
-    said = capsys.readouterr().err
-    assert said == "20 of 33 layers fit on D0 (7.00 GiB of 8.00 GiB free); the processor does the rest\n"
-    opening.say(chosen(33, experts=7, shares=(20.0, 13.0)))
-    said = capsys.readouterr().err
+def test_what_is_said_of_a_choice() -> None:
+    assert open_model.summary(chosen(33)) == ""
+    said = open_model.summary(chosen(20))
+    assert said == "20 of 33 layers fit on D0 (7.00 GiB of 8.00 GiB free); the processor does the rest"
+    said = open_model.summary(chosen(33, experts=7, shares=(20.0, 13.0)))
     assert said.startswith("all layers, without the experts of 7 fit on D0 (7.00 GiB of 8.00 GiB free), D1 (")
     found = chosen(0)
-    opening.say(replace(found, footprint=replace(found.footprint, devices=())))
-    assert capsys.readouterr().err == "no layer fits on a GPU, nor what would help the processor; it does all\n"
+    said = open_model.summary(replace(found, footprint=replace(found.footprint, devices=())))
+    assert said == "no layer fits on a GPU, nor what would help the processor; it does all"
 
 
 @dataclass
@@ -204,9 +200,9 @@ class Opened:
 
 @pytest.mark.parametrize("refused", ["model", "context"])
 def test_a_refusal_of_the_driver_is_stepped_back_from(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], refused: str
+    monkeypatch: pytest.MonkeyPatch, refused: str
 ) -> None:
-    monkeypatch.setattr(opening, "fitted", lambda *_: chosen(33, shares=(20.0, 13.0), left=4 * GIB))
+    monkeypatch.setattr(open_model, "fitted", lambda *_: chosen(33, shares=(20.0, 13.0), left=4 * GIB))
     tried: list[Opened] = []
 
     def load(params: ModelParams) -> Any:
@@ -220,30 +216,30 @@ def test_a_refusal_of_the_driver_is_stepped_back_from(
             raise EngineError("no context of 4096 tokens: allocating 9.00 MiB: cudaMalloc failed: out of memory")
         return Opened(model.params)
 
-    monkeypatch.setattr(context_module, "Context", context)
-    found = opening.open_model(ModelParams(Path("model.gguf")), ContextParams(), placement.PLAIN, load)
+    monkeypatch.setattr(open_model, "Context", context)
+    said: list[str] = []
+    found = open_model.open_model(ModelParams(Path("model.gguf")), ContextParams(), load=load, note=said.append)
     assert [one.params.gpu_layers for one in tried] == [33, 30, 24]
     assert [one.closed for one in tried] == [refused == "context"] * 2 + [False]
     params = cast(Opened, found).params
     assert params.gpu_layers == 24 and params.placement.shares == (11.0, 13.0)
-    said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 and all(line.startswith("the driver refused the memory (") for line in said)
     assert said[1].endswith("trying 24 layers")
 
 
 @pytest.mark.parametrize("why", ["unknown architecture", "mmap failed: Cannot allocate memory"])
 def test_other_errors_are_not_stepped_back_from(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
-    monkeypatch.setattr(opening, "fitted", lambda *_: chosen(33))
+    monkeypatch.setattr(open_model, "fitted", lambda *_: chosen(33))
 
     def load(params: ModelParams) -> Any:
         raise EngineError(f"model.gguf cannot be loaded: {why}")
 
     with pytest.raises(EngineError, match=why):
-        opening.open_model(ModelParams(Path("model.gguf")), ContextParams(), placement.PLAIN, load)
+        open_model.open_model(ModelParams(Path("model.gguf")), ContextParams(), load=load)
 
 
 def test_nothing_fits_on_the_device_and_the_processor_refuses_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "fitted", lambda *_: chosen(2))
+    monkeypatch.setattr(open_model, "fitted", lambda *_: chosen(2))
     tried = []
 
     def load(params: ModelParams) -> Any:
@@ -251,6 +247,6 @@ def test_nothing_fits_on_the_device_and_the_processor_refuses_too(monkeypatch: p
         raise EngineError("unable to allocate buffer")
 
     with pytest.raises(EngineError, match="unable to allocate"):
-        opening.open_model(ModelParams(Path("model.gguf")), ContextParams(), placement.PLAIN, load)
+        open_model.open_model(ModelParams(Path("model.gguf")), ContextParams(), load=load)
     # two layers, none, and at last without the device
     assert tried == [(2, 0), (0, 0), (0, -1)]

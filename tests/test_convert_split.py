@@ -11,12 +11,12 @@ import pytest
 
 from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.checkpoint.ggufsource import GGUFSource
-from ggufrun.cli.terminal.units import parse_size
 from ggufrun.convert import pipeline
 from ggufrun.convert.plan import plan_convert, plan_quantize, split_plan
 from ggufrun.errors import FormatError, NotFoundError, UsageError
 from ggufrun.native.bindings import bindings
 from ggufrun.quantize.types import FILE_TYPES
+from ggufrun.units import parse_size
 from tests.checkpoints import DEMO, write_llama
 from tests.conftest import Oracle
 

@@ -17,6 +17,9 @@ from ggufrun.cli.app import app
 
 PACKAGE = Path(__file__).resolve().parent.parent / "ggufrun"
 
+GROUND = ("atomicfile", "errors", "filelock", "jsontext", "processors", "regularfile", "units")
+"""Small modules that the upper floors may all use."""
+
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "processors": set(),
@@ -24,6 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "atomicfile": {"filelock"},
     "jsontext": set(),
     "regularfile": {"errors"},
+    "units": {"errors"},
     "native": {"errors"},
     "hub": {"jsontext", "native", "regularfile", "errors"},
     "checkpoint": {"jsontext", "regularfile", "errors"},
@@ -33,23 +37,8 @@ ROOMS: dict[str, set[str]] = {
     "chat": {"atomicfile", "engine", "filelock", "jsontext", "regularfile", "errors"},
     # its importance matrix is the record that quantize reads
     "evaluate": {"engine", "native", "quantize", "errors"},
-    "workflows": {"jsontext", "regularfile", "errors"},
-    "cli": {
-        "atomicfile",
-        "chat",
-        "checkpoint",
-        "convert",
-        "engine",
-        "errors",
-        "evaluate",
-        "filelock",
-        "hub",
-        "jsontext",
-        "native",
-        "quantize",
-        "regularfile",
-        "workflows",
-    },
+    "workflows": {*GROUND, "chat", "checkpoint", "convert", "engine", "evaluate", "hub", "native", "quantize"},
+    "cli": {*GROUND, "chat", "checkpoint", "convert", "engine", "evaluate", "hub", "native", "quantize", "workflows"},
 }
 """Room -> the rooms it may import (itself aside)."""
 

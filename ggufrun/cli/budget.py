@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from ggufrun.cli import opening
 from ggufrun.cli.flags import placement
 from ggufrun.cli.terminal import console, tables
-from ggufrun.cli.terminal.units import size_text
 from ggufrun.errors import EngineError
+from ggufrun.units import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,9 +31,10 @@ def budget(path: Path, context: ContextParams, flags: placement.PlaceFlags) -> t
     """What goes where with these flags, and lines about what else would fit."""
     from ggufrun.engine.placement.fit import Fit
     from ggufrun.engine.placement.memory import measure
+    from ggufrun.workflows.open_model import fitted
 
     model = placement.params(path, flags)
-    found = opening.fitted(model, context, flags)
+    found = fitted(model, context, placement.margin(flags))
     if found is None:
         footprint = measure(model, context)
         layers = 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ggufrun.cli import doctor_offload
-from ggufrun.cli.terminal.units import size_text
+from ggufrun.units import size_text
 
 LITTLE_DISK = 10 << 30
 """Bytes; a 7 B checkpoint and its quantized file want more than this."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggufrun.cli.terminal import console, tables
-from ggufrun.cli.terminal.units import parse_size, size_text
 from ggufrun.errors import EngineError, GgufrunError, UsageError
+from ggufrun.units import parse_size, size_text
 
 if TYPE_CHECKING:
     from ggufrun.convert.target import Target

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ggufrun.cli.terminal import console, tables
 from ggufrun.cli.terminal.errors import explain, one_line
-from ggufrun.cli.terminal.units import size_text
 from ggufrun.errors import GgufrunError, UsageError
+from ggufrun.units import size_text
 
 if TYPE_CHECKING:
     from ggufrun.quantize.types import FileType

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ggufrun.cli.terminal import console
 from ggufrun.cli.terminal.progress import bytes_bar
-from ggufrun.cli.terminal.units import size_text
+from ggufrun.units import size_text
 
 if TYPE_CHECKING:
     from ggufrun.convert.plan import Plan

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from ggufrun.cli.flags import common
 from ggufrun.cli.terminal import console, tables
 from ggufrun.cli.terminal.progress import bytes_bar
-from ggufrun.cli.terminal.units import parse_size, size_text
 from ggufrun.errors import UsageError
 from ggufrun.quantize import ggml
 from ggufrun.quantize.types import FILE_TYPES, FileType
+from ggufrun.units import parse_size, size_text
 
 if TYPE_CHECKING:
     from ggufrun.cli.receipt import Receipts

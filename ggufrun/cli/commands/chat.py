@@ -74,6 +74,7 @@ def _session_claimed(path: Path) -> Iterator[None]:
 def _run(flags: ChatFlags, opening: str | None) -> None:
     from ggufrun.chat.switch_model import carry
     from ggufrun.engine.context import Context
+    from ggufrun.workflows.open_model import check_file
 
     draft = draft_params(flags)
     guidance, n_predict = guidance_params(flags), settings.n_predict(flags)
@@ -81,10 +82,10 @@ def _run(flags: ChatFlags, opening: str | None) -> None:
     settings.sampling_params(flags, {})
     # What is wrong with the flags is said before anything is asked, fetched or loaded.
     path, instruction = choose_model.find(flags)
-    settings.check_file(path)
+    check_file(path)
     small = None if flags.draft_model is None else choose_model.named(flags.draft_model)
     if small is not None:
-        settings.check_file(small)
+        check_file(small)
     carried: Carried | None = None
     before = path
     while True:

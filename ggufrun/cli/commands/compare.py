@@ -11,8 +11,8 @@ import typer
 from ggufrun.atomicfile import appearing
 from ggufrun.cli.flags import common, measuring, placement
 from ggufrun.cli.terminal import console, tables
-from ggufrun.cli.terminal.units import size_text
 from ggufrun.errors import TargetError
+from ggufrun.units import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

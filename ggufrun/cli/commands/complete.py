@@ -81,11 +81,13 @@ def register(app: typer.Typer) -> None:
 
 def run(flags: CompleteFlags) -> None:
     """Open the model and continue the text."""
+    from ggufrun.workflows.open_model import check_file
+
     if flags.model is not None and flags.first is not None:
         raise UsageError("the model is given twice, by -m and by itself", "give it once; -p takes the text")
     name, _ = settings.model_name(flags)
     path = choose_model.named(name)
-    settings.check_file(path)
+    check_file(path)
     text = prompt_text(flags)
     from ggufrun.chat.formats.choose_format import recommended
     from ggufrun.chat.formats.plain import PlainPrompt
@@ -99,7 +101,7 @@ def run(flags: CompleteFlags) -> None:
     settings.sampling_params(flags, {})
     small = None if flags.draft_model is None else choose_model.named(flags.draft_model)
     if small is not None:
-        settings.check_file(small)
+        check_file(small)
     with (
         settings.open_model(path, flags, context_params) as model,
         Context(model, context_params) as context,

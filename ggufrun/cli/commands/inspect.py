@@ -11,7 +11,7 @@ import typer
 
 from ggufrun.cli.flags import common, measuring, placement
 from ggufrun.cli.terminal import console, tables
-from ggufrun.cli.terminal.units import size_text
+from ggufrun.units import size_text
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -10,8 +10,8 @@ import typer
 
 from ggufrun.cli.flags import common
 from ggufrun.cli.terminal import console, tables
-from ggufrun.cli.terminal.units import size_text
 from ggufrun.errors import GgufrunError
+from ggufrun.units import size_text
 
 if TYPE_CHECKING:
     from ggufrun.hub.models import LocalModel

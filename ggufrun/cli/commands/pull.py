@@ -10,7 +10,7 @@ import typer
 from ggufrun.cli.flags import common
 from ggufrun.cli.terminal import console
 from ggufrun.cli.terminal.progress import fetch_bar
-from ggufrun.cli.terminal.units import size_text
+from ggufrun.units import size_text
 
 if TYPE_CHECKING:
     from ggufrun.hub.select import GgufSet

@@ -9,8 +9,8 @@ import typer
 
 from ggufrun.cli.flags import common
 from ggufrun.cli.terminal import ask, console
-from ggufrun.cli.terminal.units import size_text
 from ggufrun.errors import GgufrunError
+from ggufrun.units import size_text
 
 if TYPE_CHECKING:
     from ggufrun.hub.removal import Removal

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from ggufrun.cli.terminal import console
-from ggufrun.cli.terminal.units import size_text
 from ggufrun.errors import EngineError, UsageError
+from ggufrun.units import size_text
 
 WHY = (
     "the protocol knows no passwords and no encryption: whoever reaches this port can use the devices, read what is "

@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ggufrun.cli import opening
-from ggufrun.cli.flags import placement
+from ggufrun.cli.terminal.console import note
 from ggufrun.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,7 +47,8 @@ def guessing(
     """The speculation that the flags ask for, with the draft model, a file, open while it is needed."""
     from ggufrun.engine.context import Context, ContextParams
     from ggufrun.engine.draft import DraftModel, Lookup, Speculation, check_vocabularies
-    from ggufrun.engine.model import Model, ModelParams
+    from ggufrun.engine.model import ModelParams
+    from ggufrun.workflows.open_model import open_model
 
     if draft is None:
         yield None
@@ -61,7 +61,7 @@ def guessing(
         )
         # after the model itself: it gets what is left
         small_params = ModelParams(small_model, mmap=flags.mmap)
-        with opening.open_model(small_params, params, placement.PLAIN, Model, quiet=True) as model:
+        with open_model(small_params, params, note=note, quiet=True) as model:
             check_vocabularies(context.model, model)
             with Context(model, params) as small:
                 drafter = DraftModel(small, draft.sure)

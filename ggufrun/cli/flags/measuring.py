@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ggufrun.cli import opening
 from ggufrun.cli.flags import placement
 from ggufrun.cli.flags.placement import PlaceFlags
 from ggufrun.cli.terminal import console
@@ -43,8 +41,8 @@ FlashAttention = Annotated[str, typer.Option("-fa", "--flash-attn", metavar="on|
 
 def find(name: str | Path) -> Path:
     """The GGUF that MODEL means, a path or a model of the local folder by its name, if it is a sound one."""
-    from ggufrun.cli.flags.settings import check_file
     from ggufrun.hub import resolve_model
+    from ggufrun.workflows.open_model import check_file
 
     path = resolve_model(str(name), gguf_only=True)
     check_file(path)
@@ -75,9 +73,12 @@ def open_model(
 ) -> Model:
     """A model where it fits with such a context. ``beside`` are open models that will have theirs too."""
     from ggufrun.engine.model import Model
+    from ggufrun.workflows import open_model as workflow
 
     wanted = as_context(context)
-    return opening.open_model(placement.params(path, place), wanted, reserved(place, wanted, beside), Model)
+    params = placement.params(path, place)
+    margin = workflow.margin_with(params, wanted, beside, placement.margin(place))
+    return workflow.open_model(params, wanted, margin, Model, console.note)
 
 
 def as_context(params: ContextParams | ChunkParams) -> ContextParams:
@@ -97,21 +98,6 @@ def as_context(params: ContextParams | ChunkParams) -> ContextParams:
         outputs=params.tokens_at_once,
         sequences=params.at_once,
     )
-
-
-def reserved(place: PlaceFlags, context: ContextParams, beside: Sequence[Model]) -> PlaceFlags:
-    """``place``, leaving room for the contexts that the models ``beside`` this one will have."""
-    from ggufrun.engine.placement.devices import has_gpu
-
-    if not beside or placement.layers(place) is not None or not has_gpu():
-        return place
-    from ggufrun.engine.placement.memory import measure
-
-    taken = 0
-    for model in beside:
-        uses = [one.use for one in measure(model.params, context).devices]
-        taken += max((use.cache + use.compute for use in uses), default=0)
-    return replace(place, fit_target=(placement.margin(place) + taken) >> 20)
 
 
 def announce(count: int, params: ChunkParams) -> None:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ggufrun import jsontext
-from ggufrun.cli import opening
 from ggufrun.cli.flags import placement
 from ggufrun.cli.flags.chat import SWITCH_VALUES, ChatFlags
-from ggufrun.cli.terminal.console import err, literal
+from ggufrun.cli.terminal.console import err, literal, note
 from ggufrun.errors import NotFoundError, UsageError
 from ggufrun.workflows import textfile
 
@@ -108,23 +107,6 @@ def expanded(flags: ChatFlags, text: str) -> str:
 def read_text(path: Path, flag: str) -> str:
     """The file that ``flag`` names, or a pipe such as ``<(command)`` or ``-``, without its last newline."""
     return textfile.read(path, f"{flag} {path}").removesuffix("\n")
-
-
-def check_file(path: Path) -> None:
-    """Refuse a file that is no sound GGUF before the engine touches it; the error says what is wrong with it."""
-    if path.is_dir():
-        raise NotFoundError(f"{path} is a folder, not a .gguf file", f"convert it first: ggufrun convert {path}")
-    if not path.exists():
-        raise NotFoundError(f"{path}: no such file", "give the path of a .gguf file")
-    from ggufrun.checkpoint.ggufchecks import check_hyperparameters
-    from ggufrun.checkpoint.ggufheader import read_header
-    from ggufrun.checkpoint.ggufsource import GGUFSource
-
-    header = read_header(path)
-    if header.get("split.count", 1) != 1:
-        # the others are no less to be read
-        GGUFSource(path).close()
-    check_hyperparameters(path, header)
 
 
 def choose_format(model: Model, flags: ChatFlags) -> Choice:
@@ -315,6 +297,7 @@ def open_model(path: Path, flags: ChatFlags, context: ContextParams) -> Model:
     """The model, where it fits with such a context; with its progress on a terminal."""
     from ggufrun.engine.model import Model, ModelParams
     from ggufrun.engine.placement import memory_check
+    from ggufrun.workflows import open_model as workflow
 
     place = placement.of(flags)
     params = placement.params(path, place, mmap=flags.mmap, mlock=flags.mlock)
@@ -332,4 +315,4 @@ def open_model(path: Path, flags: ChatFlags, context: ContextParams) -> Model:
 
             return Model(params, progress)
 
-    return opening.open_model(params, context, place, load)
+    return workflow.open_model(params, context, placement.margin(place), load, note)

@@ -260,10 +260,11 @@ def _run(flags: ChatFlags, list_file: Path, output: Path) -> None:
     model_path, instruction = settings.model_and_instruction(flags)
     if instruction is not None or flags.prompt is not None or flags.prompt_file is not None:
         raise UsageError("--file holds the messages", "leave INSTRUCTION, -p and -f out; -sys gives a system prompt")
+    from ggufrun.workflows.open_model import check_file
     sequences, limit = check_sequences(flags.parallel), settings.n_predict(flags)
     params, _ = settings.context_params(flags), settings.sampling_params(flags, {})
     items = read_list(list_file)
-    settings.check_file(model_path)
+    check_file(model_path)
     answers = Answers(output, model_path.name)
     left = answers.restore(items)
     if not left:

@@ -13,8 +13,8 @@ from ggufrun.cli.flags.chat import ChatFlags
 from ggufrun.cli.terminal.ask import agreed, at_terminal
 from ggufrun.cli.terminal.console import err, note, shown
 from ggufrun.cli.terminal.progress import fetch_bar
-from ggufrun.cli.terminal.units import size_text
 from ggufrun.errors import GgufrunError, NotFoundError, UsageError
+from ggufrun.units import size_text
 
 if TYPE_CHECKING:
     from ggufrun.hub import HubId

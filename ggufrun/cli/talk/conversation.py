@@ -13,7 +13,6 @@ from ggufrun.chat import commands, store
 from ggufrun.chat.formats.prompt import AffixPrompt
 from ggufrun.chat.reply import Text, Thought
 from ggufrun.chat.session import Done, Event, Session, Start
-from ggufrun.cli.flags import settings
 from ggufrun.cli.talk import choose_model
 from ggufrun.cli.talk.input import Reader, history_file
 from ggufrun.cli.talk.keyboard import Hangup, no_echo, on_ctrl_c
@@ -167,9 +166,11 @@ class Talk:
 
     def _leaves_for(self, name: str) -> bool:
         """Find the model that is to go on; False, and a line, where there is none."""
+        from ggufrun.workflows.open_model import check_file
+
         try:
             path = choose_model.named(name)
-            settings.check_file(path)
+            check_file(path)
         except GgufrunError as error:
             self.screen.note(str(error), "")
             return False

@@ -1,53 +1,85 @@
-"""A model opened where the flags say; without them, as much of it on the devices as fits, and a line that tells so."""
+"""A model opened: its file checked, its size held against the memory, as much of it on the devices as fits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from ggufrun.cli.flags import placement
-from ggufrun.cli.terminal import console
-from ggufrun.cli.terminal.units import size_text
-from ggufrun.errors import EngineError
+from ggufrun.checkpoint.ggufchecks import check_hyperparameters
+from ggufrun.checkpoint.ggufheader import read_header
+from ggufrun.checkpoint.ggufsource import GGUFSource
+from ggufrun.engine.context import Context, ContextParams
+from ggufrun.engine.model import Model, ModelParams
+from ggufrun.engine.placement import fit
+from ggufrun.engine.placement.devices import gpu_backends, has_gpu, hidden_by, refusals
+from ggufrun.engine.placement.fit import MARGIN, Fit, is_refusal
+from ggufrun.engine.placement.memory import measure
+from ggufrun.engine.placement.offload import NO_DEVICE, Placement
+from ggufrun.errors import EngineError, NotFoundError
+from ggufrun.evaluate import machine
+from ggufrun.units import size_text
 
-if TYPE_CHECKING:
-    from ggufrun.engine.context import ContextParams
-    from ggufrun.engine.model import Model, ModelParams
-    from ggufrun.engine.placement.fit import Fit
+Note = Callable[[str], None]
+"""Hears one line of talk for the user."""
 
 
-def fitted(model: ModelParams, context: ContextParams, flags: placement.PlaceFlags) -> Fit | None:
-    """What fits, where that is ours to choose."""
-    from ggufrun.engine.placement import fit
-    from ggufrun.engine.placement.devices import has_gpu
+def silent(line: str) -> None:
+    """Nobody listens."""
 
+
+def check_file(path: Path) -> None:
+    """Refuse a file that is not a sound GGUF before the engine touches it; the error says what is wrong with it."""
+    if path.is_dir():
+        raise NotFoundError(f"{path} is a folder, not a .gguf file", f"convert it first: ggufrun convert {path}")
+    if not path.exists():
+        raise NotFoundError(f"{path}: no such file", "give the path of a .gguf file")
+    header = read_header(path)
+    if header.get("split.count", 1) != 1:
+        # the other shards are read just as well
+        GGUFSource(path).close()
+    check_hyperparameters(path, header)
+
+
+def fitted(model: ModelParams, context: ContextParams, margin: int = MARGIN) -> Fit | None:
+    """What fits, leaving ``margin`` bytes free on each device; None where the caller has chosen the layers."""
     # split by tensors, all devices are one, whose memory nobody tells
     if model.gpu_layers is not None or model.placement.split == "tensor" or not has_gpu():
         return None
-    return fit.choose(model, context, placement.margin(flags))
+    return fit.choose(model, context, margin)
+
+
+def margin_with(model: ModelParams, context: ContextParams, others: Sequence[Model], margin: int = MARGIN) -> int:
+    """``margin``, and room on each device for the contexts that ``others``, which are open already, will have."""
+    if not others or model.gpu_layers is not None or not has_gpu():
+        return margin
+    taken = 0
+    for other in others:
+        uses = [one.use for one in measure(other.params, context).devices]
+        taken += max((use.cache + use.compute for use in uses), default=0)
+    return margin + taken
 
 
 def open_model(
     model: ModelParams,
     context: ContextParams,
-    flags: placement.PlaceFlags,
-    load: Callable[[ModelParams], Model],
+    margin: int = MARGIN,
+    load: Callable[[ModelParams], Model] = Model,
+    note: Note = silent,
     quiet: bool = False,
 ) -> Model:
-    """The model, with as much of it on the devices as fits; ``load`` opens it. ``quiet`` leaves the hints out.
+    """The model, with as much of it on the devices as fits; ``load`` opens it, ``note`` hears what was decided.
 
-    Where the driver refuses the memory all the same, fewer layers are tried, and that is said.
+    ``quiet`` leaves out the hints about idle cards. Where the driver refuses the memory all the same, fewer layers are
+    tried, and that is noted.
     """
-    from ggufrun.engine.placement.fit import is_refusal
-
-    found = fitted(model, context, flags)
+    found = fitted(model, context, margin)
     if not quiet:
-        hint(model)
+        hint(model, note)
     if found is None:
         return load(model)
-    if found.layers < found.of or found.placement != model.placement:
-        say(found)
+    if (found.layers < found.of or found.placement != model.placement) and (line := summary(found)):
+        note(line)
     chosen, step = found.applied(model), max(1, found.of // 10)
     while True:
         try:
@@ -57,7 +89,7 @@ def open_model(
             if fewer is None or not is_refusal(error):
                 raise
             how = f"{fewer.gpu_layers} layers" if fewer.gpu_layers or chosen.gpu_layers else "the processor alone"
-            console.note(f"the driver refused the memory ({error.what}); trying {how}")
+            note(f"the driver refused the memory ({error.what}); trying {how}")
             chosen, step = fewer, 2 * step
 
 
@@ -66,9 +98,6 @@ def _tried(model: ModelParams, context: ContextParams, load: Callable[[ModelPara
     no figure tells whether it can be spared: where a card is shared out (a container, a virtual GPU, Windows' desktop)
     the driver counts memory as free that it does not give.
     """
-    from ggufrun.engine.context import Context
-    from ggufrun.engine.placement.offload import NO_DEVICE
-
     opened = load(model)
     if model.placement.main != NO_DEVICE:
         try:
@@ -81,8 +110,6 @@ def _tried(model: ModelParams, context: ContextParams, load: Callable[[ModelPara
 
 def _less(model: ModelParams, found: Fit, step: int) -> ModelParams | None:
     """``step`` fewer layers, at last no device at all; None when nothing is left to leave out."""
-    from ggufrun.engine.placement.offload import NO_DEVICE, Placement
-
     now = model.gpu_layers or 0
     if now <= 0:
         alone = Placement(devices=model.placement.devices, split="none", main=NO_DEVICE)
@@ -98,22 +125,17 @@ def _less(model: ModelParams, found: Fit, step: int) -> ModelParams | None:
     return replace(model, gpu_layers=left, placement=replace(model.placement, shares=kept))
 
 
-# --- talking ----------------------------------------------------------------------------------------------------------
-
-
-def say(found: Fit) -> None:
-    """One line when not everything is on the devices."""
+def summary(found: Fit) -> str:
+    """One line when not everything is on the devices; empty when it is."""
     if found.whole:
-        return
+        return ""
     if mute := [place.device.name for place in found.footprint.devices if not place.device.total]:
-        console.note(
+        return (
             f"{' and '.join(mute)} cannot be used: its driver does not tell its memory, as where another program has "
             "the card for itself (`ggufrun doctor` knows more)"
         )
-        return
     if not found.footprint.devices:
-        console.note("no layer fits on a GPU, nor what would help the processor; it does all")
-        return
+        return "no layer fits on a GPU, nor what would help the processor; it does all"
     what = f"{found.layers} of {found.of} layers" if found.layers < found.of else "all layers"
     if found.placement.cpu_experts:
         what += f", without the experts of {min(found.placement.cpu_experts, found.footprint.layers)}"
@@ -121,23 +143,21 @@ def say(found: Fit) -> None:
         f"{place.device.name} ({size_text(place.use.total)} of {size_text(place.device.free)} free)"
         for place in found.footprint.devices
     )
-    console.note(f"{what} fit on {where}; the processor does the rest")
+    return f"{what} fit on {where}; the processor does the rest"
 
 
-def hint(model: ModelParams) -> None:
-    """One line when a card lies idle, or when a build for a GPU has found none."""
-    from ggufrun.engine.placement.devices import gpu_backends, has_gpu, hidden_by, refusals
-
+def hint(model: ModelParams, note: Note) -> None:
+    """Note when a card is idle, or when a build for a GPU has found none."""
     if model.gpu_layers == 0 or model.placement.devices:
         return
     for name, why in refusals().items():
         taken = "other programs have all of its memory" if "memory" in why else why
-        console.note(f"{name} is left out: {taken} (`ggufrun doctor` knows more)")
+        note(f"{name} is left out: {taken} (`ggufrun doctor` knows more)")
     if refusals() or has_gpu():
         return
     built = gpu_backends()
     if line := "" if hidden_by(built) else idle(built, card_here()):
-        console.note(line)
+        note(line)
 
 
 def idle(backends: tuple[str, ...], card: bool) -> str:
@@ -156,6 +176,4 @@ def idle(backends: tuple[str, ...], card: bool) -> str:
 
 def card_here() -> bool:
     """Is an NVIDIA card in this machine? Asked of the system's files, which is quick."""
-    from ggufrun.evaluate import machine
-
     return machine.nvidia_present()
