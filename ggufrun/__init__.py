@@ -1,6 +1,47 @@
 """ggufrun: convert checkpoints to GGUF, quantize them and talk to them.
 
-Importing the package loads no native library; each room loads what it needs when it is used.
+Importing the package loads nothing else; each name below brings what it needs when it is first used::
+
+    import ggufrun
+
+    with ggufrun.load("model.gguf") as model:
+        print(model.chat("Why is the sky blue?"))
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ggufrun.errors import GgufrunError
+
+if TYPE_CHECKING:
+    from ggufrun.api.answers import Answer, Piece, Stream
+    from ggufrun.api.conversation import Conversation
+    from ggufrun.api.model import Model, load
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Answer": "answers",
+    "Piece": "answers",
+    "Stream": "answers",
+    "Conversation": "conversation",
+    "Model": "model",
+    "load": "model",
+}
+"""Name -> the module of `ggufrun.api` that has it."""
+
+__all__ = ["Answer", "Conversation", "GgufrunError", "Model", "Piece", "Stream", "__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'ggufrun' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"ggufrun.api.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

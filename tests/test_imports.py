@@ -38,6 +38,7 @@ ROOMS: dict[str, set[str]] = {
     # its importance matrix is the record that quantize reads
     "evaluate": {"engine", "native", "quantize", "errors"},
     "workflows": {*GROUND, "chat", "checkpoint", "convert", "engine", "evaluate", "hub", "native", "quantize"},
+    "api": {*GROUND, "chat", "checkpoint", "convert", "engine", "evaluate", "hub", "quantize", "workflows"},
     "cli": {*GROUND, "chat", "checkpoint", "convert", "engine", "evaluate", "hub", "native", "quantize", "workflows"},
 }
 """Room -> the rooms it may import (itself aside)."""
@@ -57,7 +58,7 @@ that is not listed is free."""
 KNOWN_CIRCLES = {("ggufrun.engine.context", "ggufrun.engine.sequence")}
 """Modules that know one another all the same: a text in the memory knows the memory that it is a part of, as a type."""
 
-ENTRANCES = {"__init__": {"errors"}, "__main__": {"cli"}}
+ENTRANCES = {"__init__": {"api", "errors"}, "__main__": {"cli"}}
 """Modules of the package itself, which belong to no room."""
 
 FOREIGN: dict[str, set[str]] = {

@@ -13,7 +13,7 @@ import typer
 
 from ggufrun.cli.flags import records, settings
 from ggufrun.cli.flags.chat import SWITCH_VALUES, ChatFlags, FlagCommand
-from ggufrun.cli.flags.draft import draft_params, guessing, widened
+from ggufrun.cli.flags.draft import draft_params
 from ggufrun.cli.flags.guidance import doubled, guidance_params, negative
 from ggufrun.cli.talk import answer_list, choose_model
 from ggufrun.cli.terminal import abort
@@ -75,10 +75,11 @@ def _run(flags: ChatFlags, opening: str | None) -> None:
     from ggufrun.chat.switch_model import carry
     from ggufrun.engine.context import Context
     from ggufrun.workflows.open_model import check_file
+    from ggufrun.workflows.speculation import speculation, with_room_for_draft
 
     draft = draft_params(flags)
     guidance, n_predict = guidance_params(flags), settings.n_predict(flags)
-    context_params = doubled(widened(settings.context_params(flags), draft), guidance)
+    context_params = doubled(with_room_for_draft(settings.context_params(flags), draft), guidance)
     settings.sampling_params(flags, {})
     # What is wrong with the flags is said before anything is asked, fetched or loaded.
     path, instruction = choose_model.find(flags)
@@ -95,9 +96,9 @@ def _run(flags: ChatFlags, opening: str | None) -> None:
                 choice = settings.choose_format(model, flags)
                 sampling = settings.sampling_params(flags, choice.sampling)
                 context = stack.enter_context(Context(model, context_params))
-                speculation = stack.enter_context(guessing(flags, context, draft, small))
+                guesses = stack.enter_context(speculation(context, draft, small, flags.mmap, note))
                 away = negative(context, guidance)
-                session = _session(flags, context, choice, sampling, n_predict, speculation, away, carried)
+                session = _session(flags, context, choice, sampling, n_predict, guesses, away, carried)
             except (GgufrunError, KeyboardInterrupt) as error:
                 if carried is None or path == before:
                     raise

@@ -10,10 +10,11 @@ import typer
 
 from ggufrun.cli.flags import records, settings
 from ggufrun.cli.flags.chat import ChatFlags, FlagCommand
-from ggufrun.cli.flags.draft import draft_params, guessing, widened
+from ggufrun.cli.flags.draft import draft_params
 from ggufrun.cli.flags.guidance import doubled, guidance_params, negative
 from ggufrun.cli.talk import choose_model
 from ggufrun.cli.terminal import abort
+from ggufrun.cli.terminal.console import note
 from ggufrun.errors import UsageError
 from ggufrun.workflows import textfile
 
@@ -82,6 +83,7 @@ def register(app: typer.Typer) -> None:
 def run(flags: CompleteFlags) -> None:
     """Open the model and continue the text."""
     from ggufrun.workflows.open_model import check_file
+    from ggufrun.workflows.speculation import speculation, with_room_for_draft
 
     if flags.model is not None and flags.first is not None:
         raise UsageError("the model is given twice, by -m and by itself", "give it once; -p takes the text")
@@ -97,7 +99,7 @@ def run(flags: CompleteFlags) -> None:
     # What is wrong with the flags is said before a model is loaded.
     draft = draft_params(flags)
     guidance, limit = guidance_params(flags), settings.n_predict(flags)
-    context_params = doubled(widened(settings.context_params(flags), draft), guidance)
+    context_params = doubled(with_room_for_draft(settings.context_params(flags), draft), guidance)
     settings.sampling_params(flags, {})
     small = None if flags.draft_model is None else choose_model.named(flags.draft_model)
     if small is not None:
@@ -105,14 +107,14 @@ def run(flags: CompleteFlags) -> None:
     with (
         settings.open_model(path, flags, context_params) as model,
         Context(model, context_params) as context,
-        guessing(flags, context, draft, small) as speculation,
+        speculation(context, draft, small, flags.mmap, note) as guesses,
     ):
         session = Session(
             context,
             PlainPrompt(model.vocab, reverse=[settings.expanded(flags, stop) for stop in flags.reverse or ()]),
             settings.sampling_params(flags, recommended(model)),
             limit=FILLED if limit is None or limit < 0 else limit,
-            speculation=speculation,
+            speculation=guesses,
             negative=negative(context, guidance),
         )
         _continue(flags, session, text)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ggufrun import jsontext
 from ggufrun.atomicfile import appearing
-from ggufrun.cli.flags.draft import draft_params, guessing, widened
+from ggufrun.cli.flags.draft import draft_params
 from ggufrun.cli.flags.guidance import doubled, guidance_params, negative
 from ggufrun.cli.terminal.console import err, note, warn
 from ggufrun.errors import EngineError, FormatError, GgufrunError, NotFoundError, TargetError, UsageError
@@ -261,6 +261,7 @@ def _run(flags: ChatFlags, list_file: Path, output: Path) -> None:
     if instruction is not None or flags.prompt is not None or flags.prompt_file is not None:
         raise UsageError("--file holds the messages", "leave INSTRUCTION, -p and -f out; -sys gives a system prompt")
     from ggufrun.workflows.open_model import check_file
+    from ggufrun.workflows.speculation import speculation, with_room_for_draft
     sequences, limit = check_sequences(flags.parallel), settings.n_predict(flags)
     params, _ = settings.context_params(flags), settings.sampling_params(flags, {})
     items = read_list(list_file)
@@ -276,7 +277,7 @@ def _run(flags: ChatFlags, list_file: Path, output: Path) -> None:
         raise UsageError("-np, beside guessing ahead or guidance", "leave it out: questions are answered one by one")
     small = None if flags.draft_model is None else choose_model.named(flags.draft_model)
     if alone:
-        params = doubled(widened(params, draft), guidance)
+        params = doubled(with_room_for_draft(params, draft), guidance)
     count = min(sequences, len(left))
     with settings.open_model(model_path, flags, params if alone else together(params, count)) as model:
         choice = settings.choose_format(model, flags)
@@ -287,7 +288,7 @@ def _run(flags: ChatFlags, list_file: Path, output: Path) -> None:
         system = choice.system if told is None else told
         limit = -1 if limit is None or limit < 0 else limit
         if alone:
-            with Context(model, params) as context, guessing(flags, context, draft, small) as speculation:
+            with Context(model, params) as context, speculation(context, draft, small, flags.mmap, note) as guesses:
                 away = negative(context, guidance)
                 session = Session(
                     context,
@@ -295,7 +296,7 @@ def _run(flags: ChatFlags, list_file: Path, output: Path) -> None:
                     sampling,
                     system=system,
                     limit=limit,
-                    speculation=speculation,
+                    speculation=guesses,
                     negative=away,
                 )
                 work(answers, items, answer_each(session, left))
