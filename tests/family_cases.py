@@ -9,6 +9,7 @@ from tests import (
     family_cases_llama,
     family_cases_more,
     family_cases_recent,
+    family_cases_values,
     family_cases_world,
 )
 from tests.families import Case
@@ -23,6 +24,7 @@ CASES: dict[str, Case] = {
         family_cases_world,
         family_cases_latent,
         family_cases_further,
+        family_cases_values,
     )
     for name, case in module.CASES.items()
 }

@@ -32,11 +32,16 @@ BETTER: dict[str, dict[str, Any]] = {
     "glm-transformers": {"chatglm.context_length": 512, "chatglm.attention.layer_norm_rms_epsilon": 1.5625e-7},
     # the converter counts layers that predict a second token where fine-tuning has left none
     "glm-4.5-no-predictor": {"glm4moe.block_count": 3, "glm4moe.nextn_predict_layers": None},
+    "glm-4.5-groups": {"glm4moe.block_count": 3, "glm4moe.nextn_predict_layers": None},
     "glm-4.7-flash-yarn": {
         "deepseek2.block_count": 3,
         "deepseek2.nextn_predict_layers": None,
         "deepseek2.expert_gating_func": 2,
     },
+    # llama.cpp reads sizes that its converter takes for granted: four times the width, as many key heads as query heads
+    "phi2-wide": {"phi2.feed_forward_length": 112, "phi2.attention.head_count_kv": 2},
+    "gpt2-wide": {"gpt2.feed_forward_length": 112},
+    "falcon-wide": {"falcon.feed_forward_length": 112},
     # llama.cpp knows how experts are chosen by the size of the published vocabulary alone
     "glm-4.7-flash": {"deepseek2.expert_gating_func": 2},
 }

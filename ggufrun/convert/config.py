@@ -70,13 +70,16 @@ class Config:
         return value
 
     def require(self, key: str, allowed: Collection[Any]) -> None:
-        """Refuse a value outside ``allowed``: the GGUF could not say what the checkpoint means."""
+        """Refuse a value outside ``allowed``: llama.cpp computes this kind of model with those alone, and a GGUF has no
+        place for another."""
         value = self.values.get(key)
-        if value is not None and value not in allowed:
-            wanted = " or ".join(repr(item) for item in allowed)
-            raise UnsupportedError(
-                f"{self.path.name} says {key} = {value!r}, only {wanted} is understood", "this needs a newer ggufrun"
-            )
+        if value is None or value in allowed:
+            return
+        only = f"with {' or '.join(map(repr, allowed))} only" if allowed else "without it only"
+        raise UnsupportedError(
+            f"{self.path.name} says {key} = {value!r}, and llama.cpp computes models of this kind {only}",
+            "a GGUF has no place for it: run this model with another runtime",
+        )
 
     def numbers(self, key: str) -> list[float]:
         """A list of finite numbers."""

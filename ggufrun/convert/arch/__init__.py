@@ -55,6 +55,14 @@ MODULES = (
 )
 
 
+SAVED_AS = {
+    "Qwen2_5OmniForConditionalGeneration": "Qwen2_5OmniModel",
+    "Qwen2_5OmniThinkerForConditionalGeneration": "Qwen2_5OmniModel",
+    "Qwen3OmniMoeThinkerForConditionalGeneration": "Qwen3OmniMoeForConditionalGeneration",
+}
+"""Names that transformers gives when it saves a model, or its thinker alone, and the published one."""
+
+
 def families() -> dict[str, Family]:
     """Every family by each of its names."""
     modules = (importlib.import_module(f"{__name__}.{name}") for name in MODULES)
@@ -65,8 +73,9 @@ def find(config: Config) -> Family:
     """The family of a checkpoint; UnsupportedError lists the known names that are most alike."""
     known = families()
     for name in config.architectures:
-        # FSDP calls the classes that it has sharded so
-        family = known.get(name) or known.get(name.removeprefix("FSDP"))
+        # FSDP puts its name before that of a class that it has sharded
+        plain = name.removeprefix("FSDP")
+        family = known.get(name) or known.get(SAVED_AS.get(plain, plain))
         if family:
             return family.chosen(config) if family.chosen else family
     name = config.architectures[0]

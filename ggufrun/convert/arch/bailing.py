@@ -22,8 +22,10 @@ from ggufrun.convert.arch.shared.layout import (
     PREDICTOR,
     SHARED_EXPERT,
     Sizes,
+    check_shared_experts,
     decoder_sizes,
     n_layers,
+    shared_experts,
 )
 from ggufrun.convert.arch.shared.next_tokens import ahead_metadata, layers_ahead, placed
 from ggufrun.convert.arch.shared.rope import partial_factor
@@ -52,6 +54,7 @@ def check_v1(config: Config) -> None:
     check(config)
     config.require("first_k_dense_replace", (0,))
     config.require("use_qk_norm", (False,))
+    check_shared_experts(config, "num_shared_experts")
 
 
 def check_v2(config: Config) -> None:
@@ -71,7 +74,7 @@ def sizes(config: Config) -> Sizes:
         "qkv": found["queries"] + 2 * found["keys"],
         "experts": config.integer("num_experts", high=65536),
         "expert": inner,
-        "shared": inner * config.integer("num_shared_experts", high=65536),
+        "shared": inner * shared_experts(config, "num_shared_experts"),
     }
 
 

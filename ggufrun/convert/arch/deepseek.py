@@ -28,7 +28,17 @@ from ggufrun.convert.arch.shared.latent import (
     latent_sizes,
     split_expansion,
 )
-from ggufrun.convert.arch.shared.layout import ATTENTION, EXPERTS, GATED, NORMS, SHARED_EXPERT, Sizes, decoder_sizes
+from ggufrun.convert.arch.shared.layout import (
+    ATTENTION,
+    EXPERTS,
+    GATED,
+    NORMS,
+    SHARED_EXPERT,
+    Sizes,
+    check_shared_experts,
+    decoder_sizes,
+    shared_experts,
+)
 from ggufrun.convert.arch.shared.rope import PLAIN, as_written, rope, standard
 from ggufrun.convert.arch.shared.text import text_name
 from ggufrun.convert.config import Config
@@ -101,7 +111,7 @@ def moe_sizes(config: Config) -> Sizes:
         **decoder_sizes(config),
         "experts": config.integer("n_routed_experts", high=65536),
         "expert": inner,
-        "shared": inner * config.integer("n_shared_experts", high=65536),
+        "shared": inner * shared_experts(config, "n_shared_experts"),
     }
 
 
@@ -130,6 +140,7 @@ def check(config: Config) -> None:
     config.require("hidden_act", ("silu",))
     config.require("moe_layer_freq", (1,))
     config.require("attention_bias", (False,))
+    check_shared_experts(config, "n_shared_experts")
 
 
 def check_v1(config: Config) -> None:

@@ -23,6 +23,7 @@ from ggufrun.convert.arch.shared.layout import (
     Sizes,
     decoder_sizes,
     n_layers,
+    shared_experts,
 )
 from ggufrun.convert.arch.shared.rope import standard
 from ggufrun.convert.config import Config
@@ -81,7 +82,7 @@ MOE = {
     "moe_layer_interval": 1,
 }
 
-SPARSE = f"""{EXPERTS}{SHARED_EXPERT}
+SPARSE = f"""{EXPERTS}
 exp_probs_b.bias?  1 experts
 """
 AHEAD = ("model.mtp_block.", "model.mtp_emb_norm.", "model.mtp_hidden_norm.", "model.mtp_linear_proj.")
@@ -101,7 +102,7 @@ def moe_sizes(config: Config) -> Sizes:
         **decoder_sizes(config),
         "experts": n_experts(config),
         "expert": inner,
-        "shared": inner * config.integer("moe_num_shared_experts", high=65536),
+        "shared": inner * shared_experts(config, "moe_num_shared_experts"),
     }
 
 
@@ -110,8 +111,10 @@ def n_experts(config: Config) -> int:
 
 
 def moe_layer(config: Config, number: int) -> str:
-    sparse = number >= config.integer("moe_layer_start_index", low=0)
-    return DENSE.removesuffix(GATED) + SPARSE if sparse else DENSE
+    if number < config.integer("moe_layer_start_index", low=0):
+        return DENSE
+    shared = SHARED_EXPERT if shared_experts(config, "moe_num_shared_experts") else ""
+    return DENSE.removesuffix(GATED) + SPARSE + shared
 
 
 def moe_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
@@ -123,8 +126,9 @@ def moe_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     writer.add_interleave_moe_layer_step(config.integer("moe_layer_interval"))
     writer.add_leading_dense_block_count(config.integer("moe_layer_start_index", low=0))
     writer.add_expert_feed_forward_length(config.integer("moe_intermediate_size"))
-    writer.add_expert_shared_count(config.integer("moe_num_shared_experts"))
-    writer.add_expert_shared_feed_forward_length(moe_sizes(config)["shared"])
+    writer.add_expert_shared_count(shared_experts(config, "moe_num_shared_experts"))
+    if shared := moe_sizes(config)["shared"]:
+        writer.add_expert_shared_feed_forward_length(shared)
 
 
 def moe_name(config: Config, name: str) -> str | None:

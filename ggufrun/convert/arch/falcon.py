@@ -61,14 +61,14 @@ def kv_heads(config: Config) -> int:
 
 def sizes(config: Config) -> Sizes:
     found = decoder_sizes(Config(config.path, {**config.values, "num_key_value_heads": kv_heads(config)}))
-    return {**found, "inner": 4 * found["width"], "qkv": found["queries"] + 2 * found["keys"]}
+    inner = config.integer("ffn_hidden_size") if config.has("ffn_hidden_size") else 4 * found["width"]
+    return {**found, "inner": inner, "qkv": found["queries"] + 2 * found["keys"]}
 
 
 def check(config: Config) -> None:
     config.require("activation", ("gelu",))
     config.require("alibi", (False,))
     config.require("bias", (False,))
-    config.require("ffn_hidden_size", (4 * config.integer("hidden_size"),))
     if not config.flag("new_decoder_architecture"):
         config.require("parallel_attn", (True,))
 

@@ -26,8 +26,10 @@ from ggufrun.convert.arch.shared.layout import (
     PREDICTOR,
     SHARED_EXPERT,
     Sizes,
+    check_shared_experts,
     decoder_sizes,
     n_layers,
+    shared_experts,
 )
 from ggufrun.convert.arch.shared.next_tokens import ahead_metadata, layers_ahead, placed
 from ggufrun.convert.arch.shared.rope import partial_factor, standard
@@ -90,9 +92,7 @@ attn_k_norm  head
 
 def check(config: Config) -> None:
     config.require("hidden_act", ("silu",))
-    # llama.cpp knows no groups of experts here
-    config.require("n_group", (1,))
-    config.require("topk_group", (1,))
+    check_shared_experts(config, "n_shared_experts")
 
 
 def sizes(config: Config) -> Sizes:
@@ -101,7 +101,7 @@ def sizes(config: Config) -> Sizes:
         **decoder_sizes(config),
         "experts": config.integer("n_routed_experts", high=65536),
         "expert": inner,
-        "shared": inner * config.integer("n_shared_experts", high=65536),
+        "shared": inner * shared_experts(config, "n_shared_experts"),
     }
 
 

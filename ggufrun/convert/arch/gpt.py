@@ -78,7 +78,6 @@ def gpt2_sizes(config: Config) -> Sizes:
 
 def check_gpt2(config: Config) -> None:
     config.require("activation_function", ("gelu_new", "gelu_pytorch_tanh", "gelu"))
-    config.require("n_inner", (4 * config.integer("n_embd"),))
     config.require("scale_attn_weights", (True,))
     config.require("scale_attn_by_inverse_layer_idx", (False,))
     config.require("add_cross_attention", (False,))
@@ -94,7 +93,7 @@ def gpt2_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     writer.add_block_count(n_layers(config))
     writer.add_context_length(found["context"])
     writer.add_embedding_length(found["width"])
-    writer.add_feed_forward_length(4 * found["width"])
+    writer.add_feed_forward_length(found["inner"])
     writer.add_head_count(found["heads"])
     writer.add_layer_norm_eps(config.number("layer_norm_epsilon"))
     file_type(writer)

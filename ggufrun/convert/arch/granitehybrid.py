@@ -59,18 +59,15 @@ def n_experts(config: Config) -> int:
 
 def check(config: Config) -> None:
     llama.check(config)
-    for key, allowed in (
-        ("attention_bias", (False,)),
-        ("mamba_conv_bias", (True,)),
-        ("mamba_proj_bias", (False,)),
-        ("normalization_function", ("rmsnorm",)),
-        ("position_embedding_type", ("nope",) if has_mamba(config) else ("rope",)),
-        # llama.cpp wants it so
-        ("mamba_expand", (2,)),
-    ):
-        config.require(key, allowed)
+    config.require("attention_bias", (False,))
+    config.require("normalization_function", ("rmsnorm",))
+    config.require("position_embedding_type", ("nope",) if has_mamba(config) else ("rope",))
     found = sizes(config)
-    check_heads(config, found)
+    if has_mamba(config):
+        config.require("mamba_conv_bias", (True,))
+        config.require("mamba_proj_bias", (False,))
+        config.require("mamba_expand", (2,))
+        check_heads(config, found)
     if not n_experts(config) and granite.shared_size(config) != found["inner"]:
         raise UnsupportedError(
             f"{config.path} has a gated layer of {granite.shared_size(config)} and says intermediate_size = "

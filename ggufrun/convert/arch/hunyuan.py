@@ -55,7 +55,12 @@ def check(config: Config) -> None:
     config.require("use_cla", (False,))
     if kind(config) == "dynamic":
         stretched_base(config)
-        config.require("max_position_embeddings", TRAINED)
+        if config.integer("max_position_embeddings") not in TRAINED:
+            raise UnsupportedError(
+                f"{config.path} stretches positions by alpha for a context of "
+                f"{config.values['max_position_embeddings']} tokens",
+                f"alpha is understood for contexts of {' or '.join(map(str, TRAINED))} tokens, as of published models",
+            )
         if rope(config).number("rope_theta") != 10000:
             raise UnsupportedError(
                 f"{config.path} stretches positions of another base than 10000", "llama.cpp's converter knows none"

@@ -14,7 +14,17 @@ from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch.shared.family import Family, Stack
 from ggufrun.convert.arch.shared.hyper import base_metadata
 from ggufrun.convert.arch.shared.latent import COMPRESSED, LOW_RANK_QUERY, QUERY, SPLIT, latent_sizes, split_expansion
-from ggufrun.convert.arch.shared.layout import EXPERTS, GATED, NORMS, SHARED_EXPERT, Sizes, decoder_sizes, n_layers
+from ggufrun.convert.arch.shared.layout import (
+    EXPERTS,
+    GATED,
+    NORMS,
+    SHARED_EXPERT,
+    Sizes,
+    check_shared_experts,
+    decoder_sizes,
+    n_layers,
+    shared_experts,
+)
 from ggufrun.convert.arch.shared.rope import PLAIN, as_written
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import minus_exp, renamed
@@ -94,6 +104,7 @@ def full_layers(config: Config) -> set[int]:
 def check(config: Config) -> None:
     config.require("hidden_act", ("silu",))
     config.require("moe_layer_freq", (1,))
+    check_shared_experts(config, "num_shared_experts")
     config.require("moe_renormalize", (True,))
     config.require("num_expert_group", (1,))
     config.require("mla_use_nope", (True,))
@@ -114,7 +125,7 @@ def sizes(config: Config) -> Sizes:
         "kernel": linear(config).integer("short_conv_kernel_size", high=65536),
         "experts": config.integer("num_experts", high=65536),
         "expert": inner,
-        "shared": inner * config.integer("num_shared_experts", high=65536),
+        "shared": inner * shared_experts(config, "num_shared_experts"),
     }
 
 

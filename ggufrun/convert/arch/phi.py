@@ -60,10 +60,10 @@ attn_norm         width
 attn_norm.bias    width
 attn_q            width width
 attn_q.bias       width
-attn_k            width width
-attn_k.bias       width
-attn_v            width width
-attn_v.bias       width
+attn_k            keys width
+attn_k.bias       keys
+attn_v            keys width
+attn_v.bias       keys
 attn_output       width width
 attn_output.bias  width
 ffn_up            inner width
@@ -84,21 +84,18 @@ ffn_down     width inner
 
 
 def check_phi2(config: Config) -> None:
-    sizes = decoder_sizes(config)
     config.require("hidden_act", ("gelu_new",))
     config.require("qk_layernorm", (False,))
-    config.require("num_key_value_heads", (sizes["heads"],))
-    config.require("intermediate_size", (4 * sizes["width"],))
 
 
 def phi2_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     sizes = decoder_sizes(config)
     writer.add_context_length(config.integer("max_position_embeddings"))
     writer.add_embedding_length(sizes["width"])
-    writer.add_feed_forward_length(4 * sizes["width"])
+    writer.add_feed_forward_length(sizes["inner"])
     writer.add_block_count(n_layers(config))
     writer.add_head_count(sizes["heads"])
-    writer.add_head_count_kv(sizes["heads"])
+    writer.add_head_count_kv(sizes["kv_heads"])
     writer.add_layer_norm_eps(config.number("layer_norm_eps"))
     writer.add_rope_dimension_count(rotated(config))
     file_type(writer)

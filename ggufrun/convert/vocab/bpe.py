@@ -90,9 +90,11 @@ def merge_texts(merges: Sequence[tuple[str, str]]) -> list[str]:
 def byte_level(files: TokenizerFiles, model: Model, size: int, tokenizer: Any) -> Vocabulary:
     """The vocabulary of a byte-level tokenizer.json, padded to ``size`` tokens; it has no scores."""
     vocabulary = Vocabulary.padded(size, 0.0)
-    for text, number in model.ids.items():
-        vocabulary.put(number, text, 0.0, Kind.NORMAL)
+    put_pieces(vocabulary, files, model, lambda text: (0.0, Kind.NORMAL))
     for token in files.added:
+        if token.id >= size:
+            vocabulary.beyond[token.text] = token.id
+            continue
         text = token.text
         if not token.normalized:
             # llama.cpp takes these as they come out of the tokenizer again
@@ -116,17 +118,31 @@ def sentencepiece_like(files: TokenizerFiles, model: Model, size: int) -> Vocabu
     ranks: dict[str, int] = {}
     for left, right in model.merges:
         ranks.setdefault(left + right, len(ranks))
-    for text, number in model.ids.items():
+
+    def piece(text: str) -> tuple[float, Kind]:
         kind = Kind.BYTE if BYTE.fullmatch(text) else Kind.NORMAL
         score = float(-ranks[text]) if text in ranks else -float(len(ranks)) if kind == Kind.NORMAL else -1000.0
-        vocabulary.put(number, text, score, kind)
+        return score, kind
+
+    put_pieces(vocabulary, files, model, piece)
+    numbers = set(model.ids.values())
     for token in files.added:
-        if token.special:
-            vocabulary.put(token.id, token.text, -1000.0, Kind.CONTROL)
+        if token.special or token.id >= size:
+            vocabulary.add(token.id, token.text, -1000.0, Kind.CONTROL)
         else:
-            text = token.text.replace(SPACE, " ") if token.id in model.ids.values() else token.text
+            text = token.text.replace(SPACE, " ") if token.id in numbers else token.text
             vocabulary.put(token.id, text, -1000.0, Kind.USER_DEFINED)
     return vocabulary
+
+
+def put_pieces(
+    vocabulary: Vocabulary, files: TokenizerFiles, model: Model, piece: Callable[[str], tuple[float, Kind]]
+) -> None:
+    """Give the ids of the vocabulary proper their texts, with the score and kind that ``piece`` tells of each."""
+    added = files.ids
+    for text, number in model.ids.items():
+        score, kind = piece(text)
+        (vocabulary.add if added.get(text) == number else vocabulary.put)(number, text, score, kind)
 
 
 def space_in_front(splitting: Splitting) -> tuple[bool, bool]:
@@ -149,8 +165,9 @@ def space_in_front(splitting: Splitting) -> tuple[bool, bool]:
     )
 
 
-def load(files: TokenizerFiles) -> Any:
-    """The tokenizer.json as the ``tokenizers`` package runs it, without padding and truncation."""
+def load(files: TokenizerFiles, size: int) -> Any:
+    """The tokenizer.json as the ``tokenizers`` package runs it, without padding and truncation, and with those added
+    tokens of other files whose ids are below ``size``."""
     import tokenizers
 
     if '"Regex"' in str(files.tokenizer.get("decoder")).replace("'", '"'):
@@ -161,16 +178,16 @@ def load(files: TokenizerFiles) -> Any:
         tokenizer.no_truncation()
         known = tokenizer.get_added_tokens_decoder()
         for token in sorted(files.added, key=lambda token: token.id):
-            if token.id not in known:
+            if token.id not in known and token.id < size:
                 added = tokenizers.AddedToken(token.text, special=token.special, normalized=token.normalized)
                 (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([added])
     except BaseException as error:
         raise _broken(files, error) from error
     for token in files.added:
-        if tokenizer.token_to_id(token.text) != token.id:
+        found = tokenizer.token_to_id(token.text)
+        if found != token.id and (token.id < size or found is not None):
             raise FormatError(
-                f"the files in {files.folder} disagree on the id of {token.text[:40]!r}: {token.id} and "
-                f"{tokenizer.token_to_id(token.text)}",
+                f"the files in {files.folder} disagree on the id of {token.text[:40]!r}: {token.id} and {found}",
                 "use the tokenizer that the checkpoint was trained with",
             )
     return tokenizer

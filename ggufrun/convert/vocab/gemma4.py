@@ -15,7 +15,7 @@ from ggufrun.convert.vocab import bpe
 from ggufrun.convert.vocab.readers import vocabulary_size
 from ggufrun.convert.vocab.special import add_ends, read_special, write_special
 from ggufrun.convert.vocab.tokenizer_files import TokenizerFiles
-from ggufrun.convert.vocab.vocabulary import Kind, Original, Vocabulary, check_vocabulary
+from ggufrun.convert.vocab.vocabulary import Kind, Original, Vocabulary, check_vocabulary, without_beyond
 from ggufrun.errors import NotFoundError, UnsupportedError
 
 SHOWN = frozenset(
@@ -34,26 +34,29 @@ def gemma4_vocabulary(
     files = TokenizerFiles.of(folder, config)
     if not files.path("tokenizer.json"):
         raise NotFoundError(f"no tokenizer.json in {folder}", "copy the model's tokenizer files there")
-    model, tokenizer = bpe.read_model(files), bpe.load(files)
+    model = bpe.read_model(files)
+    size = vocabulary_size(config, max({**model.ids, **files.ids}.values()) + 1)
+    tokenizer = bpe.load(files, size)
     prefix, repeated = bpe.space_in_front(model.splitting)
     if prefix or not model.byte_fallback:
         raise UnsupportedError(
             f"the tokenizer.json in {folder} cuts text up otherwise than Gemma 4's", "use the model's own tokenizer"
         )
-    vocabulary = Vocabulary.padded(vocabulary_size(config, max({**model.ids, **files.ids}.values()) + 1), SCORE)
-    for text, number in model.ids.items():
-        vocabulary.put(number, text, SCORE, Kind.BYTE if bpe.BYTE.fullmatch(text) else Kind.NORMAL)
+    vocabulary = Vocabulary.padded(size, SCORE)
+    bpe.put_pieces(
+        vocabulary, files, model, lambda text: (SCORE, Kind.BYTE if bpe.BYTE.fullmatch(text) else Kind.NORMAL)
+    )
     for token in files.added:
         special = token.special and token.text not in SHOWN
-        vocabulary.put(token.id, token.text, SCORE, Kind.CONTROL if special else Kind.USER_DEFINED)
+        vocabulary.add(token.id, token.text, SCORE, Kind.CONTROL if special else Kind.USER_DEFINED)
     check_vocabulary(vocabulary.tokens, byte_fallback=True)
     writer.add_tokenizer_model("gemma4")
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_scores(vocabulary.scores)
     writer.add_token_types(vocabulary.types)
-    found = read_special(files)
+    found = read_special(files, size)
     add_ends(files, found, vocabulary.tokens)
     write_special(writer, found, bpe.merge_texts(model.merges))
     writer.add_add_space_prefix(False)
     writer.add_add_bos_token(True)
-    return bpe.original(files, model, tokenizer, repeated)
+    return without_beyond(bpe.original(files, model, tokenizer, repeated), vocabulary)

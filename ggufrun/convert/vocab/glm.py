@@ -94,7 +94,7 @@ def _glm4_ranks(
     _complete_glm(files, special, "tokenizer_config.json", GLM4_OLD)
     write_bpe(writer, vocabulary, pretokenizer or "chatglm-bpe")
     write_special(writer, special, ranks.all_merges(found))
-    return ranks.original(table)
+    return ranks.original(table, vocabulary)
 
 
 def _glm_size(config: Config, least: int) -> int:

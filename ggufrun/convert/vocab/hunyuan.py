@@ -74,9 +74,10 @@ def _table(files: TokenizerFiles, config: Config, writer: gguf.GGUFWriter, preto
         )
     names = (*SPECIAL, *(f"<|extra_{number}|>" for number in range(n_extra)))
     table = ranks.Table(path, found, names, pretokenizers.QWEN2, whole=False, composes=True)
-    write_bpe(writer, ranks.read_vocabulary(table, size), pretokenizer or "hunyuan")
-    write_special(writer, read_special(files), ranks.last_merges(found, every=False))
-    return ranks.original(table)
+    vocabulary = ranks.read_vocabulary(table, size)
+    write_bpe(writer, vocabulary, pretokenizer or "hunyuan")
+    write_special(writer, read_special(files, size), ranks.last_merges(found, every=False))
+    return ranks.original(table, vocabulary)
 
 
 def _add(write: Any, number: Any) -> None:

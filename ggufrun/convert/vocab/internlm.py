@@ -39,7 +39,7 @@ def internlm2_vocabulary(
     original = write_sentencepiece(files, writer, source, vocabulary, write=False)
     writer.add_add_space_prefix(source.prefix)
     special = read_special(files, len(vocabulary.tokens))
-    if END in files.ids:
+    if files.ids.get(END, len(vocabulary.tokens)) < len(vocabulary.tokens):
         special.ids["eos"] = files.ids[END]
     write_special(writer, special)
     return original

@@ -37,7 +37,7 @@ def deepseek_vocabulary(
     size = vocabulary_size(config, len(found) + N_SPECIAL)
     named = {token.id: token.text for token in files.added}
     numbers = range(len(found), min(len(found) + N_SPECIAL, size))
-    if stray := sorted(named.keys() - set(numbers)):
+    if stray := sorted(number for number in named if number not in numbers and number < size):
         raise FormatError(
             f"the special token {named[stray[0]]} in {folder} does not follow the {len(found)} of {FILE}",
             "use the model's own tokenizer files",
@@ -45,11 +45,12 @@ def deepseek_vocabulary(
     names = [named.get(number, f"<|reserved_token_{number}|>") for number in numbers]
     table = ranks.Table(path, found, names, pretokenizers.KIMI)
     vocabulary = ranks.read_vocabulary(table, size)
+    vocabulary.beyond |= {text: number for number, text in named.items() if number >= size}
     write_bpe(writer, vocabulary, pretokenizer or SPLITTING)
-    special = read_special(files)
+    special = read_special(files, size)
     add_ends(files, special, vocabulary.tokens)
     write_special(writer, special, ranks.last_merges(found, every=False))
-    return replace(ranks.original(table), approximate=pretokenizers.APPROXIMATE[SPLITTING])
+    return replace(ranks.original(table, vocabulary), approximate=pretokenizers.APPROXIMATE[SPLITTING])
 
 
 def kimi_linear_vocabulary(

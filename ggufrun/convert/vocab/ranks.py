@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggufrun.convert.vocab.tokenizer_files import MAX_VOCABULARY
-from ggufrun.convert.vocab.vocabulary import Kind, Original, Vocabulary
+from ggufrun.convert.vocab.vocabulary import Kind, Original, Vocabulary, without_beyond
 from ggufrun.errors import FormatError
 from ggufrun.regularfile import read_bytes, read_start
 
@@ -184,9 +184,9 @@ def all_merges(ranks: Ranks) -> list[str]:
 
 def read_vocabulary(table: Table, size: int) -> Vocabulary:
     """All tokens, padded to ``size``."""
-    if table.size > size:
+    if table.shift + len(table.ranks) > size:
         raise FormatError(
-            f"{table.path} has {len(table.ranks)} tokens and {len(table.special)} special ones, config.json a "
+            f"{table.path} has {len(table.ranks)} tokens and {len(table.special)} special ones, the model a "
             f"vocabulary of {size}",
             "use the tokenizer that the checkpoint was trained with",
         )
@@ -194,12 +194,12 @@ def read_vocabulary(table: Table, size: int) -> Vocabulary:
     for token, rank in table.ranks.items():
         vocabulary.put(rank + table.shift, text_of(token), 0.0, Kind.NORMAL)
     for text, number in table.ids.items():
-        vocabulary.put(number, text, 0.0, Kind.CONTROL)
+        vocabulary.add(number, text, 0.0, Kind.CONTROL)
     return vocabulary
 
 
-def original(table: Table) -> Original:
-    """The table as the proof asks it."""
+def original(table: Table, vocabulary: Vocabulary) -> Original:
+    """The table as the proof asks it, as far as the vocabulary has its tokens."""
     from tokenizers import Regex
     from tokenizers.normalizers import NFC
     from tokenizers.pre_tokenizers import Split
@@ -230,4 +230,4 @@ def original(table: Table) -> Original:
         return [(parsed if parse else plain)(normalize(text) if normalize else text) for text in texts]
 
     loss = "brings text to Unicode's composed form (NFC)" if table.composes else ""
-    return Original(table.path.name, encode, tuple(ids.items()), True, normalize, loss)
+    return without_beyond(Original(table.path.name, encode, tuple(ids.items()), True, normalize, loss), vocabulary)

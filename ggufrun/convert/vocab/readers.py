@@ -21,7 +21,7 @@ from ggufrun.convert.vocab.special import Special, add_ends, read_special, write
 from ggufrun.convert.vocab.splitting import Splitting, pretokenizer_name
 from ggufrun.convert.vocab.tekken import ROLES, read_tekken
 from ggufrun.convert.vocab.tokenizer_files import MAX_VOCABULARY, TokenizerFiles
-from ggufrun.convert.vocab.vocabulary import Original, Vocabulary, check_vocabulary
+from ggufrun.convert.vocab.vocabulary import Original, Vocabulary, check_vocabulary, without_beyond
 from ggufrun.errors import NotFoundError
 
 VocabFunction = Callable[[Path, Config, gguf.GGUFWriter, str | None], Original]
@@ -125,14 +125,14 @@ def qwen_vocabulary(folder: Path, config: Config, writer: gguf.GGUFWriter, preto
         path, ranks.read_ranks(path), ranks.QWEN_SPECIAL, pretokenizers.QWEN2, whole=False, composes=True
     )
     vocabulary = ranks.read_vocabulary(table, vocabulary_size(config, 0))
-    special = read_special(files)
+    special = read_special(files, len(vocabulary.tokens))
     end = table.ids["<|endoftext|>"]
     if not special.ids:
         special.ids |= {"bos": end, "eos": end}
     special.default("unk", end)
     write_bpe(writer, vocabulary, pretokenizer or "qwen2")
     write_special(writer, special, ranks.last_merges(table.ranks))
-    return ranks.original(table)
+    return ranks.original(table, vocabulary)
 
 
 def vocabulary_size(config: Config, least: int, key: str = "vocab_size") -> int:
@@ -188,7 +188,8 @@ def write_sentencepiece(
         if prefix is None and not source.prefix:
             # llama.cpp would put a space in front, and its converter does not tell it otherwise
             writer.add_add_space_prefix(False)
-    return spm.original(source, vocabulary, source.prefix if prefix is None else prefix)
+    original = spm.original(source, vocabulary, source.prefix if prefix is None else prefix)
+    return without_beyond(original, vocabulary)
 
 
 def _write_scored(writer: gguf.GGUFWriter, vocabulary: Vocabulary, name: str) -> None:
@@ -215,9 +216,9 @@ def _tokenizer_json(
         return write_byte_level(files, config, writer, pretokenizer)
     model = bpe.read_model(files)
     prefix, repeated = bpe.space_in_front(model.splitting)
-    tokenizer = bpe.load(files)
-    highest = max({**model.ids, **files.ids}.values())
-    vocabulary = bpe.sentencepiece_like(files, model, vocabulary_size(config, highest + 1))
+    size = vocabulary_size(config, max({**model.ids, **files.ids}.values()) + 1)
+    tokenizer = bpe.load(files, size)
+    vocabulary = bpe.sentencepiece_like(files, model, size)
     check_vocabulary(vocabulary.tokens, byte_fallback=True)
     _write_scored(writer, vocabulary, "default")
     special = read_special(files, len(vocabulary.tokens))
@@ -225,7 +226,7 @@ def _tokenizer_json(
     write_special(writer, special)
     if said is None and not prefix:
         writer.add_add_space_prefix(False)
-    return bpe.original(files, model, tokenizer, repeated)
+    return without_beyond(bpe.original(files, model, tokenizer, repeated), vocabulary)
 
 
 def write_byte_level(
@@ -242,18 +243,18 @@ def write_byte_level(
     name = pretokenizer_name(
         model.splitting, architectures if isinstance(architectures, list | tuple) else (), known, pretokenizer
     )
-    tokenizer = bpe.load(files)
-    vocabulary = bpe.byte_level(files, model, vocabulary_size(config, max(known.values()) + 1), tokenizer)
+    size = vocabulary_size(config, max(known.values()) + 1)
+    tokenizer = bpe.load(files, size)
+    vocabulary = bpe.byte_level(files, model, size, tokenizer)
     write_bpe(writer, vocabulary, name)
-    special = read_special(files)
+    special = read_special(files, size)
     if complete:
         complete(special)
     else:
         add_ends(files, special, vocabulary.tokens)
     write_special(writer, special, bpe.merge_texts(model.merges))
-    return replace(
-        bpe.original(files, model, tokenizer, prefixed=True), approximate=pretokenizers.APPROXIMATE.get(name, ())
-    )
+    original = without_beyond(bpe.original(files, model, tokenizer, prefixed=True), vocabulary)
+    return replace(original, approximate=pretokenizers.APPROXIMATE.get(name, ()))
 
 
 def _llama3_ranks(
@@ -272,7 +273,7 @@ def _llama3_ranks(
     special.add.setdefault("bos", True)
     write_bpe(writer, vocabulary, pretokenizer or "llama-bpe")
     write_special(writer, special, ranks.all_merges(table.ranks))
-    return ranks.original(table)
+    return ranks.original(table, vocabulary)
 
 
 def _tekken(files: TokenizerFiles, config: Config, writer: gguf.GGUFWriter, pretokenizer: str | None) -> Original:
@@ -287,4 +288,4 @@ def _tekken(files: TokenizerFiles, config: Config, writer: gguf.GGUFWriter, pret
     special.add.setdefault("bos", True)
     write_bpe(writer, vocabulary, name)
     write_special(writer, special, ranks.all_merges(table.ranks))
-    return replace(ranks.original(table), approximate=pretokenizers.APPROXIMATE.get(name, ()))
+    return replace(ranks.original(table, vocabulary), approximate=pretokenizers.APPROXIMATE.get(name, ()))

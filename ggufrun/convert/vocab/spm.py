@@ -131,7 +131,7 @@ def add_tokens(files: TokenizerFiles, vocabulary: Vocabulary, looks: bool = True
     for text, number in files.object("added_tokens.json").items():
         if type(number) is not int:
             raise FormatError(f"added_tokens.json in {files.folder} has no ids", "download the tokenizer again")
-        vocabulary.put(number, text, -1000.0, Kind.USER_DEFINED)
+        vocabulary.add(number, text, -1000.0, Kind.USER_DEFINED)
     decoder = files.settings.get("added_tokens_decoder") or {}
     listed = [] if looks else files.tokenizer.get("added_tokens") or []
     try:
@@ -140,10 +140,10 @@ def add_tokens(files: TokenizerFiles, vocabulary: Vocabulary, looks: bool = True
         for number, entry in entries:
             text = entry["content"]
             if entry.get("special") or (looks and looks_special(text)):
-                vocabulary.put(number, text, -1000.0, Kind.CONTROL)
+                vocabulary.add(number, text, -1000.0, Kind.CONTROL)
             else:
                 text = text.replace(SPACE, " ") if looks else text
-                vocabulary.put(number, text, -1000.0, Kind.USER_DEFINED)
+                vocabulary.add(number, text, -1000.0, Kind.USER_DEFINED)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise FormatError(
             f"the added tokens in {files.folder} make no sense: {error}", "download the tokenizer"

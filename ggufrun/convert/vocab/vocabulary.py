@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import gguf
 
@@ -17,20 +17,35 @@ SPACE = "\u2581"
 
 Kind = gguf.TokenType
 
+SHOWN = 4
+"""Tokens that a note names."""
+
 
 @dataclass
 class Vocabulary:
-    """Ids in order: text as UTF-8, score, and ``gguf.TokenType``. ``padded`` makes one of placeholders."""
+    """Ids in order: text as UTF-8, score, and ``gguf.TokenType``. ``padded`` makes one of placeholders.
+
+    ``beyond`` are added tokens whose ids lie past the last row of the embedding: the model has no vector for them, and
+    the GGUF leaves them out.
+    """
 
     tokens: list[bytes]
     scores: list[float]
     types: list[int]
+    beyond: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def padded(cls, size: int, score: float = -10000.0) -> Vocabulary:
         """``size`` tokens that are never used."""
         texts = [f"[PAD{number}]".encode() for number in range(size)]
         return cls(texts, [score] * size, [int(Kind.UNUSED)] * size)
+
+    def add(self, number: int, text: str, score: float, kind: gguf.TokenType) -> None:
+        """Give the id of an added token a text, unless the model has no such id."""
+        if number >= len(self.tokens):
+            self.beyond[text] = number
+        else:
+            self.put(number, text, score, kind)
 
     def put(self, number: int, text: str, score: float, kind: gguf.TokenType) -> None:
         """Give the id ``number`` a text. FormatError for an id or a text that cannot be one."""
@@ -68,6 +83,22 @@ class Original:
     ignored: tuple[str, ...] = ()
     approximate: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def without_beyond(original: Original, vocabulary: Vocabulary) -> Original:
+    """The original tokenizer as far as the vocabulary has its tokens, with a note of those that it has not."""
+    beyond = vocabulary.beyond
+    if not beyond:
+        return original
+    shown = [f"{text} ({number})" for text, number in beyond.items()]
+    listed = ", ".join(shown[:SHOWN]) + (f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else "")
+    note = f"left out of the vocabulary: {listed}, as the embedding ends at {len(vocabulary.tokens) - 1}"
+    return replace(
+        original,
+        added=tuple((text, number) for text, number in original.added if text not in beyond),
+        ignored=(*original.ignored, *beyond),
+        notes=(*original.notes, note),
+    )
 
 
 def looks_special(text: str) -> bool:

@@ -22,11 +22,13 @@ from ggufrun.convert.arch.shared.layout import (
     expected,
     n_blocks,
 )
+from ggufrun.convert.arch.shared.switches import in_force
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import Order, renamed
 from ggufrun.convert.vocab.readers import VocabFunction, add_vocabulary
 from ggufrun.errors import UnsupportedError
 
+TIED = "tie_word_embeddings"
 OUTPUT = "lm_head.weight"
 
 
@@ -144,6 +146,10 @@ class Family:
         """
         text = (config.section("thinker_config") or config).section("text_config")
         values = {**config.values, **(text.values if text else {})}
+        if config.values.get(TIED) is True and names is not None and not any(map(_is_output, names)):
+            # of a model around the text's, its own word counts, and the text's config may say otherwise
+            values[TIED] = True
+        values = in_force(values)
         for key, default in self.defaults.items():
             if callable(default):
                 if values.get(key) is None:
@@ -185,7 +191,11 @@ class Family:
 
 def is_tied(config: Config) -> bool:
     """Is the output matrix the token embedding?"""
-    return config.has("tie_word_embeddings") and config.flag("tie_word_embeddings")
+    return config.has(TIED) and config.flag(TIED)
+
+
+def _is_output(name: str) -> bool:
+    return name == OUTPUT or name.endswith(f".{OUTPUT}")
 
 
 def heads_if_null(config: Config) -> int:

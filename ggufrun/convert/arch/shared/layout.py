@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ggufrun.convert.config import Config
-from ggufrun.errors import FormatError
+from ggufrun.errors import FormatError, UnsupportedError
 
 AHEAD = "(layers that predict further tokens)"
 """Where a completed configuration has the number of layers after the last; no key that a config.json would have."""
@@ -116,6 +116,21 @@ def n_layers(config: Config) -> int:
 def n_blocks(config: Config) -> int:
     """How many layers the GGUF has: those of the model, and after them those that predict further tokens."""
     return n_layers(config) + (config.integer(AHEAD, low=0, high=1024) if config.has(AHEAD) else 0)
+
+
+def shared_experts(config: Config, key: str) -> int:
+    """How many experts see every token: none where config.json says 0 or null."""
+    return config.integer(key, low=0, high=65536) if config.has(key) else 0
+
+
+def check_shared_experts(config: Config, key: str) -> None:
+    """llama.cpp adds what such experts say wherever it has experts of these kinds."""
+    if not shared_experts(config, key):
+        raise UnsupportedError(
+            f"{config.path.name} says {key} = {config.values.get(key)}, and llama.cpp computes models of this kind "
+            "with shared experts only",
+            "a GGUF has no place for it: run this model with another runtime",
+        )
 
 
 def decoder_sizes(config: Config) -> Sizes:
