@@ -21,6 +21,7 @@ COMPANIONS = (
     "adapter_config.json",
     "quantize_config.json",
     "quant_config.json",
+    "hf_quant_config.json",
     "tokenizer*.json",
     "tokenizer*.model",
     "spiece.model",
@@ -45,7 +46,8 @@ WEIGHTS: tuple[tuple[str, ...], ...] = (
     ("consolidated.[0-9][0-9].pth",),
     ("adapter_model.safetensors",),
     ("adapter_model.bin",),
-    ("*.safetensors",),
+    ("*.safetensors", "*.safetensors.index.json"),
+    ("gptq_model*.bin", "gptq_model*.bin.index.json"),
 )
 """The formats, best first; the first one present is fetched, the others are duplicates."""
 
