@@ -15,8 +15,12 @@ from ggufrun.checkpoint.wrappers import unwrapped
 from ggufrun.errors import NotFoundError, UnsupportedError
 
 
-def open_checkpoint(path: Path, adapters: Sequence[AdapterRequest] = ()) -> Checkpoint:
+def open_checkpoint(
+    path: Path, adapters: Sequence[AdapterRequest] = (), is_text: lora.IsText = lambda name: True
+) -> Checkpoint:
     """Open a checkpoint folder, with ``adapters`` merged into it in their order.
+
+    What the adapters change of tensors for whose names ``is_text`` is false is left out.
 
     Raises NotFoundError or UnsupportedError with what to do instead.
     """
@@ -35,7 +39,7 @@ def open_checkpoint(path: Path, adapters: Sequence[AdapterRequest] = ()) -> Chec
             "name the folder that holds config.json and the weights",
         )
     try:
-        return lora.merged(quantized.dequantized(unwrapped(source)), adapters)
+        return lora.merged(quantized.dequantized(unwrapped(source)), adapters, is_text)
     except BaseException:
         source.close()
         raise
