@@ -13,7 +13,7 @@ import gguf
 from ggufrun.checkpoint import gguffile
 from ggufrun.checkpoint.adapter import AdapterRequest
 from ggufrun.checkpoint.collector import paused
-from ggufrun.checkpoint.ggufchecks import check_hyperparameters, check_is_model
+from ggufrun.checkpoint.ggufchecks import check_is_model, check_model
 from ggufrun.checkpoint.gguffile import Kind, Value
 from ggufrun.checkpoint.ggufsource import GGUFSource
 from ggufrun.checkpoint.open import open_checkpoint
@@ -185,7 +185,7 @@ class _Quantizable:
             check_is_model(path, self.source.header)
             if not model.tensors:
                 raise FormatError(f"{path.name} holds a vocabulary and no tensors", "quantize a whole model")
-            check_hyperparameters(path, self.source.header)
+            check_model(path, self.source.header)
             self._model = without_layers(model, options.prune)
         except BaseException:
             self.source.close()
