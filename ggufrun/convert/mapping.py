@@ -13,7 +13,7 @@ from ggufrun.checkpoint.tensor import Source, Tensor
 from ggufrun.convert.arch.shared.family import Family, Stack
 from ggufrun.convert.arch.shared.layout import n_blocks
 from ggufrun.convert.config import Config
-from ggufrun.convert.transforms import stacked, take_columns
+from ggufrun.convert.transforms import stacked, take_columns, zeros
 from ggufrun.errors import FormatError, NotFoundError, UnsupportedError
 from ggufrun.quantize import ggml
 from ggufrun.quantize.types import FILE_TYPES, FileType
@@ -69,7 +69,9 @@ def mapped(config: Config, family: Family, source: Source) -> dict[str, Tensor]:
         found[name] = replace(tensor, name=name)
     for name, wanted in expected.items():
         if name not in found:
-            if wanted.required:
+            if family.never_used(config, name):
+                found[name] = zeros(name, wanted.shape)
+            elif wanted.required:
                 raise NotFoundError(f"the checkpoint has no {name}", "download the missing files")
         elif found[name].shape != wanted.shape:
             raise FormatError(

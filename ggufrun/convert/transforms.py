@@ -285,6 +285,11 @@ def take_columns(tensor: Tensor, order: Order) -> Tensor:
     return replace(tensor, rows=lambda start, stop: np.ascontiguousarray(tensor.rows(start, stop)[:, order]))
 
 
+def zeros(name: str, shape: tuple[int, ...]) -> Tensor:
+    """A float32 tensor of nothing but zeros, of any size: its rows are made when they are read."""
+    return Tensor(name, "F32", shape, lambda start, stop: np.zeros((stop - start, shape[-1]), np.float32))
+
+
 def constant(name: str, values: Rows) -> Tensor:
     """A small float32 array as a tensor."""
     table = np.ascontiguousarray(values, np.float32).reshape(-1, values.shape[-1])

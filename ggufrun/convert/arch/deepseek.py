@@ -227,7 +227,8 @@ def v3_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
 
 def kimi_name(config: Config, name: str) -> str | None:
     text = text_name(config, name)
-    return text and v3_name(config, text)
+    # transformers 5 saves the layers of Kimi K2.5 under the name that those of its vision tower have
+    return text and v3_name(config, text.replace("model.blocks.", "model.layers."))
 
 
 LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
@@ -276,7 +277,11 @@ FAMILIES = (
     V3_FAMILY,
     replace(
         V3_FAMILY,
-        names={"KimiK25ForConditionalGeneration": ("moonshotai/Kimi-K2.5",)},
+        names={
+            "KimiK25ForConditionalGeneration": ("moonshotai/Kimi-K2.5",),
+            # as transformers 5 saves it
+            "Kimi_K25ForConditionalGeneration": ("moonshotai/Kimi-K2.5",),
+        },
         title="Kimi-K2.5",
         kept_name=kimi_name,
     ),

@@ -76,6 +76,9 @@ WIDE_LAYERS = {"gemma2": 46, "gemma3": 62}
 WINDOW_EVERY = {"gemma2": 2, "gemma3": 6}
 """Every so many layers attend to everything, the others to the window."""
 
+NO_CAP = 1e6
+"""Where Gemma 2 and 3n are to cut no logit off: llama.cpp cuts at 30 unless it is told, and logits have two digits."""
+
 NOT_TEXT = ("vision_tower.", "multi_modal_projector.")
 
 
@@ -114,6 +117,11 @@ def check_gemma3(config: Config) -> None:
     config.require("attn_logit_softcapping", ())
 
 
+def final_cap(config: Config) -> float:
+    """What the logits are squeezed into, from minus it to it; 0 for nothing."""
+    return config.number("final_logit_softcapping") if config.has("final_logit_softcapping") else 0.0
+
+
 def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     sizes = decoder_sizes(config)
     writer.add_context_length(config.integer("max_position_embeddings"))
@@ -136,7 +144,7 @@ def gemma1_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
 def gemma2_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     metadata(config, writer)
     writer.add_attn_logit_softcapping(config.number("attn_logit_softcapping"))
-    writer.add_final_logit_softcapping(config.number("final_logit_softcapping"))
+    writer.add_final_logit_softcapping(final_cap(config) or NO_CAP)
     writer.add_sliding_window(config.integer("sliding_window"))
     base_if_unusual(config, writer)
 
@@ -144,8 +152,8 @@ def gemma2_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
 def gemma3_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     base_metadata(config, writer)
     writer.add_rope_freq_base(rope(config).number("rope_theta"))
-    if config.has("final_logit_softcapping") and config.number("final_logit_softcapping"):
-        writer.add_final_logit_softcapping(config.number("final_logit_softcapping"))
+    if final_cap(config):
+        writer.add_final_logit_softcapping(final_cap(config))
     writer.add_sliding_window(config.integer("sliding_window"))
 
 

@@ -8,12 +8,13 @@ understand too, nothing is kept.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.gemma import EMBEDDING, HEAD_NORMS, POST_NORMS
+from ggufrun.convert.arch.gemma import EMBEDDING, HEAD_NORMS, NO_CAP, POST_NORMS, final_cap
 from ggufrun.convert.arch.shared.family import Family, Stack, without_output
 from ggufrun.convert.arch.shared.hyper import base_metadata
 from ggufrun.convert.arch.shared.layer_types import WINDOW, interleaved, layer_types
@@ -107,7 +108,7 @@ def check(config: Config) -> None:
     config.require("tie_word_embeddings", (True,))
     config.require("attention_bias", (False,))
     config.require("altup_correct_scale", (True,))
-    config.number("final_logit_softcapping")
+    final_cap(config)
     for key, value in (
         ("altup_num_inputs", STREAMS),
         ("altup_active_idx", 0),
@@ -138,7 +139,7 @@ def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     base_metadata(one_inner(config), writer)
     writer.add_feed_forward_length(inner(config))
     writer.add_rope_freq_base(rope(config).number("rope_theta"))
-    writer.add_final_logit_softcapping(config.number("final_logit_softcapping"))
+    writer.add_final_logit_softcapping(final_cap(config) or NO_CAP)
     writer.add_sliding_window(config.integer("sliding_window"))
     writer.add_altup_active_idx(0)
     writer.add_altup_num_inputs(STREAMS)
@@ -151,6 +152,15 @@ def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
 def kept_name(config: Config, name: str) -> str | None:
     text = text_name(config, name)
     return text and without_output(config, text)
+
+
+SHARED_KEYS = re.compile(r"blk\.(\d{1,9})\.attn_(?:k|v|k_norm)\.weight")
+
+
+def never_used(config: Config, name: str) -> bool:
+    """The keys and values of layers that share those of others: transformers 5 does not save them."""
+    match = SHARED_KEYS.fullmatch(name)
+    return match is not None and int(match[1]) >= OWN_KEYS
 
 
 def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
@@ -188,6 +198,7 @@ FAMILIES = (
         layer=LAYER,
         kept_name=kept_name,
         transform=transform,
+        never_used=never_used,
         stacks=(_of_streams("altup_projections"), _of_streams("altup_unembed_projections")),
     ),
 )

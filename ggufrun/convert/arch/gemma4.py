@@ -14,7 +14,7 @@ import gguf
 import numpy as np
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.gemma import EMBEDDING, POST_NORMS
+from ggufrun.convert.arch.gemma import EMBEDDING, POST_NORMS, final_cap
 from ggufrun.convert.arch.gemma3n import kept_name
 from ggufrun.convert.arch.shared.family import Family
 from ggufrun.convert.arch.shared.hyper import base_metadata
@@ -83,8 +83,10 @@ def of_full_layers(config: Config, key: str) -> Any:
     """What transformers' newer files say of the layers that attend to everything; None for nothing."""
     section = config.section("per_layer_config")
     kinds = config.values.get("layer_types")
+    # layer 5 of 30 is called "05"
+    named = {int(name): name for name in section.values if name.isdecimal()} if section else {}
     for number, kind in enumerate(kinds if isinstance(kinds, list) else ()):
-        layer = section.section(str(number)) if section and kind == FULL else None
+        layer = section.section(named[number]) if section and kind == FULL and number in named else None
         if layer is not None and layer.has(key):
             return layer.integer(key)
     return None
@@ -196,8 +198,8 @@ layer_output_scale  1
 def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     found, kinds = sizes(config), layer_types(config)
     base_metadata(config, writer)
-    if config.has("final_logit_softcapping") and config.number("final_logit_softcapping"):
-        writer.add_final_logit_softcapping(config.number("final_logit_softcapping"))
+    # without the key llama.cpp caps at 30; its converter leaves it out all the same
+    writer.add_final_logit_softcapping(final_cap(config))
     writer.add_sliding_window(config.integer("sliding_window"))
     writer.add_shared_kv_layers(config.integer("num_kv_shared_layers", low=0))
     writer.add_embedding_length_per_layer_input(each(config))

@@ -24,6 +24,8 @@ from ggufrun.convert.vocab.readers import bpe_vocabulary
 from ggufrun.errors import UnsupportedError
 
 MAMBA_LAYER, ATTENTION_LAYER = "mamba", "attention"
+TODAYS_NAMES = {"linear_attention": MAMBA_LAYER, "full_attention": ATTENTION_LAYER}
+"""What transformers 5 calls these layers when it saves a checkpoint."""
 
 DEFAULTS = {
     **granite.MOE,
@@ -46,7 +48,9 @@ def expand(config: Config) -> int:
 
 def kinds(config: Config) -> list[str]:
     """What every layer is."""
-    return layer_types(config, (MAMBA_LAYER, ATTENTION_LAYER))
+    found = config.values.get("layer_types")
+    named = [TODAYS_NAMES.get(kind, kind) for kind in found] if isinstance(found, list) else found
+    return layer_types(Config(config.path, {**config.values, "layer_types": named}), (MAMBA_LAYER, ATTENTION_LAYER))
 
 
 def has_mamba(config: Config) -> bool:

@@ -5,6 +5,7 @@ Source of names and order: llama.cpp's ``conversion/kimi_linear.py``; of default
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch.shared.family import Family, Stack
 from ggufrun.convert.arch.shared.hyper import base_metadata
 from ggufrun.convert.arch.shared.latent import COMPRESSED, LOW_RANK_QUERY, QUERY, SPLIT, latent_sizes, split_expansion
+from ggufrun.convert.arch.shared.layer_types import FULL, layer_types
 from ggufrun.convert.arch.shared.layout import (
     EXPERTS,
     GATED,
@@ -74,6 +76,8 @@ ssm_g_b           recurrent head
 ssm_norm          head
 """
 SELECTION_BIAS = "exp_probs_b.bias  experts\n"
+LINEAR, CONV = "linear_attention", "linear_conv_kernel_dim"
+DENSE, SPARSE = "dense", "sparse"
 CONVOLUTIONS = (".q_conv1d.weight", ".k_conv1d.weight", ".v_conv1d.weight")
 
 EXPERT_STACK = Stack(
@@ -85,20 +89,34 @@ EXPERT_STACK = Stack(
 
 
 def linear(config: Config) -> Config:
-    """What config.json says of the recurrence."""
+    """What config.json says of the recurrence: in an object of its own or, as transformers 5 writes it, without one."""
     found = config.section("linear_attn_config")
-    if found is None:
-        raise FormatError(f"{config.path} has no linear_attn_config", "complete the file or download it again")
-    return found
+    if found is not None:
+        return found
+    keys = {"head_dim": "linear_head_dim", "num_heads": "linear_num_heads", "short_conv_kernel_size": CONV}
+    missing = [key for key in keys.values() if not config.has(key)]
+    if missing:
+        raise FormatError(
+            f"{config.path} has no linear_attn_config and no {missing[0]}", "complete the file or download it again"
+        )
+    return Config(config.path, {key: config.values[today] for key, today in keys.items()})
 
 
 def full_layers(config: Config) -> set[int]:
-    """The numbers, from 0, of the layers that attend; FormatError where the two lists do not cover all layers."""
+    """The numbers, from 0, of the layers that attend; FormatError where not every layer is described."""
+    if not config.has("linear_attn_config"):
+        return {number for number, kind in enumerate(layer_types(config, (LINEAR, FULL))) if kind == FULL}
     lists = [linear(config).values.get(key) for key in ("full_attn_layers", "kda_layers")]
     numbers = [number for found in lists for number in (found if isinstance(found, list) else ())]
     if any(type(number) is not int for number in numbers) or sorted(numbers) != list(range(1, n_layers(config) + 1)):
         raise FormatError(f"{config.path} has a linear_attn_config that does not describe its layers", "correct it")
     return {int(number) - 1 for number in lists[0] or ()}
+
+
+def first_sparse(config: Config) -> int:
+    """How many layers have no experts: the first ones."""
+    kinds = config.values.get("mlp_layer_types")
+    return kinds.count(DENSE) if isinstance(kinds, list) else config.integer("first_k_dense_replace", low=0)
 
 
 def check(config: Config) -> None:
@@ -110,6 +128,9 @@ def check(config: Config) -> None:
     config.require("mla_use_nope", (True,))
     config.require("moe_router_activation_func", ("sigmoid",))
     full_layers(config)
+    first = first_sparse(config)
+    if config.values.get("mlp_layer_types") not in (None, [DENSE] * first + [SPARSE] * (n_layers(config) - first)):
+        raise UnsupportedError(f"{config.path} has dense layers after sparse ones", "llama.cpp knows no such model")
     if linear(config).integer("num_heads", high=65536) != config.integer("num_attention_heads", high=65536):
         raise UnsupportedError(f"{config.path} has other heads in its recurrence than elsewhere", "llama.cpp knows one")
 
@@ -132,7 +153,7 @@ def sizes(config: Config) -> Sizes:
 def layer(config: Config, number: int) -> str:
     query = LOW_RANK_QUERY if config.has("q_lora_rank") else QUERY
     attention = COMPRESSED + SPLIT + query if number in full_layers(config) else RECURRENT
-    dense = number < config.integer("first_k_dense_replace", low=0)
+    dense = number < first_sparse(config)
     return NORMS + attention + (GATED if dense else EXPERTS + SHARED_EXPERT + SELECTION_BIAS)
 
 
@@ -153,8 +174,16 @@ def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     writer.add_value_length_mla(found["value"])
     writer.add_expert_feed_forward_length(found["expert"])
     writer.add_expert_shared_count(config.integer("num_shared_experts"))
-    writer.add_leading_dense_block_count(config.integer("first_k_dense_replace", low=0))
+    writer.add_leading_dense_block_count(first_sparse(config))
     writer.add_expert_weights_scale(config.number("routed_scaling_factor"))
+
+
+DENSE_LAYER = re.compile(r"(model\.layers\.\d{1,9})\.block_sparse_moe\.((?:gate|up|down)_proj\.weight)")
+
+
+def kept_name(config: Config, name: str) -> str | None:
+    """transformers 5 saves the matrices of dense layers under the name of the experts' part."""
+    return DENSE_LAYER.sub(r"\1.mlp.\2", name)
 
 
 def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
@@ -188,6 +217,7 @@ FAMILIES = (
         sizes=sizes,
         layer=layer,
         tied=False,
+        kept_name=kept_name,
         transform=transform,
         stacks=(EXPERT_STACK,),
     ),

@@ -199,11 +199,25 @@ QWEN3VL_MOE = replace(
 
 FAMILIES = (
     QWEN2VL,
-    replace(QWEN2VL, names={"Qwen2_5OmniModel": ("Qwen/Qwen2.5-Omni-7B",)}, title="Qwen2.5-Omni", defaults=OMNI2),
+    replace(
+        QWEN2VL,
+        names={
+            "Qwen2_5OmniModel": ("Qwen/Qwen2.5-Omni-7B",),
+            # as transformers saves the whole, and what thinks alone
+            "Qwen2_5OmniForConditionalGeneration": ("Qwen/Qwen2.5-Omni-7B",),
+            "Qwen2_5OmniThinkerForConditionalGeneration": ("Qwen/Qwen2.5-Omni-7B",),
+        },
+        title="Qwen2.5-Omni",
+        defaults=OMNI2,
+    ),
     QWEN3VL_MOE,
     replace(
         QWEN3VL_MOE,
-        names={"Qwen3OmniMoeForConditionalGeneration": ("Qwen/Qwen3-Omni-30B-A3B-Instruct",)},
+        names={
+            "Qwen3OmniMoeForConditionalGeneration": ("Qwen/Qwen3-Omni-30B-A3B-Instruct",),
+            # what thinks alone
+            "Qwen3OmniMoeThinkerForConditionalGeneration": ("Qwen/Qwen3-Omni-30B-A3B-Thinking",),
+        },
         title="Qwen3-Omni",
         vocab=omni_vocabulary,
         defaults=OMNI3,

@@ -66,6 +66,11 @@ def no_tensors(config: Config) -> Iterable[Tensor]:
     return ()
 
 
+def all_used(config: Config, name: str) -> bool:
+    """llama.cpp computes with every tensor that it wants."""
+    return False
+
+
 def none_ahead(config: Config, names: Collection[str] | None) -> int:
     """No layers after the last."""
     return 0
@@ -90,23 +95,23 @@ class Stack:
 class Family:
     """What it takes to map checkpoints of one family. Only the first three fields have no defaults.
 
-    ``names`` are the architectures of config.json, each with published checkpoints that give it, as examples;
-    ``title`` is what people call the family, ``arch`` what llama.cpp calls it; where the ``gguf`` package does not know
-    it, ``arch`` has the same tensors and ``arch_name`` is its name. ``left_out`` names the parts of a checkpoint that
-    do not become part of the GGUF. ``defaults`` stand for
-    keys that a config.json leaves out, as transformers has them; one that is a function also replaces null.
-    ``rope_parameters`` completes the description of positions, ``scalings`` are those a GGUF of the family can tell,
-    ``sections`` whether it can tell those of a rotation by time, height and width. ``check`` refuses what else a GGUF
-    could not express. ``first_metadata`` and ``metadata`` write the hyper-parameters, before and after the
-    ``general.*`` keys. ``sizes``, ``whole`` and ``layer`` say which tensors there are (see ``layout``), ``tied``
-    whether the output may be the token embedding. ``kept_name`` says by a tensor's name whether the GGUF has it, and
-    under which name it is transformed: of one that is left out, not even shape and type are looked at. ``columns``
-    gives the columns of a tensor of that name another order, then ``transform`` turns it into some others, and
-    ``stacks`` are put together after that; what is not called as in a GGUF then is mapped by the ``gguf`` package's
-    table. ``extra`` adds tensors in front, under their GGUF names. ``vocab`` reads the tokenizer files, one of the
-    functions in ``convert.vocab``. ``ahead`` tells from config.json and the names of the checkpoint's tensors (None:
-    not known) how many layers follow the last, which predict further tokens and are kept in the GGUF. ``chosen`` is for
-    a name that stands for several kinds of GGUF.
+    ``names`` are the architectures of config.json, each with published checkpoints that give it, as examples; ``title``
+    is what people call the family, ``arch`` what llama.cpp calls it; where the ``gguf`` package does not know it,
+    ``arch`` has the same tensors and ``arch_name`` is its name. ``left_out`` names the parts of a checkpoint that do
+    not become part of the GGUF. ``defaults`` stand for keys that a config.json leaves out, as transformers has them;
+    one that is a function also replaces null. ``rope_parameters`` completes the description of positions, ``scalings``
+    are those a GGUF of the family can tell, ``sections`` whether it can tell those of a rotation by time, height and
+    width. ``check`` refuses what else a GGUF could not express. ``first_metadata`` and ``metadata`` write the
+    hyper-parameters, before and after the ``general.*`` keys. ``sizes``, ``whole`` and ``layer`` say which tensors
+    there are (see ``layout``), ``tied`` whether the output may be the token embedding. ``kept_name`` says by a tensor's
+    name whether the GGUF has it, and under which name it is transformed: of one that is left out, not even shape and
+    type are looked at. ``columns`` gives the columns of a tensor of that name another order, then ``transform`` turns
+    it into some others, and ``stacks`` are put together after that; what is not called as in a GGUF then is mapped by
+    the ``gguf`` package's table. ``extra`` adds tensors in front, under their GGUF names. ``never_used`` names those
+    that llama.cpp wants and does not compute with: zeros stand in where a checkpoint leaves them out. ``vocab`` reads
+    the tokenizer files, one of the functions in ``convert.vocab``. ``ahead`` tells from config.json and the names of
+    the checkpoint's tensors (None: not known) how many layers follow the last, which predict further tokens and are
+    kept in the GGUF. ``chosen`` is for a name that stands for several kinds of GGUF.
     """
 
     names: Mapping[str, tuple[str, ...]]
@@ -130,6 +135,7 @@ class Family:
     columns: Callable[[Config, str], Order | None] = as_they_are
     stacks: tuple[Stack, ...] = ()
     extra: Callable[[Config], Iterable[Tensor]] = no_tensors
+    never_used: Callable[[Config, str], bool] = all_used
     vocab: VocabFunction = add_vocabulary
     ahead: Callable[[Config, Collection[str] | None], int] = none_ahead
     chosen: Callable[[Config], Family] | None = None
