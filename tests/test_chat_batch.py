@@ -87,7 +87,7 @@ def test_replayed_words_become_the_ids_of_a_conversation(demo_context: Context) 
     session = Session(demo_context, format, GREEDY, system="s")
     list(session.ask("背一下静夜思"))
     past, ids = replay(format, vocab, "s", [("背一下静夜思", POEMS["静夜思"])])
-    assert ids == session.ids and past[0].after == tuple(ids) and past[0].before == ()
+    assert ids == session.ids and past[0].step.taken_back(ids) == []
 
 
 def test_what_a_list_takes(demo_model: Model) -> None:

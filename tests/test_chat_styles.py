@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ggufrun.chat.formats import stylebook, styles
-from ggufrun.chat.formats.prompt import AffixPrompt, Exchange, StylePrompt
+from ggufrun.chat.formats.history import Exchange, Step
+from ggufrun.chat.formats.prompt import AffixPrompt, StylePrompt
 from ggufrun.engine.model import Model
 from ggufrun.errors import UsageError
 from ggufrun.native.library import llama
@@ -86,7 +87,7 @@ def golden_conversation(model: Model, format_name: str) -> list[list[int]]:
             prompt = affixes.opening(chat_oracle.CHAT_SH[chat_oracle.CHAT_SH.index("-p") + 1])
         added.append(prompt.ids[len(ids) :])
         after = [*prompt.ids, vocab.eos]
-        past.append(Exchange(user, "", tuple(ids), tuple(after)))
+        past.append(Exchange(user, "", Step.between(ids, after)))
         ids = after
     return added
 
@@ -119,7 +120,7 @@ def test_control_texts_that_the_vocabulary_does_not_have_are_text(demo_model: Mo
 def test_an_answer_cut_short_is_closed(demo_model: Model) -> None:
     vocab = demo_model.vocab
     style = StylePrompt(vocab, styles.STYLES["alpaca-2"])
-    past = [Exchange("a", "b", (), (1, 5))]
+    past = [Exchange("a", "b", Step())]
     assert style.turn(past, [1, 5], "", "c").ids[:4] == [1, 5, vocab.eos, vocab.bos]
     assert style.turn(past, [1, vocab.eos], "", "c").ids[:3] == [1, vocab.eos, vocab.bos]
 

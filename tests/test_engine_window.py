@@ -125,8 +125,8 @@ def test_a_template_that_rewrites_history_leaves_out_the_oldest(small: Context) 
     session = Session(small, template, ENDLESS, system="Be kind.", limit=40, shift=True)
     for number in range(10):
         done = listen(session, f"question {number}")
-    text = session.past[-1].rendered
-    assert text.startswith("system") and "question 9" in text and "question 0" not in text
+    text = b"".join(small.model.vocab.piece(token, special=True) for token in session.ids).decode(errors="replace")
+    assert "Be kind." in text and "question 9" in text and "question 0" not in text
     assert done.used < small.n_ctx
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ggufrun.chat.formats.prompt import Exchange, Format, Prompt
+from ggufrun.chat.formats.history import Exchange, Step, Trace, rendered_trace
+from ggufrun.chat.formats.prompt import Format, Prompt
 from ggufrun.chat.replay import replay
 from ggufrun.engine.guidance import Guidance
 from ggufrun.engine.sequence import common_prefix
@@ -58,7 +59,7 @@ class Negative:
         if opened:
             self._asked = Prompt(self._opening())
         elif self._takes:
-            self._asked = format.turn(self._past, self._ids, self._text, user)
+            self._asked = format.turn(self._past, self._ids, self._text, user, self.guidance.n_ctx if shift else None)
         elif seen and self._ids:
             self._asked = Prompt([*self._ids, *prompt[seen:]])
         else:
@@ -73,17 +74,29 @@ class Negative:
         """The answer to the last question, and which of its tokens stay in the conversation."""
         if self._text is None:
             return
-        before = tuple(self._ids)
+        before, asked = self._ids, self._asked
         self._ids = [*self._asked.ids, *kept]
         for shift in self.guidance.shifts:
             shift.apply(self._ids)
-        self._past.append(replace(words, before=before, after=tuple(self._ids), rendered=self._asked.rendered))
+        thought = words.thought
+        if thought is not None:
+            # the same tokens, behind another prompt
+            start = len(asked.ids)
+            thought = None if self.guidance.shifts else (start, start + thought[1] - thought[0])
+        self._past.append(
+            replace(
+                words,
+                step=Step.between(before, self._ids),
+                rendered=rendered_trace(asked.rendered, asked.first),
+                thought=thought,
+                after=Trace.of_ids(self._ids) if words.said else None,
+            )
+        )
 
     def _follow(self, format: Format, past: Sequence[Exchange]) -> None:
         same = common_prefix([_words(one) for one in self._past], [_words(one) for one in past])
-        if same < len(self._past):
-            self._ids = list(self._past[same].before)
-            del self._past[same:]
+        while len(self._past) > same:
+            self._ids = self._past.pop().step.taken_back(self._ids)
         if same < len(past):
             system = self._text if self._takes and self._text is not None else ""
             turns = [(one.user, one.answer) for one in past]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ggufrun.chat.formats.prompt import AffixPrompt, Exchange, Format
+from ggufrun.chat.formats.history import Exchange, Step, rendered_trace
+from ggufrun.chat.formats.prompt import AffixPrompt, Format
 from ggufrun.engine.vocabulary import NULL, Vocab
 
 
@@ -16,25 +17,37 @@ def replay(
     *,
     opened: bool = False,
     reasoning: Sequence[str] = (),
+    room: int | None = None,
 ) -> tuple[list[Exchange], list[int]]:
     """Past and ids after ``turns``, pairs of question and answer, each answer closed by the model's end of text.
 
     ``opened`` says that the first was no question but a text as it stands. ``reasoning``, where there was any, is kept
-    beside the answers; what the model is to see of it is the format's affair.
+    beside the answers; what the model is to see of it is the format's affair. ``room`` is as for `Format.turn`.
 
     Raises FormatError when a template does not accept the messages.
     """
     past: list[Exchange] = []
     ids: list[int] = []
     for place, (user, answer) in enumerate(turns):
-        before = tuple(ids)
+        before = ids
         raw = False
         if opened and not past and isinstance(format, AffixPrompt):
             raw, prompt = True, format.opening(user)
         else:
-            prompt = format.turn(past, ids, system, user)
+            prompt = format.turn(past, ids, system, user, room)
         end = next((token for token in (vocab.eot, vocab.eos) if token != NULL), None)
-        ids = [*prompt.ids, *vocab.tokenize(answer, special=False), *([] if end is None else [end])]
+        answered = vocab.tokenize(answer, special=False)
+        ids = [*prompt.ids, *answered, *([] if end is None else [end])]
         thoughts = reasoning[place] if place < len(reasoning) else ""
-        past.append(Exchange(user, answer, before, tuple(ids), prompt.rendered, raw, thoughts))
+        past.append(
+            Exchange(
+                user,
+                answer,
+                Step.between(before, ids),
+                size=len(vocab.tokenize(user, special=False)) + len(answered),
+                rendered=rendered_trace(prompt.rendered, prompt.first),
+                opened=raw,
+                reasoning=thoughts,
+            )
+        )
     return past, ids

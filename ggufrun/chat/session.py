@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ggufrun.chat.formats.prompt import AffixPrompt, Exchange, Format, Prompt
+from ggufrun.chat.formats.history import Exchange, Step, Trace, reach, rendered_trace
+from ggufrun.chat.formats.prompt import AffixPrompt, Format, Prompt
 from ggufrun.chat.negative import Negative
 from ggufrun.chat.reply import Reply, Text, Thought
 from ggufrun.chat.token_budget import Budget
@@ -152,7 +153,7 @@ class Session:
         if not self.past:
             return None
         last = self.past.pop()
-        self.ids = list(last.before)
+        self.ids = last.step.taken_back(self.ids)
         return last
 
     def salvage(self) -> bool:
@@ -193,14 +194,25 @@ class Session:
         return self.format.opening(text)
 
     def _turn(self, user: str) -> Prompt:
-        prompt = self.format.turn(self.past, self.ids, self.system, user)
-        if self.shift and not self._seen(prompt):
-            # A template that writes the past anew: what does not fit is left out, the oldest first.
-            for first in range(1, len(self.past) + 1):
-                if len(prompt.ids) < self.context.n_ctx:
-                    break
-                prompt = self.format.turn(self.past[first:], [], self.system, user)
+        room = self.context.n_ctx
+        prompt = self.format.turn(self.past, self.ids, self.system, user, room if self.shift else None)
+        if self.shift and not self._seen(prompt) and (prompt.first or len(prompt.ids) >= room):
+            return self._shortened(prompt, user)
         return prompt
+
+    def _shortened(self, prompt: Prompt, user: str) -> Prompt:
+        """Of a template that writes the past anew, what fits: the oldest turns are left out, as few as possible."""
+        low, high = reach(self.past, self.context.n_ctx), len(self.past)
+        fitting: Prompt | None = None
+        while low <= high:
+            first = (low + high) // 2
+            shorter = self.format.turn(self.past[first:], [], self.system, user)
+            prompt = replace(shorter, first=first)
+            if len(shorter.ids) < self.context.n_ctx:
+                fitting, high = prompt, first - 1
+            else:
+                low = first + 1
+        return fitting or prompt
 
     def _seen(self, prompt: Prompt) -> int:
         """How many of a prompt's ids are older than its turn."""
@@ -235,7 +247,7 @@ class Session:
                 f"the conversation takes {len(prompt.ids)} tokens, and the context has {context.n_ctx}",
                 "shorten the text, give a longer context with -c, or start a new conversation",
             )
-        before = tuple(self.ids)
+        before = self.ids
         new_ids = tuple(prompt.ids[seen:])
         stats = GenerationStats()
         reply = Reply(self.format, prompt)
@@ -250,13 +262,23 @@ class Session:
                 self.ids = [*prompt.ids, *kept]
                 for shift in stats.shifts:
                     shift.apply(self.ids)
-                words = Exchange(user, reply.answer, before, tuple(self.ids), prompt.rendered, opened)
+                words = Exchange(
+                    user,
+                    reply.answer,
+                    Step.between(before, self.ids),
+                    size=len(vocab.tokenize(user, special=False)) + len(kept),
+                    rendered=rendered_trace(prompt.rendered, prompt.first),
+                    opened=opened,
+                )
                 if reply.splitter.thought:
+                    place = reply.place(len(prompt.ids), len(kept))
                     words = replace(
                         words,
+                        size=words.size - (place[1] - place[0] if place is not None else 0),
                         reasoning=reply.reasoning,
                         said=reply.said,
-                        thought=None if stats.shifts else reply.place(len(prompt.ids), len(kept)),
+                        thought=None if stats.shifts else place,
+                        after=Trace.of_ids(self.ids),
                     )
                 self.past.append(words)
                 return True

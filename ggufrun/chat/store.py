@@ -8,7 +8,6 @@ be had again from the first.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,12 @@ from typing import Any
 from ggufrun import jsontext
 from ggufrun.atomicfile import appearing
 from ggufrun.chat.formats import stylebook
-from ggufrun.chat.formats.prompt import AffixPrompt, Exchange, Format, StylePrompt
+from ggufrun.chat.formats.history import Exchange
+from ggufrun.chat.formats.prompt import AffixPrompt, Format, StylePrompt
 from ggufrun.chat.formats.template import ChatTemplate
 from ggufrun.chat.formats.template_prompt import TemplatePrompt
 from ggufrun.chat.replay import replay
+from ggufrun.chat.saved_turn import ids, largest_lost, read_first_form, read_turn, text
 from ggufrun.chat.session import Session
 from ggufrun.engine.sampling.params import SamplingParams
 from ggufrun.engine.state import identity, load_state, save_state, state_size
@@ -27,7 +28,8 @@ from ggufrun.engine.vocabulary import Vocab
 from ggufrun.errors import EngineError, FormatError, GgufrunError, NotFoundError, TargetError
 from ggufrun.regularfile import read_bytes, read_start
 
-VERSION = 1
+VERSION = 2
+"""Of the files that are written; those of version 1 are read."""
 
 HEAD = b'{"ggufrun session":'
 """How a session's file begins."""
@@ -69,12 +71,13 @@ def save(session: Session, path: Path, *, always: bool = True, words_only: bool 
         # an answer that may fill the context may fill another one too
         "limit": None if session.limit == session.context.n_ctx else session.limit,
         "system": session.system,
-        "turns": [_turn(exchange, session.ids) for exchange in session.past],
         "placed": list(session.placed),
         "ids": session.ids,
     }
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    turns = ",".join(exchange.saved for exchange in session.past)
     try:
-        write_whole(path, json.dumps(value, ensure_ascii=False, separators=(",", ":"), indent=None))
+        write_whole(path, f'{text[:-1]},"turns":[{turns}]}}')
     except OSError as error:
         raise TargetError(f"the session cannot be saved in {path}: {error.strerror}", "save it elsewhere") from error
     try:
@@ -105,12 +108,13 @@ def load(session: Session, path: Path, system: str | None = None, *, adopt: bool
     ``system`` the words are tokenized anew. Raises NotFoundError, FormatError.
     """
     value = _read(path)
-    turns = [_exchange(turn, value["ids"], path) for turn in _list(value, "turns", path)]
+    try:
+        turns, placed, said = _turns(value), ids(value.get("placed")), text(value.get("system"))
+    except ValueError as error:
+        raise _damaged(path) from error
     settings = _settings(value, path)
     vocab = session.context.model.vocab
-    said = _text(value, "system", path)
     known = identity(session.context)
-    placed = tuple(_ids(value, "placed", path))
     if adopt and (value.get("identity") == known or value.get("model") == session.context.model.name):
         kept = _format(value.get("prompt"), vocab, path)
         if kept is not None and kept.key != session.format.key:
@@ -126,13 +130,14 @@ def load(session: Session, path: Path, system: str | None = None, *, adopt: bool
             [(turn.user, turn.answer) for turn in turns],
             opened=bool(turns) and turns[0].opened,
             reasoning=[turn.reasoning for turn in turns],
+            room=session.context.n_ctx if session.shift else None,
         )
         session.context.clear()
         note = "it was held with another model or format: its words are read anew"
         return Loaded(len(turns), 0, note if turns else "", *settings)
     session.past, session.ids = turns, list(value["ids"])
-    session.placed = placed
-    if session.ids and not 0 <= min(session.ids) <= max(session.ids) < vocab.size:
+    session.placed = tuple(placed)
+    if max([*session.ids, *placed, largest_lost(turns)]) >= vocab.size:
         session.clear()
         raise _damaged(path)
     if not session.ids:
@@ -197,24 +202,6 @@ def write_whole(path: Path, text: str) -> None:
         temporary.write_bytes(text.encode("utf-8", "replace"))
 
 
-def _turn(exchange: Exchange, ids: list[int]) -> dict[str, Any]:
-    return {
-        "user": exchange.user,
-        "answer": exchange.answer,
-        "before": _shorter(exchange.before, ids),
-        "after": _shorter(exchange.after, ids),
-        "rendered": exchange.rendered,
-        "opened": exchange.opened,
-        **({"reasoning": exchange.reasoning} if exchange.reasoning else {}),
-        **({"said": exchange.said, "thought": exchange.thought} if exchange.said else {}),
-    }
-
-
-def _shorter(part: Sequence[int], ids: list[int]) -> int | list[int]:
-    """The length of ``part`` where it is the beginning of ``ids``, as it mostly is."""
-    return len(part) if ids[: len(part)] == list(part) else list(part)
-
-
 def _read(path: Path) -> dict[str, Any]:
     try:
         value = jsontext.parse(read_bytes(path, MAX_BYTES, "choose another file"))
@@ -224,48 +211,24 @@ def _read(path: Path) -> dict[str, Any]:
         raise NotFoundError(f"{path} cannot be read: {error.strerror}", "check the path") from error
     except ValueError as error:
         raise _damaged(path) from error
-    if not isinstance(value, dict) or value.get("ggufrun session") != VERSION:
+    if not isinstance(value, dict):
         raise _damaged(path)
-    _ids(value, "ids", path)
+    version = value.get("ggufrun session")
+    if type(version) is int and version > VERSION:
+        raise FormatError(f"{path} was written by a newer ggufrun", "update this one")
+    if version not in (1, VERSION):
+        raise _damaged(path)
     return value
 
 
-def _exchange(turn: Any, ids: list[int], path: Path) -> Exchange:
-    if not isinstance(turn, dict):
-        raise _damaged(path)
-    before, after = (
-        tuple(ids[: turn[name]]) if type(turn.get(name)) is int else tuple(_ids(turn, name, path))
-        for name in ("before", "after")
-    )
-    user, answer, rendered = (_text(turn, name, path) for name in ("user", "answer", "rendered"))
-    reasoning, said = (_text({name: "", **turn}, name, path) for name in ("reasoning", "said"))
-    place = turn.get("thought")
-    if place is not None:
-        place = tuple(_ids(turn, "thought", path))
-        if len(place) != 2 or not 0 <= place[0] <= place[1] <= len(after):
-            raise _damaged(path)
-    return Exchange(user, answer, before, after, rendered, turn.get("opened") is True, reasoning, said, place)
-
-
-def _list(value: dict[str, Any], name: str, path: Path) -> list[Any]:
-    found = value.get(name)
-    if not isinstance(found, list):
-        raise _damaged(path)
-    return found
-
-
-def _ids(value: dict[str, Any], name: str, path: Path) -> list[int]:
-    found = _list(value, name, path)
-    if not all(type(token) is int for token in found):
-        raise _damaged(path)
-    return found
-
-
-def _text(value: dict[str, Any], name: str, path: Path) -> str:
-    found = value.get(name)
-    if not isinstance(found, str):
-        raise _damaged(path)
-    return found
+def _turns(value: dict[str, Any]) -> list[Exchange]:
+    """The turns, of either version. ValueError."""
+    turns, whole = value.get("turns"), ids(value.get("ids"))
+    if not isinstance(turns, list):
+        raise ValueError("no turns")
+    if value["ggufrun session"] == 1:
+        return [read_first_form(turn, whole) for turn in turns]
+    return [read_turn(turn, index) for index, turn in enumerate(turns)]
 
 
 def _head(path: Path) -> bytes:

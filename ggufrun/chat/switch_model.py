@@ -56,4 +56,5 @@ def take_up(session: Session, carried: Carried) -> None:
         carried.turns,
         opened=carried.opened,
         reasoning=carried.reasoning,
+        room=session.context.n_ctx if session.shift else None,
     )

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ggufrun.chat.formats.history import Exchange
 from ggufrun.chat.formats.reasoning import Marks, control_names, marks_of
 from ggufrun.chat.formats.styles import Style, encode
 from ggufrun.engine.vocabulary import NULL, Vocab
@@ -25,40 +26,9 @@ message or ahead of it, and what stands after it."""
 
 
 @dataclass(frozen=True)
-class Exchange:
-    """A question and its answer.
-
-    ``before`` and ``after`` are the conversation's ids around it; ``answer`` is what the user saw, and ``rendered`` the
-    text that a template had made of the conversation up to the answer, if one was used. ``opened`` marks a text that
-    was fed as it stands instead of asked.
-
-    Of a model that thought first, ``reasoning`` are its thoughts, ``said`` is everything it wrote, and ``thought`` the
-    place in ``after`` of the tokens that precede the answer; None where that is no longer known.
-    """
-
-    user: str
-    answer: str
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-    rendered: str = ""
-    opened: bool = False
-    reasoning: str = ""
-    said: str = ""
-    thought: tuple[int, int] | None = None
-
-    def without_reasoning(self, ids: Sequence[int]) -> list[int] | None:
-        """``ids``, which are those of ``after``, without the tokens of the reasoning; None where they are not known."""
-        if not self.said:
-            return list(ids)
-        if self.thought is None or tuple(ids) != self.after:
-            return None
-        start, stop = self.thought
-        return [*ids[:start], *ids[stop:]]
-
-
-@dataclass(frozen=True)
 class Prompt:
-    """What to feed for the next answer: all ids, and the text they come from where a template made it.
+    """What to feed for the next answer: all ids, and the text they come from where a template made it (``rendered``, of
+    the turns from ``first`` on).
 
     ``seen`` of the ids are older than this turn; None when that is all that the model has seen, if it is there at all.
     ``reasons`` are the marks that the prompt has opened.
@@ -68,6 +38,7 @@ class Prompt:
     rendered: str = ""
     seen: int | None = None
     reasons: Marks | None = None
+    first: int = 0
 
 
 class Format(Protocol):
@@ -90,8 +61,14 @@ class Format(Protocol):
     @property
     def described(self) -> dict[str, Any]: ...
 
-    def turn(self, past: Sequence[Exchange], ids: Sequence[int], system: str, user: str) -> Prompt:
-        """Ask ``user`` after ``past``, of which ``ids`` is what the model has seen."""
+    def turn(
+        self, past: Sequence[Exchange], ids: Sequence[int], system: str, user: str, room: int | None = None
+    ) -> Prompt:
+        """Ask ``user`` after ``past``, of which ``ids`` is what the model has seen.
+
+        In a conversation that may outgrow its context, ``room`` is how many tokens that holds: what is older than it
+        can hold need not be looked at.
+        """
 
 
 class StylePrompt:
@@ -110,7 +87,9 @@ class StylePrompt:
         self.described = {"style": self.name, "stops": list(reverse)}
         self._vocab = vocab
 
-    def turn(self, past: Sequence[Exchange], ids: Sequence[int], system: str, user: str) -> Prompt:
+    def turn(
+        self, past: Sequence[Exchange], ids: Sequence[int], system: str, user: str, room: int | None = None
+    ) -> Prompt:
         """Open the conversation, or continue it after closing an answer that was cut short."""
         style, vocab = self.style, self._vocab
         if not past:
@@ -156,7 +135,9 @@ class AffixPrompt:
         """``-p``: the text as it stands, control tokens and all, with BOS if the model wants one."""
         return Prompt(self._vocab.tokenize(text, special=True, bos=True))
 
-    def turn(self, past: Sequence[Exchange], ids: Sequence[int], system: str, user: str) -> Prompt:
+    def turn(
+        self, past: Sequence[Exchange], ids: Sequence[int], system: str, user: str, room: int | None = None
+    ) -> Prompt:
         """Append a message; an empty one gives the word back to the model."""
         vocab = self._vocab
         start = [*ids]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from ggufrun.chat.formats.prompt import Exchange, Prompt
+from ggufrun.chat.formats.history import Exchange, window
+from ggufrun.chat.formats.prompt import Prompt
 from ggufrun.chat.formats.reasoning import control_names, marks_of, opened_by
 from ggufrun.chat.formats.template import ChatTemplate, Message, TemplateExcess
 from ggufrun.engine.vocabulary import Vocab
@@ -39,15 +41,23 @@ class TemplatePrompt:
         named = {"bos_token": self._bos_text, "eos_token": self._eos_text}
         self._tokens = {name: text for name, text in named.items() if text}
 
-    def turn(self, past: Sequence[Exchange], ids: Sequence[int], system: str, user: str) -> Prompt:
-        """Render the whole conversation, and feed only what is new in it if the rest is what the model has seen."""
-        text = self._text(past, system, user)
+    def turn(
+        self, past: Sequence[Exchange], ids: Sequence[int], system: str, user: str, room: int | None = None
+    ) -> Prompt:
+        """Render the conversation, and feed only what is new in it if the rest is what the model has seen."""
+        # what the last text began with, so that this one can be compared with it
+        first = past[-1].rendered.first if ids and past and past[-1].rendered is not None else 0
+        text = self._text(past[first:], system, user)
         reasons = opened_by(text, self.marks)
         known = self._known(past, ids, text)
+        if room is not None and (later := window(past, first, room)) > first:
+            # The next turn need not look back as far. A template that refuses such a beginning is left as it is.
+            with contextlib.suppress(FormatError):
+                text, first = self._text(past[later:], system, user), later
         if known is not None:
             start, delta = known
-            return Prompt([*start, *self._vocab.tokenize(delta, special=True)], text, len(start), reasons)
-        return Prompt(self._tokenize(text), text, reasons=reasons)
+            return Prompt([*start, *self._vocab.tokenize(delta, special=True)], text, len(start), reasons, first)
+        return Prompt(self._tokenize(text), text, reasons=reasons, first=first)
 
     @property
     def described(self) -> dict[str, Any]:
@@ -96,10 +106,10 @@ class TemplatePrompt:
 
         Templates drop the reasoning of earlier turns, or keep it; what the model has seen is cut accordingly.
         """
-        if not past or not past[-1].rendered or not text.startswith(past[-1].rendered):
+        if not past or past[-1].rendered is None or not past[-1].rendered.trace.begins(text):
             return None
         last = past[-1]
-        rest = text[len(last.rendered) :].lstrip()
+        rest = text[past[-1].rendered.trace.length :].lstrip()
         kept, said = list(ids), last.said.strip()
         if said and rest.startswith(said):
             rest = rest[len(said) :]

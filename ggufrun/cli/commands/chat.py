@@ -204,7 +204,7 @@ def _talk(
     if terminal and not flags.single_turn and (go_on or sys.stdout.isatty() or (first is None and raw is None)):
         talk.conversation(first, raw)
     elif go_on and not flags.single_turn:
-        talk.lines(sys.stdin.buffer, first, raw)
+        talk.lines(sys.stdin.buffer, first, raw, obeys=not flags.compat)
     else:
         piped = "" if terminal else read_piped()
         talk.single(*joined(first, raw, typed(piped)))

@@ -63,17 +63,43 @@ class Talk:
             for events in self._opening(message, raw):
                 self._checked(events)
 
-    def lines(self, source: Iterable[bytes], message: str | None, raw: str | None) -> None:
-        """Every line of ``source`` is a message, as in llama.cpp's interactive mode; a backslash joins two lines."""
+    def lines(self, source: Iterable[bytes], message: str | None, raw: str | None, *, obeys: bool = True) -> None:
+        """Every line of ``source`` is a message, as in llama.cpp's interactive mode; a backslash joins two lines.
+
+        With ``obeys`` a line that is one is carried out, as at a terminal; what only looks like one is a message.
+        """
         with self._kept():
             for events in self._opening(message, raw):
                 self._checked(events)
             texts = (line.decode("utf-8", "surrogateescape") for line in source)
             for line in join_lines(texts, multiline=self.multiline, slash=self.slash):
+                command = commands.parse(line) if obeys else None
+                if command is not None and command[0] in commands.BY_NAME:
+                    if not self._obeyed_in_pipe(command):
+                        break
+                    continue
+                line = commands.message(line) if obeys else line
                 if self._handed_back(line):
                     continue
                 if line or isinstance(self.session.format, AffixPrompt):
                     self._checked(self.session.ask(self.typed(line)))
+
+    def _obeyed_in_pipe(self, command: tuple[str, str]) -> bool:
+        """Do what a command says where nobody is at the keyboard; returns whether there is more to come."""
+        outcome = commands.run(self.session, *command)
+        self.screen.note(*outcome.lines)
+        self.screen.table(outcome.rows)
+        if outcome.thinking is not None:
+            self.screen.thinking = outcome.thinking
+        if outcome.copy is not None or outcome.model is not None or outcome.edit is not None:
+            self.screen.note(f"/{command[0]} needs a terminal")
+        elif outcome.answer is not None:
+            self._checked(outcome.answer)
+        elif outcome.message is not None:
+            self._checked(self.session.ask(outcome.message))
+        else:
+            self._keep(always=False)
+        return not outcome.leave
 
     def _checked(self, events: Iterator[Event]) -> None:
         done = self._show(events, status=False)
