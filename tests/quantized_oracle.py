@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.quantized_samples import SAMPLES, Sample
+from tests.quantized_samples import SAMPLES, WHOLES, Sample
 
 GOLDEN = Path(__file__).parent / "golden" / "quantized.json"
 
@@ -232,8 +232,14 @@ def main() -> None:
             "first": [float(value) for value in values.reshape(-1)[:4]],
             "sha256": hashlib.sha256(values.tobytes()).hexdigest(),
         }
+    wholes = {}
+    for name, model in WHOLES.items():
+        digest = hashlib.sha256()
+        for sample in model.modules.values():
+            digest.update((KINDS[sample.kind](sample).float().contiguous().numpy() + np.float32(0)).tobytes())
+        wholes[name] = digest.hexdigest()
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    golden = {"command": "python -m tests.quantized_oracle", "libraries": versions, "weights": found}
+    golden = {"command": "python -m tests.quantized_oracle", "libraries": versions, "weights": found, "wholes": wholes}
     text = json.dumps(golden, indent=1)
     GOLDEN.write_text(text + "\n")
 

@@ -350,3 +350,100 @@ SAMPLES: dict[str, Sample] = {
     "bitnet": bitnet(91, (64, 48), False),
     "bitnet-auto": bitnet(92, (64, 48), True),
 }
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A tiny checkpoint: ``plain`` are its tensors that are not quantized, ``modules`` the others, by weight name."""
+
+    config: dict[str, Any]
+    plain: Stored
+    modules: Mapping[str, Sample]
+
+    def stored(self) -> Stored:
+        """All tensors, as the file has them."""
+        found = dict(self.plain)
+        for name, sample in self.modules.items():
+            found |= {stem_of(name, sample) + ending: part for ending, part in sample.tensors.items()}
+        return found
+
+
+def stem_of(weight: str, sample: Sample) -> str:
+    """What the names of the parts begin with."""
+    return weight.removesuffix(sample.weight) if sample.weight else weight
+
+
+WIDTH, INNER, VOCABULARY, EXPERTS = 64, 128, 320, 4
+
+
+def whole(architecture: str, make: Callable[[int, tuple[int, int]], Sample], **config: Any) -> Whole:
+    """A model of two layers whose linear layers are quantized, all but the output."""
+    found: dict[str, Any] = {
+        "architectures": [architecture],
+        "model_type": architecture.removesuffix("ForCausalLM").lower(),
+        "hidden_size": WIDTH,
+        "intermediate_size": INNER,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "vocab_size": VOCABULARY,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float16",
+        **config,
+    }
+    linear = {"self_attn.q_proj": (64, 64), "self_attn.k_proj": (32, 64), "self_attn.v_proj": (32, 64)}
+    linear |= {"self_attn.o_proj": (64, 64)}
+    plain: dict[str, tuple[int, ...]] = {"input_layernorm": (WIDTH,), "post_attention_layernorm": (WIDTH,)}
+    mlp = {"gate_proj": (INNER, WIDTH), "up_proj": (INNER, WIDTH), "down_proj": (WIDTH, INNER)}
+    if "num_local_experts" in config:
+        names = {"w1": (INNER, WIDTH), "w3": (INNER, WIDTH), "w2": (WIDTH, INNER)}
+        linear |= {f"block_sparse_moe.experts.{n}.{key}": shape for n in range(EXPERTS) for key, shape in names.items()}
+        plain["block_sparse_moe.gate"] = (EXPERTS, WIDTH)
+    else:
+        linear |= {f"mlp.{key}": shape for key, shape in mlp.items()}
+    chance = np.random.default_rng(5)
+    stored: Stored = {}
+    modules = {}
+
+    def add(name: str, *shape: int) -> None:
+        stored[name] = ("F16", (chance.standard_normal(shape) * 0.02).astype(np.float16))
+
+    add("model.embed_tokens.weight", VOCABULARY, WIDTH)
+    for layer in range(2):
+        for name, shape in plain.items():
+            add(f"model.layers.{layer}.{name}.weight", *shape)
+        for number, (name, size) in enumerate(linear.items()):
+            modules[f"model.layers.{layer}.{name}.weight"] = make(1000 * layer + number, size)
+            if architecture == "Qwen2ForCausalLM" and name.endswith(("q_proj", "k_proj", "v_proj")):
+                add(f"model.layers.{layer}.{name}.bias", size[0])
+    add("model.norm.weight", WIDTH)
+    if not found["tie_word_embeddings"]:
+        add("lm_head.weight", VOCABULARY, WIDTH)
+    found["quantization_config"] = next(iter(modules.values())).settings
+    return Whole(found, stored, modules)
+
+
+MIXTRAL = {"num_local_experts": EXPERTS, "num_experts_per_tok": 2}
+
+WHOLES: dict[str, Whole] = {
+    "llama-gptq": whole("LlamaForCausalLM", lambda seed, shape: gptq(seed, shape, 4, 32, act_order=True)),
+    "llama-gptq-8bit-v2": whole("LlamaForCausalLM", lambda seed, shape: gptq(seed, shape, 8, -1, v2=True)),
+    "mixtral-gptq-3bit": whole("MixtralForCausalLM", lambda seed, shape: gptq(seed, shape, 3, 32), **MIXTRAL),
+    "qwen2-awq": whole("Qwen2ForCausalLM", lambda seed, shape: awq(seed, shape, 32), tie_word_embeddings=True),
+    "qwen2-nf4": whole(
+        "Qwen2ForCausalLM", lambda seed, shape: bnb4(seed, shape, "nf4", nested=256), torch_dtype="bfloat16"
+    ),
+    "llama-8bit": whole("LlamaForCausalLM", bnb8),
+    "mixtral-ct-4bit": whole("MixtralForCausalLM", lambda seed, shape: ct_packed(seed, shape, 4, 32, False), **MIXTRAL),
+    "llama-ct-int8": whole(
+        "LlamaForCausalLM", lambda seed, shape: ct_naive(seed, shape, "I8", (shape[0], 1), "channel")
+    ),
+    "qwen2-ct-fp8": whole(
+        "Qwen2ForCausalLM", lambda seed, shape: ct_naive(seed, shape, "F8_E4M3", (shape[0], 1), "channel")
+    ),
+    "mixtral-fp8": whole("MixtralForCausalLM", lambda seed, shape: fp8(seed, shape, (32, 32)), **MIXTRAL),
+    "llama-bitnet": whole("LlamaForCausalLM", lambda seed, shape: bitnet(seed, shape, False)),
+}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,12 @@ import pytest
 
 from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.tensor import Tensor
+from ggufrun.convert import pipeline
+from ggufrun.convert.plan import Wishes, plan_convert
+from ggufrun.quantize.types import FILE_TYPES, FileType
 from tests.checkpoints import safetensors_bytes
-from tests.quantized_samples import SAMPLES, Sample
+from tests.families import no_vocabulary, replace_vocabulary
+from tests.quantized_samples import SAMPLES, WHOLES, Sample, Whole, stem_of
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "quantized.json").read_text())
 NAME = "model.layers.0.mlp.up_proj"
@@ -27,9 +33,7 @@ def write(folder: Path, sample: Sample, settings: dict[str, Any] | None = None, 
     said = sample.settings if settings is None else settings
     config = {"model_type": "llama", **sample.config, **({"quantization_config": said} if said else {})}
     (folder / "config.json").write_text(json.dumps(config))
-    stem = NAME if any(ending.startswith(".weight") for ending in sample.tensors) else NAME + ".weight"
-    if sample.kind in ("gptq", *(f"awq-{kind}" for kind in ("gemm", "gemv", "gemv_fast"))):
-        stem = NAME
+    stem = stem_of(NAME + ".weight", sample)
     tensors = {ending: part for ending, part in {**sample.tensors, **changes}.items() if part is not None}
     (folder / "model.safetensors").write_bytes(
         safetensors_bytes({stem + ending: part for ending, part in tensors.items()})
@@ -66,4 +70,81 @@ def test_values_are_those_of_the_library(tmp_path: Path, name: str) -> None:
 
 
 def test_every_sample_was_recorded() -> None:
-    assert list(GOLDEN["weights"]) == list(SAMPLES)
+    assert list(GOLDEN["weights"]) == list(SAMPLES) and list(GOLDEN["wholes"]) == list(WHOLES)
+
+
+def digest(weights: Iterable[npt.NDArray[np.float32]]) -> str:
+    return hashlib.sha256(b"".join((rows + np.float32(0)).tobytes() for rows in weights)).hexdigest()
+
+
+def write_whole(folder: Path, model: Whole, name: str = "model.safetensors") -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(model.config))
+    (folder / name).write_bytes(safetensors_bytes(model.stored()))
+    return folder
+
+
+def namer(folder: Path) -> Callable[[FileType], Path]:
+    return lambda kind: folder / kind.name
+
+
+@pytest.fixture
+def without_a_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_vocabulary(monkeypatch, no_vocabulary)
+
+
+@pytest.mark.usefixtures("without_a_tokenizer")
+@pytest.mark.parametrize("name", WHOLES)
+def test_whole_checkpoints(tmp_path: Path, name: str) -> None:
+    """The same GGUFs as from a checkpoint that holds what the library makes of the weights, in F32."""
+    model = WHOLES[name]
+    folder = write_whole(tmp_path / name, model)
+    source = open_checkpoint(folder)
+    weights = {key: source.tensors[key].rows(0, source.tensors[key].n_rows) for key in model.modules}
+    source.close()
+    assert list(source.tensors.keys() - model.plain.keys() - model.modules.keys()) == []
+    assert digest(weights.values()) == GOLDEN["wholes"][name]
+    assert [len(source.notes), *("quantized before" in note for note in source.notes)] in ([1, True], [0])
+    plain = {**model.plain, **{key: ("F32", rows) for key, rows in weights.items()}}
+    kinds = [FILE_TYPES[kind] for kind in ("F16", "BF16", "F32", "Q8_0")]
+    for path, config, stored in (
+        (tmp_path / "quantized", model.config, model.stored()),
+        (tmp_path / "plain", {**model.config, "quantization_config": None}, plain),
+    ):
+        path.mkdir()
+        (path / "config.json").write_text(json.dumps(config))
+        (path / "model.safetensors").write_bytes(safetensors_bytes(stored))
+        planned = plan_convert(path, kinds, namer(path), wishes=Wishes(name="x"))
+        pipeline.run(planned, threads=2)
+        planned.close()
+    for kind in kinds:
+        quantized, other = ((tmp_path / place / kind.name).read_bytes() for place in ("quantized", "plain"))
+        assert quantized == other, kind.name
+
+
+def test_the_precision_of_its_own_is_that_of_the_scales(tmp_path: Path) -> None:
+    expected = {"llama-gptq": "F16", "qwen2-nf4": "BF16", "mixtral-ct-4bit": "BF16", "llama-8bit": "F16"}
+    for name, kind in expected.items():
+        source = open_checkpoint(write_whole(tmp_path / name, WHOLES[name]))
+        source.close()
+        assert {source.tensors[key].precision for key in WHOLES[name].modules} == {kind}
+
+
+@pytest.mark.usefixtures("without_a_tokenizer")
+@pytest.mark.parametrize("name", ["gptq_model-4bit-128g.safetensors", "anything.safetensors"])
+def test_names_of_files_that_only_quantized_checkpoints_have(tmp_path: Path, name: str) -> None:
+    """AutoGPTQ's, with its settings in a file of their own, of the first format."""
+    model = WHOLES["llama-gptq"]
+    said = {key: model.config["quantization_config"][key] for key in ("bits", "group_size", "desc_act", "sym")}
+    config = {key: value for key, value in model.config.items() if key != "quantization_config"}
+    write_whole(tmp_path, replace(model, config=config), name)
+    (tmp_path / "quantize_config.json").write_text(json.dumps(said))
+    (tmp_path / "adapter_model.safetensors").write_bytes(safetensors_bytes({"x": ("F16", np.zeros(1, np.float16))}))
+    (tmp_path / "consolidated.safetensors").write_bytes(b"not one of these")
+    source = open_checkpoint(tmp_path)
+    assert (
+        digest(source.tensors[key].rows(0, source.tensors[key].n_rows) for key in model.modules)
+        == (GOLDEN["wholes"]["llama-gptq"])
+    )
+    source.close()
+    assert tmp_path / "quantize_config.json" in source.files

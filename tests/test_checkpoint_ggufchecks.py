@@ -24,6 +24,8 @@ def header(**values: Any) -> Header:
             metadata[f"llama.{key}"] = encode(value, Kind.STRING)
         elif isinstance(value, list):
             metadata[f"llama.{key}"] = encode(value, Kind.ARRAY)
+        elif isinstance(value, float):
+            metadata[f"llama.{key}"] = encode(value, Kind.FLOAT32)
         elif value is not None:
             metadata[f"llama.{key}"] = encode(value, Kind.UINT32 if value >= 0 else Kind.INT32)
     return Header(metadata, (TENSOR,))
@@ -38,6 +40,12 @@ def header(**values: Any) -> Header:
         {"rope__scaling__type": "yarn"},
         {"block_count": None},
         {"attention__head_count": [4, 4, 0, 4]},
+        {"rope__dimension_count": 16},
+        {"attention__key_length": 128, "rope__dimension_count": 64, "rope__dimension_count_swa": 128},
+        {"attention__head_count": [4, 8, 4, 4], "rope__dimension_count": 16},
+        {"attention__layer_norm_rms_epsilon": 0.0, "rope__freq_base": 1e6, "rope__scaling__factor": 0.0},
+        {"activation_sparsity_scale": [-float("inf"), 1.5]},
+        {"context_length": 10485760, "vocab_size": 262144},
     ],
 )
 def test_sound_ones(values: dict[str, Any]) -> None:
@@ -61,6 +69,23 @@ def test_sound_ones(values: dict[str, Any]) -> None:
         {"embedding_length": 0},
         {"attention__head_count": 0},
         {"rope__scaling__type": "mystery"},
+        {"rope__dimension_count": 0},
+        {"rope__dimension_count": 5},
+        {"rope__dimension_count": 18},
+        {"attention__key_length": 128, "rope__dimension_count": 130},
+        {"attention__key_length": 1 << 20},
+        {"attention__sliding_window": (1 << 31) - 1},
+        {"attention__head_count_kv": [4, 4, 1 << 20, 4]},
+        {"embedding_length": 1 << 24},
+        {"context_length": (1 << 32) - 1},
+        {"vocab_size": (1 << 32) - 1},
+        {"attention__layer_norm_rms_epsilon": -1e-5},
+        {"attention__layer_norm_epsilon": float("inf")},
+        {"attention__scale": float("nan")},
+        {"rope__freq_base": 0.0},
+        {"rope__freq_base_swa": -10000.0},
+        {"rope__scaling__factor": float("inf")},
+        {"activation_sparsity_scale": [0.5, float("nan")]},
     ],
 )
 def test_others(values: dict[str, Any]) -> None:
@@ -93,11 +118,15 @@ def test_no_architecture() -> None:
         ("qwen3next", "ssm.time_step_rank", 0, 32),
         ("olmo2", "attention.sliding_window_pattern", [False, False], [True, False]),
         ("qwen3vl", "n_deepstack_layers", 2, 1),
+        ("qwen2vl", "rope.dimension_sections", [0, 0, 0, 4], [0, 2, 0, 0]),
+        ("qwen35", "rope.dimension_sections", [-1, 1, 1, 1], [1, 1, 1, 1]),
+        ("paddleocr", "rope.dimension_sections", [1 << 30, 1, 1, 1], [8, 4, 4, 0]),
     ],
 )
 def test_what_only_some_architectures_trip_over(arch: str, key: str, value: Any, sound: Any) -> None:
     for given, refused in ((value, True), (sound, False)):
-        plain = {"block_count": 2, "embedding_length": 64, "attention.head_count": 4, "attention.sliding_window": 8}
+        plain: dict[str, Any] = {"block_count": 2, "embedding_length": 64, "attention.head_count": 4}
+        plain |= {"attention.sliding_window": 8, "rope.dimension_sections": [2, 1, 1, 0]}
         metadata = {"general.architecture": encode(arch, Kind.STRING)}
         for name, number in {**plain, key: given}.items():
             kind = Kind.ARRAY if isinstance(number, list) else Kind.UINT32

@@ -20,7 +20,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ggufrun.checkpoint import lora
-from ggufrun.checkpoint.adapter import AdapterRequest, parse_request
+from ggufrun.checkpoint.adapter import AdapterRequest, split_request
 from ggufrun.checkpoint.folder import FolderSource
 from ggufrun.checkpoint.lora import merged
 from ggufrun.checkpoint.open import open_checkpoint
@@ -63,7 +63,7 @@ def assert_merged(ours: Arrays, theirs: Arrays) -> None:
         ):
             # neighbours at most, and those are rare
             steps = np.abs(bits(ours[name]) - bits(expected))[np.abs(expected) > 1e-5]
-            assert (steps <= 1).all() and (steps > 0).sum() <= 0.02 * steps.size, name
+            assert (steps <= 1).all() and (steps > 0).sum() <= max(1, 0.02 * steps.size), name
 
 
 def merge_case(folder: Path, tmp_path: Path) -> Arrays:
@@ -123,12 +123,12 @@ def test_a_scale_is_a_factor_on_the_change() -> None:
 
 def test_scales_on_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "a=b").mkdir()
-    assert parse_request("some/adapter=0.5") == AdapterRequest(Path("some/adapter"), 0.5)
-    assert parse_request("some/adapter") == AdapterRequest(Path("some/adapter"))
-    assert parse_request(str(tmp_path / "a=b")) == AdapterRequest(tmp_path / "a=b")
+    assert split_request("some/adapter=0.5") == ("some/adapter", 0.5)
+    assert split_request("hf://some/adapter@v1") == ("hf://some/adapter@v1", 1.0)
+    assert split_request(str(tmp_path / "a=b")) == (str(tmp_path / "a=b"), 1.0)
     for text in ("adapter=", "adapter=much", "adapter=nan", "adapter=inf"):
         with pytest.raises(UsageError, match="--lora"):
-            parse_request(text)
+            split_request(text)
 
 
 def test_columns_measured_in_several_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,9 +280,21 @@ REFUSED: dict[str, tuple[dict[str, Any], Callable[[], Arrays], type[GgufrunError
     "no type": ({"peft_type": None}, dict, UnsupportedError, "None"),
     "pissa": ({"init_lora_weights": "pissa_niter_16"}, lambda: low_rank(QUERY), UnsupportedError, "pissa"),
     "olora": ({"init_lora_weights": "olora"}, lambda: low_rank(QUERY), UnsupportedError, "olora"),
-    "replication": ({"layer_replication": [[0, 2]]}, lambda: low_rank(QUERY), UnsupportedError, "layer_replication"),
+    "replication": ({"layer_replication": [[0, 2]]}, lambda: low_rank(QUERY), UnsupportedError, "repeats layers"),
+    "activated": ({"alora_invocation_tokens": [1, 2]}, lambda: low_rank(QUERY), UnsupportedError, "aLoRA"),
     "tomorrow": ({"use_quantum": True}, lambda: low_rank(QUERY), UnsupportedError, "use_quantum"),
-    "experts": ({"target_parameters": ["experts"]}, lambda: low_rank(QUERY), UnsupportedError, "target_parameters"),
+    "experts": (
+        {"target_parameters": ["experts.down_proj"]},
+        lambda: low_rank("model.layers.0.mlp.experts"),
+        FormatError,
+        r"no model\.layers\.0\.mlp\.experts",
+    ),
+    "parameters of nothing": (
+        {"target_parameters": "experts.down_proj"},
+        lambda: low_rank(QUERY),
+        FormatError,
+        "target_parameters = experts",
+    ),
     "rank": ({"r": 8}, lambda: low_rank(QUERY), FormatError, "rank 4.* 8"),
     "rank is text": ({"r": "4"}, lambda: low_rank(QUERY), FormatError, "r = 4"),
     "rank is zero": ({"r": 0}, lambda: low_rank(QUERY), FormatError, "r = 0"),
@@ -303,7 +315,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Callable[[], Arrays], type[GgufrunError
     ),
     "unknown tensor": ({}, lambda: {f"{QUERY}.lora_C.weight": np.ones((2, 2), np.float32)}, UnsupportedError, "lora_C"),
     "ia3's tensor": ({}, lambda: {f"{QUERY}.ia3_l": np.ones((2, 2), np.float32)}, UnsupportedError, "ia3_l"),
-    "whole numbers": ({}, lambda: {"model.norm.weight": np.ones(256, np.int64)}, UnsupportedError, "no tensor of an"),
+    "whole numbers": ({}, lambda: {"model.norm.weight": np.ones(256, np.int64)}, UnsupportedError, "not a tensor of a"),
     "two ranks": (
         {},
         lambda: {
@@ -331,7 +343,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Callable[[], Arrays], type[GgufrunError
         UnsupportedError,
         "has experts",
     ),
-    "nothing in it": ({}, lambda: {"model.norm.weight": np.ones(0, np.float32)}, UnsupportedError, "no tensor of an"),
+    "nothing in it": ({}, lambda: {"model.norm.weight": np.ones(0, np.float32)}, UnsupportedError, "not a tensor of a"),
     "bias without bias": (
         {},
         lambda: low_rank(QUERY) | {f"{QUERY}.lora_B.bias": np.ones(256, np.float32)},
@@ -349,13 +361,6 @@ def test_what_must_not_be_merged(tmp_path: Path, kind: str) -> None:
     write_llama(tmp_path / "base")
     request = write_adapter(tmp_path / "adapter", tensors(), **settings)
     with pytest.raises(error, match=words):
-        open_checkpoint(tmp_path / "base", [request])
-
-
-def test_lm_head_of_tied_embeddings(tmp_path: Path) -> None:
-    write_llama(tmp_path / "base", tie_word_embeddings=True)
-    request = write_adapter(tmp_path / "adapter", low_rank("lm_head", out=3000))
-    with pytest.raises(FormatError, match=r"no lm_head\.weight.*untie"):
         open_checkpoint(tmp_path / "base", [request])
 
 

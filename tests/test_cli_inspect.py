@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.cli.commands.inspect import memory_use
+from ggufrun.cli.commands.inspect import engine_plan
 from ggufrun.convert import pipeline, plan
 from ggufrun.convert.describe import describe
 from ggufrun.quantize.types import FILE_TYPES
@@ -52,7 +52,7 @@ def test_the_cache_of_every_kind_of_layer(tmp_path: Path, monkeypatch: pytest.Mo
     planned.close()
     for context in (512, 1000, 4096):
         for path in (out, folder):
-            use = memory_use(path, describe(path)[1], context)
+            use, _ = engine_plan(path, describe(path)[1], context)
             assert use is not None and use.cache == EXPECTED[name](context), (context, path)
 
 
@@ -61,6 +61,6 @@ def test_what_the_engine_cannot_open_has_no_memory(tmp_path: Path, monkeypatch: 
     planned = plan.plan_convert(write(tmp_path / "q", CASES["qwen2"]), [FILE_TYPES["F16"]], lambda kind: tmp_path / "m")
     header = planned.targets[0].header
     planned.close()
-    assert memory_use(tmp_path / "nothing", header, 512) is not None
+    assert engine_plan(tmp_path / "nothing", header, 512)[0] is not None
     header.metadata.pop("qwen2.block_count")
-    assert memory_use(tmp_path / "nothing", header, 512) is None
+    assert engine_plan(tmp_path / "nothing", header, 512)[0] is None

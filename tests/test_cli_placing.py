@@ -161,7 +161,12 @@ def test_a_card_that_does_not_answer(tmp_path: Path) -> None:
         ),
         ("x.cu:1: CUDA error\nCUDA error: operation not supported", "the card failed: operation not supported;"),
         ("/x/ggml-rpc.cpp:1: Remote RPC server crashed or returned malformed response", "a worker of --rpc died"),
-        ("ggml.c:77: GGML_ASSERT(ne > 0) failed", "the engine gave up: ggml.c:77: GGML_ASSERT(ne > 0) failed"),
+        (
+            "ggml.c:77: GGML_ASSERT(ne > 0) failed",
+            "the engine gave up: ggml.c:77: GGML_ASSERT(ne > 0) failed; the model's file may be damaged",
+        ),
+        ("it crashed (SIGBUS)", "the model's file became shorter while it was in use"),
+        ("it crashed (SIGSEGV)", "the engine crashed (SIGSEGV); the model's file may be damaged, or made to do harm"),
         ("", "the engine gave up: it gave no reason"),
     ],
 )

@@ -94,7 +94,7 @@ def test_no_such_model_and_too_many(models: Path) -> None:
         resolve_model("plane-Q4_K_M")
     with pytest.raises(NotFoundError, match="ggufrun list"):
         resolve_model("./nowhere/x.gguf")
-    with pytest.raises(NotFoundError, match="checkpoint is a checkpoint, no GGUF"):
+    with pytest.raises(NotFoundError, match="checkpoint is a checkpoint, not a GGUF"):
         resolve_model("checkpoint", gguf_only=True)
     # a part of a name is no name
     with pytest.raises(NotFoundError):

@@ -1,20 +1,16 @@
-"""A PEFT LoRA adapter folder: ``adapter_config.json`` and its tensors, sorted into what each does to a base tensor.
+"""A PEFT LoRA adapter folder: its tensors, sorted into what each does to a tensor of the base.
 
-Source of names and formulas: peft's ``LoraConfig``, ``tuners/lora`` and ``utils/save_and_load``. Settings that change
-what merging means, and that are not implemented, are refused, and so is anything not known.
+Source of names and formulas: peft's ``tuners/lora``, ``tuners/trainable_tokens`` and ``utils/save_and_load``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import sqrt
 from pathlib import Path
-from typing import Any
 
+from ggufrun.checkpoint.adapterconfig import AGAIN, MERGE_WITH_PEFT, Settings
 from ggufrun.checkpoint.folder import FolderSource
-from ggufrun.checkpoint.jsonfile import read_object
-from ggufrun.checkpoint.patterns import matches_end
 from ggufrun.checkpoint.safetensors import SAFETENSORS
 from ggufrun.checkpoint.tensor import Source, Tensor
 from ggufrun.checkpoint.torchfile import TORCH
@@ -31,21 +27,7 @@ TOKENIZERS = (
     "tekken.json",
     "vocab.json",
 )
-
-HARMLESS = frozenset(
-    (
-        "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying",
-        "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
-        "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias", "lora_dropout", "lora_ga_config",
-        "megatron_config", "megatron_core", "merge_weights", "modules_to_save", "peft_type", "peft_version",
-        "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules", "task_type",
-        "use_dora", "use_rslora",
-    )
-)  # fmt: skip
-"""Settings that are understood here, or that only matter for training. Any other one must be off."""
-
-CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Ways to start training that alter the base weights: such an adapter does not belong to the original base."""
+"""Files of which each is a vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -56,118 +38,77 @@ class AdapterRequest:
     scale: float = 1.0
 
 
-def parse_request(text: str) -> AdapterRequest:
-    """``DIR`` or ``DIR=SCALE``; UsageError for a scale that is no number."""
+def split_request(text: str) -> tuple[str, float]:
+    """``ADAPTER`` or ``ADAPTER=SCALE`` as name and factor; UsageError for a scale that is not a number."""
     if Path(text).exists() or "=" not in text:
-        return AdapterRequest(Path(text))
-    folder, _, number = text.rpartition("=")
+        return text, 1.0
+    name, _, number = text.rpartition("=")
     try:
         scale = float(number)
     except ValueError:
         scale = float("nan")
     if not abs(scale) < float("inf"):
-        raise UsageError(f"--lora {text} has no number behind the =", "write DIR or DIR=SCALE, such as DIR=0.5")
-    return AdapterRequest(Path(folder), scale)
+        raise UsageError(f"--lora {text} has no number after the =", "write DIR or DIR=SCALE, such as DIR=0.5")
+    return name, scale
 
 
-@dataclass
+@dataclass(frozen=True)
 class Delta:
-    """A low-rank change of one weight: ``scale`` times ``b`` times ``a``.
+    """A low-rank change of one weight: the scale of ``settings`` times ``b`` times ``a``.
 
-    ``a`` has the shape (r, in) and ``b`` (out, r). ``transposed`` says that the weight is stored as (in, out), as
-    embeddings and GPT-2's layers are. ``magnitude`` is DoRA's length of each output row.
+    ``a`` has the shape (r, in) and ``b`` (out, r); of a parameter that holds several experts, (experts * r, in) and
+    (out, r * experts). ``depth`` tells several parameters of one module apart: the last one wrapped has 0.
+    ``transposed`` says that the weight is stored as (in, out), as embeddings and GPT-2's layers are. ``magnitude`` is
+    DoRA's length of each output row.
     """
 
     module: str
-    a: Tensor | None = None
-    b: Tensor | None = None
+    a: Tensor
+    b: Tensor
     b_bias: Tensor | None = None
     magnitude: Tensor | None = None
     transposed: bool = False
-    scale: float = 1.0
+    depth: int = 0
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """New rows of an embedding (or output matrix): row ``k`` of ``rows`` is that of token ``tokens[k]``."""
+
+    module: str
+    tokens: tuple[int, ...]
+    rows: Tensor
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What an adapter does: ``deltas`` by the name of the module, ``whole`` tensors by that of what they replace.
+    """What an adapter does: ``deltas`` and ``tokens`` by module, ``whole`` tensors by the name of what they replace.
 
-    ``frozen`` names the whole ones below a low-rank change, which training did not touch; peft stores them with an
-    embedding because the vocabulary may have grown.
+    ``frozen`` names the whole ones that training did not touch: peft stores them below a change of an embedding,
+    because the vocabulary may have grown. ``originals`` are what a whole one was trained from, where it is stored.
     """
 
     path: Path
     source: Source
-    deltas: Mapping[str, Delta] = field(default_factory=dict)
+    settings: Settings
+    factor: float = 1.0
+    deltas: Mapping[str, tuple[Delta, ...]] = field(default_factory=dict)
+    tokens: Mapping[str, TokenRows] = field(default_factory=dict)
     whole: Mapping[str, Tensor] = field(default_factory=dict)
     frozen: frozenset[str] = frozenset()
+    originals: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def has_tokenizer(self) -> bool:
         """Whether the folder brings a vocabulary of its own."""
         return any((self.path / name).is_file() for name in TOKENIZERS)
 
-
-class Settings:
-    """adapter_config.json, strictly."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "adapter_config.json"
-        self.values = read_object(self.path)
-        kind = self.values.get("peft_type")
-        if kind != "LORA":
-            raise UnsupportedError(f"{folder} is a {str(kind)[:40]} adapter", "only LoRA adapters can be merged")
-        for key, value in self.values.items():
-            if key not in HARMLESS and value not in (None, False, "", 0) and value != [] and value != {}:
-                raise UnsupportedError(
-                    f"{self.path} says {key[:40]} = {str(value)[:40]}, which this release does not know",
-                    "merge it with peft and convert the result",
-                )
-        start = self.values.get("init_lora_weights")
-        if isinstance(start, str) and start.lower().startswith(CHANGES_BASE):
-            raise UnsupportedError(
-                f"{folder} was trained from a {start[:20]} start, which alters the base weights",
-                "convert it with peft (path_initial_model_for_weight_conversion), or merge it there",
-            )
-        self.fan_in_fan_out = self._flag("fan_in_fan_out")
-        self.dora = self._flag("use_dora")
-        self.rank = self._number(self.values.get("r"), "r")
-        self.alpha = self._number(self.values.get("lora_alpha"), "lora_alpha")
-        self._root = self._flag("use_rslora")
-        self._ranks, self._alphas = self._pattern("rank_pattern"), self._pattern("alpha_pattern")
-
-    def scale(self, module: str, rank: int) -> float:
-        """The factor on a module's change; FormatError if ``rank``, that of its tensors, is not what the file says."""
-        said = self._matching(self._ranks, module, self.rank)
-        if said != rank:
-            raise FormatError(f"{module} has rank {rank}, {self.path} says {said:g}", "the file belongs elsewhere")
-        alpha = self._matching(self._alphas, module, self.alpha)
-        return alpha / (sqrt(rank) if self._root else rank)
-
-    def _matching(self, patterns: Mapping[str, float], module: str, default: float) -> float:
-        return next((value for pattern, value in patterns.items() if matches_end(pattern, module)), default)
-
-    def _pattern(self, key: str) -> dict[str, float]:
-        value = self.values.get(key) or {}
-        if not isinstance(value, dict):
-            raise self._bad(key)
-        return {pattern: self._number(number, key) for pattern, number in value.items()}
-
-    def _flag(self, key: str) -> bool:
-        value = self.values.get(key) or False
-        if not isinstance(value, bool):
-            raise self._bad(key)
-        return value
-
-    def _number(self, value: Any, key: str) -> float:
-        if type(value) not in (int, float) or not 0 < value < 1e9:
-            raise self._bad(key)
-        return float(value)
-
-    def _bad(self, key: str) -> FormatError:
-        return FormatError(f"{self.path} says {key} = {str(self.values.get(key))[:40]}", "download it again")
+    def scale(self, name: str, rank: int) -> float:
+        """The factor on the change of a module or parameter ``name``, whose matrices have ``rank``; FormatError."""
+        return self.settings.scale(name, rank) * self.factor
 
 
-def open_adapter(request: AdapterRequest) -> tuple[Adapter, Settings]:
+def open_adapter(request: AdapterRequest) -> Adapter:
     """Open an adapter folder; its ``source`` is to be closed."""
     folder = request.path
     if not folder.is_dir():
@@ -179,18 +120,16 @@ def open_adapter(request: AdapterRequest) -> tuple[Adapter, Settings]:
     elif (folder / "adapter_model.bin").is_file():
         source = FolderSource(folder, [folder / "adapter_model.bin"], TORCH)
     else:
-        raise NotFoundError(f"{folder} has no adapter_model.safetensors or adapter_model.bin", "download it again")
+        raise NotFoundError(f"{folder} has no adapter_model.safetensors or adapter_model.bin", AGAIN)
     try:
-        deltas, whole = _sorted(settings, source.tensors)
-        for delta in deltas.values():
-            delta.scale *= request.scale
-        if request.scale != 1 and whole:
+        adapter = _Sorter(folder, settings).sorted(source, request.scale)
+        fixed = next(iter([*adapter.whole, *adapter.tokens]), None)
+        if request.scale != 1 and fixed is not None:
             raise UsageError(
-                f"{folder} holds whole tensors such as {next(iter(whole))}, which cannot be scaled",
+                f"{folder} replaces values of the base, such as {fixed}, which cannot be scaled",
                 "merge it without a scale",
             )
-        frozen = frozenset(name for name in whole if f"{PREFIX}{_inside(name)}" in source.tensors)
-        return Adapter(folder, source, deltas, whole, frozen), settings
+        return adapter
     except BaseException:
         source.close()
         raise
@@ -207,71 +146,117 @@ ROLES = {
 }
 """Endings of the tensors that make up a low-rank change."""
 
+TOKEN_ROWS = ".token_adapter.trainable_tokens_delta"
 
-def _inside(name: str) -> str:
-    """Where peft keeps a weight below its own."""
-    module, _, part = name.rpartition(".")
-    return f"{module}.base_layer.{part}"
+TRAINING_ONLY = (".rotary_emb.inv_freq", ".lora_velora_embed")
+"""Endings of what adapters carry without a meaning here: a table of 2023, and what VeLoRA compresses gradients with."""
+
+FORMS = ("", ".modules_to_save", ".token_adapter.base_layer", ".base_layer")
+"""What a whole module may lie in, within its own: the first one there counts. The last two are the base's own."""
+FROZEN_FORMS = FORMS[2:]
+ORIGINAL = ".original_module"
+TOGETHER = {"", ".modules_to_save"}
+"""Forms that peft stores side by side, with the same values."""
+
+WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""What compiling and sharding put into names."""
 
 
-WRAPPERS = (".base_layer", ".modules_to_save")
-"""Where peft keeps a whole module inside its own."""
+class _Sorter:
+    """The tensors of one adapter by what they do."""
 
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self._folder, self._settings = folder, settings
+        self._parts: dict[str, dict[str, Tensor]] = {}
+        self._embeddings: set[str] = set()
+        self._tokens: dict[str, TokenRows] = {}
+        self._forms: dict[str, dict[str, Tensor]] = {}
 
-def _sorted(settings: Settings, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Delta], dict[str, Tensor]]:
-    deltas: dict[str, Delta] = {}
-    whole: dict[str, Tensor] = {}
-    folder = settings.path.parent
-    for name, tensor in tensors.items():
-        if not name.startswith(PREFIX) or tensor.dtype not in FLOATS or not tensor.n_values:
-            raise UnsupportedError(
-                f"{folder} holds {name[:80]}, which is no tensor of an adapter", "merge it with peft"
-            )
-        if name.endswith(".rotary_emb.inv_freq"):
-            # a table that adapters of 2023 carry
-            continue
-        inner = name.removeprefix(PREFIX)
-        ending = next((ending for ending in ROLES if inner.endswith(ending)), None)
+    def sorted(self, source: Source, factor: float) -> Adapter:
+        for name, tensor in source.tensors.items():
+            clean = name
+            for wrapper in WRAPPERS:
+                clean = clean.replace(wrapper, "")
+            if not clean.startswith(PREFIX) or tensor.dtype not in FLOATS or not tensor.n_values:
+                raise UnsupportedError(
+                    f"{self._folder} holds {name[:80]}, which is not a tensor of a LoRA adapter", MERGE_WITH_PEFT
+                )
+            if not clean.endswith(TRAINING_ONLY):
+                self._add(clean.removeprefix(PREFIX), tensor)
+        deltas: dict[str, list[Delta]] = {}
+        for key, parts in self._parts.items():
+            delta = self._delta(key, parts)
+            deltas.setdefault(delta.module, []).append(delta)
+        whole, frozen, originals = self._whole()
+        if not deltas and not whole and not self._tokens:
+            raise FormatError(f"{self._folder} holds no tensors", AGAIN)
+        return Adapter(
+            self._folder,
+            source,
+            self._settings,
+            factor,
+            {module: tuple(sorted(found, key=lambda delta: delta.depth)) for module, found in deltas.items()},
+            self._tokens,
+            whole,
+            frozen,
+            originals,
+        )
+
+    def _add(self, name: str, tensor: Tensor) -> None:
+        ending = next((ending for ending in ROLES if name.endswith(ending)), None)
         if ending is not None:
-            module = inner.removesuffix(ending)
-            delta = deltas.setdefault(module, Delta(module, transposed=settings.fan_in_fan_out))
-            if getattr(delta, ROLES[ending]) is not None:
-                raise FormatError(f"{folder} holds {name[:80]} in two forms", "download it again")
-            setattr(delta, ROLES[ending], tensor)
+            module = name.removesuffix(ending)
+            parts = self._parts.setdefault(module, {})
+            if ROLES[ending] in parts:
+                raise FormatError(f"{self._folder} holds {tensor.name[:80]} in two forms", AGAIN)
+            parts[ROLES[ending]] = tensor
             if "lora_embedding" in ending:
-                delta.transposed = True
-            continue
-        module, _, part = inner.rpartition(".")
-        for wrapper in WRAPPERS:
-            module = module.removesuffix(wrapper)
-        if part not in ("weight", "bias") or "lora_" in inner or f"{module}.{part}" in whole:
-            raise UnsupportedError(
-                f"{folder} holds {name[:80]}, which this release does not know", "merge it with peft"
-            )
-        whole[f"{module}.{part}"] = tensor
-    for delta in deltas.values():
-        _complete(settings, delta)
-    if not deltas and not whole:
-        raise FormatError(f"{folder} holds no tensors", "download it again")
-    return deltas, whole
+                self._embeddings.add(module)
+        elif name.endswith(TOKEN_ROWS):
+            module = name.removesuffix(TOKEN_ROWS)
+            numbers = self._settings.token_numbers(module)
+            if len(tensor.shape) != 2 or tensor.shape[0] != len(numbers):
+                raise FormatError(
+                    f"{tensor.name[:80]} is {tensor.shape}, {self._settings.path} lists {len(numbers)} tokens", AGAIN
+                )
+            self._tokens[module] = TokenRows(module, tuple(numbers), tensor)
+        else:
+            module, _, part = name.rpartition(".")
+            if part not in ("weight", "bias") or "lora_" in name:
+                raise UnsupportedError(
+                    f"{self._folder} holds {tensor.name[:80]}, which this release does not know", MERGE_WITH_PEFT
+                )
+            form = next((form for form in (*FORMS[1:], ORIGINAL) if module.endswith(form)), "")
+            self._forms.setdefault(f"{module.removesuffix(form)}.{part}", {})[form] = tensor
 
+    def _delta(self, key: str, parts: Mapping[str, Tensor]) -> Delta:
+        module = key
+        while module.endswith(".base_layer"):
+            module = module.removesuffix(".base_layer")
+        a, b, magnitude = parts.get("a"), parts.get("b"), parts.get("magnitude")
+        if a is None or b is None:
+            raise FormatError(f"{self._folder} holds only half of the change of {module}", AGAIN)
+        if self._settings.dora != (magnitude is not None):
+            raise FormatError(f"{self._settings.path} and the tensors of {module} disagree about DoRA", AGAIN)
+        embedding = key in self._embeddings
+        depth = (len(key) - len(module)) // len(".base_layer")
+        transposed = embedding or self._settings.fan_in_fan_out
+        return Delta(module, a, b, parts.get("b_bias"), magnitude, transposed, depth)
 
-def _complete(settings: Settings, delta: Delta) -> None:
-    a, b = delta.a, delta.b
-    if a is None or b is None:
-        raise FormatError(f"{settings.path.parent} holds only half of {delta.module}", "download it again")
-    if len(a.shape) != 2 or len(b.shape) != 2:
-        raise UnsupportedError(f"{delta.module} is a convolution or has experts", "merge it with peft")
-    if a.shape[0] != b.shape[1]:
-        raise FormatError(f"{delta.module} has ranks {a.shape[0]} and {b.shape[1]}", "download it again")
-    if settings.dora != (delta.magnitude is not None):
-        raise FormatError(f"{settings.path} and the tensors of {delta.module} disagree about DoRA", "download it again")
-    delta.scale = settings.scale(delta.module, a.shape[0])
-
-
-def check_names(folder: Path, names: Sequence[str], known: Mapping[str, Tensor]) -> None:
-    """Refuse an adapter that changes what the base does not have."""
-    lost = [name for name in names if name not in known]
-    if lost:
-        hint = "untie its embeddings first" if lost[0] == "lm_head.weight" else "it was trained for another model"
-        raise FormatError(f"the base has no {lost[0]}, which {folder} changes ({len(lost)} such)", hint)
+    def _whole(self) -> tuple[dict[str, Tensor], frozenset[str], dict[str, Tensor]]:
+        whole: dict[str, Tensor] = {}
+        frozen: set[str] = set()
+        originals: dict[str, Tensor] = {}
+        for name, forms in self._forms.items():
+            original = forms.pop(ORIGINAL, None)
+            if original is not None:
+                originals[name] = original
+            if not forms:
+                continue
+            if len(forms) > 1 and set(forms) != TOGETHER:
+                raise FormatError(f"{self._folder} holds {name[:80]} in two forms", AGAIN)
+            form = next(form for form in FORMS if form in forms)
+            whole[name] = forms[form]
+            if form in FROZEN_FORMS:
+                frozen.add(name)
+        return whole, frozenset(frozen), originals

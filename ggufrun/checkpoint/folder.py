@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,11 +30,15 @@ class OpenFile(Protocol):
 
 @dataclass(frozen=True)
 class Format:
-    """How files of one format are called in a folder, the index of a sharded one, and what opens a file."""
+    """How files of one format are called in a folder, the index of a sharded one, and what opens a file.
+
+    Files whose names match one of ``others`` hold something else.
+    """
 
     pattern: str
     index: str
     open: Callable[[Path], OpenFile]
+    others: tuple[str, ...] = ()
 
 
 class FolderSource:
@@ -68,9 +73,9 @@ class FolderSource:
 
 def open_folder(path: Path, kind: Format) -> FolderSource | None:
     """The folder's files of one format, by their index where there is one; None if there are none."""
-    index = path / kind.index
-    if not index.is_file():
-        files = sorted(path.glob(kind.pattern))
+    index = next(iter(_named(path, kind, kind.index)), None)
+    if index is None:
+        files = _named(path, kind, kind.pattern)
         return FolderSource(path, files, kind) if files else None
     wanted = _read_index(index, Path(kind.pattern).suffix)
     source = FolderSource(path, [path / name for name in sorted(set(wanted.values()))], kind)
@@ -79,6 +84,11 @@ def open_folder(path: Path, kind: Format) -> FolderSource | None:
         source.close()
         raise FormatError(f"{index.name} and the files disagree about {lost[0]}", AGAIN)
     return source
+
+
+def _named(path: Path, kind: Format, pattern: str) -> list[Path]:
+    others = (*kind.others, *(f"{other}.index.json" for other in kind.others))
+    return sorted(file for file in path.glob(pattern) if not any(fnmatch(file.name, other) for other in others))
 
 
 def _read_index(index: Path, suffix: str) -> Mapping[str, str]:

@@ -7,11 +7,15 @@ process that aborts explains nothing.
 
 from __future__ import annotations
 
+import re
+from math import inf, isnan
 from pathlib import Path
 from typing import Any
 
-from ggufrun.checkpoint.gguffile import Header
+from ggufrun.checkpoint.gguffile import Header, Kind
 from ggufrun.checkpoint.ggufheader import AGAIN
+from ggufrun.checkpoint.ggufuses import check_layers, check_types
+from ggufrun.checkpoint.ggufvocab import check_vocabulary
 from ggufrun.errors import FormatError
 
 MAX_LAYERS, MAX_EXPERTS = 512, 1024
@@ -40,6 +44,38 @@ DIVISORS: dict[str, tuple[str, ...]] = {
 DEEPSTACK = ("qwen3vl", "qwen3vlmoe")
 """Architectures that add what is seen once more in their first layers."""
 
+MOST: dict[str, int] = {
+    "embedding_length": 1 << 20,
+    "feed_forward_length": 1 << 24,
+    "expert_feed_forward_length": 1 << 24,
+    "attention.head_count": 1 << 14,
+    "attention.head_count_kv": 1 << 14,
+    "attention.key_length": 1 << 14,
+    "attention.value_length": 1 << 14,
+    "attention.key_length_swa": 1 << 14,
+    "attention.value_length_swa": 1 << 14,
+    "attention.sliding_window": 1 << 30,
+    "context_length": (1 << 31) - 1,
+    "rope.dimension_sections": 1 << 14,
+    "vocab_size": 1 << 24,
+}
+"""Sizes beyond those of any model, with which llama.cpp would compute the memory that it takes."""
+
+POSITIVE = re.compile(r"rope\.freq_base(_swa)?")
+NOT_NEGATIVE = re.compile(r".*(norm(_rms)?|group_norm)_epsilon|rope\.scaling\.(factor|attn_factor)|rope\.scale_linear")
+"""Numbers whose logarithm or root is taken, or that divide: above zero, or not below it. Neither is infinite."""
+
+ROTATED = (
+    ("rope.dimension_count", "attention.key_length"),
+    ("rope.dimension_count_swa", "attention.key_length_swa"),
+)
+"""How many values of a head are rotated by position, and of how many."""
+
+SECTIONED = (
+    "paddleocr", "qwen2vl", "qwen35", "qwen35moe", "qwen3tts", "qwen3vl", "qwen3vlmoe", "qwen4exp",
+)  # fmt: skip
+"""Architectures whose positions have several parts, each of which rotates a share of a head's values."""
+
 NO_MODELS = {
     "adapter": ("a LoRA adapter", "give it with --lora, beside its model"),
     "imatrix": ("an importance matrix", "pass it with --imatrix, beside a model"),
@@ -59,6 +95,33 @@ def check_is_model(path: Path, header: Header) -> None:
     if kind_of(header) in NO_MODELS:
         what, todo = NO_MODELS[kind_of(header)]
         raise FormatError(f"{path.name} is {what}, not a model", todo)
+
+
+def check_model(path: Path, header: Header) -> None:
+    """FormatError for a file that llama.cpp cannot live with: no model's, or one that would end the process, never end,
+    or take memory without bound. What llama.cpp refuses by itself is left to it.
+    """
+    check_hyperparameters(path, header)
+    check_types(path, header.tensors)
+    check_layers(path, header.architecture, header.tensors)
+    check_vocabulary(path, header)
+
+
+def _check_floats(path: Path, header: Header) -> None:
+    """No number of the architecture is NaN, and those that a root or a logarithm is taken of are where they may be."""
+    prefix = f"{header.architecture}."
+    for key, value in header.metadata.items():
+        if not key.startswith(prefix) or value.kind is Kind.STRING:
+            continue
+        name = key.removeprefix(prefix)
+        found = value.decode()
+        for number in found if isinstance(found, list) else [found]:
+            if not isinstance(number, float):
+                break
+            positive, not_negative = POSITIVE.fullmatch(name), NOT_NEGATIVE.fullmatch(name)
+            wrong = (positive and not 0 < number < inf) or (not_negative and not 0 <= number < inf)
+            if isnan(number) or wrong:
+                raise FormatError(f"{path.name} says {name} = {number}, which makes no sense", AGAIN)
 
 
 def check_hyperparameters(path: Path, header: Header) -> None:
@@ -82,6 +145,22 @@ def check_hyperparameters(path: Path, header: Header) -> None:
     def refuse(key: str, value: object) -> None:
         raise FormatError(f"{path.name} says {key} = {value}, which makes no sense beside the rest", AGAIN)
 
+    _check_floats(path, header)
+    for key, most in MOST.items():
+        if (found := max(numbers(key, 0))) > most:
+            refuse(key, found)
+    heads = [count for count in numbers("attention.head_count", 0) if count]
+    width = max(numbers("embedding_length", 0)) // min(heads) if heads else 0
+    for key, whole in ROTATED:
+        if f"{arch}.{key}" not in header.metadata or not heads:
+            continue
+        size = max(numbers(whole, max(numbers("attention.key_length", width))))
+        for rotated in numbers(key, 0):
+            # in pairs; and of none llama.cpp never comes to an end
+            if rotated % 2 or rotated > size or not rotated:
+                refuse(key, rotated)
+    if arch in SECTIONED and not any(numbers("rope.dimension_sections", 0)[:3]):
+        refuse("rope.dimension_sections", numbers("rope.dimension_sections", 0))
     if header.tensors:
         # without the key llama.cpp throws, for it may not know the architecture either
         layers = max(numbers("block_count", 1))

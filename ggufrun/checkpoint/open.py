@@ -8,15 +8,19 @@ from pathlib import Path
 from ggufrun.checkpoint import lora, meta, quantized
 from ggufrun.checkpoint.adapter import AdapterRequest
 from ggufrun.checkpoint.folder import open_folder
-from ggufrun.checkpoint.safetensors import SAFETENSORS
+from ggufrun.checkpoint.safetensors import OTHER_SAFETENSORS, SAFETENSORS
 from ggufrun.checkpoint.tensor import Checkpoint
-from ggufrun.checkpoint.torchfile import TORCH
+from ggufrun.checkpoint.torchfile import GPTQ_TORCH, TORCH
 from ggufrun.checkpoint.wrappers import unwrapped
 from ggufrun.errors import NotFoundError, UnsupportedError
 
 
-def open_checkpoint(path: Path, adapters: Sequence[AdapterRequest] = ()) -> Checkpoint:
+def open_checkpoint(
+    path: Path, adapters: Sequence[AdapterRequest] = (), is_text: lora.IsText = lambda name: True
+) -> Checkpoint:
     """Open a checkpoint folder, with ``adapters`` merged into it in their order.
+
+    What the adapters change of tensors for whose names ``is_text`` is false is left out.
 
     Raises NotFoundError or UnsupportedError with what to do instead.
     """
@@ -25,7 +29,7 @@ def open_checkpoint(path: Path, adapters: Sequence[AdapterRequest] = ()) -> Chec
     if not path.is_dir():
         hint = "use `ggufrun quantize` for a GGUF" if path.suffix == ".gguf" else "name the folder that holds it"
         raise UnsupportedError(f"{path} is a file, not a checkpoint folder", hint)
-    source: Checkpoint | None = open_folder(path, SAFETENSORS) or open_folder(path, TORCH) or meta.open_folder(path)
+    source = _open_weights(path)
     if source is None and (path / "adapter_config.json").is_file():
         hint = f"merge it into its base: ggufrun convert BASE --lora {path}"
         raise NotFoundError(f"{path} is a LoRA adapter, not a whole model", hint)
@@ -35,7 +39,17 @@ def open_checkpoint(path: Path, adapters: Sequence[AdapterRequest] = ()) -> Chec
             "name the folder that holds config.json and the weights",
         )
     try:
-        return lora.merged(quantized.dequantized(unwrapped(source)), adapters)
+        return lora.merged(quantized.dequantized(unwrapped(source)), adapters, is_text)
     except BaseException:
         source.close()
         raise
+
+
+def _open_weights(path: Path) -> Checkpoint | None:
+    """The weights of the first kind that the folder has; None if there are none."""
+    for kind in (SAFETENSORS, TORCH):
+        source = open_folder(path, kind)
+        if source is not None:
+            return source
+    by_meta = meta.open_folder(path)
+    return by_meta or open_folder(path, OTHER_SAFETENSORS) or open_folder(path, GPTQ_TORCH)

@@ -121,3 +121,10 @@ def _rows(file: RandomAccessFile, entry: Entry) -> Callable[[int, int], Rows]:
 
 
 SAFETENSORS = Format("model*.safetensors", "model.safetensors.index.json", read_safetensors)
+OTHER_SAFETENSORS = Format(
+    "*.safetensors",
+    "*.safetensors.index.json",
+    read_safetensors,
+    ("adapter_*.safetensors", "consolidated*.safetensors", "optimizer*.safetensors"),
+)
+"""Files of any name, such as AutoGPTQ's ``gptq_model-4bit-128g.safetensors``, for a folder without the usual ones."""

@@ -333,3 +333,5 @@ def read_torch_file(path: Path) -> TorchFile:
 
 
 TORCH = Format("pytorch_model*.bin", "pytorch_model.bin.index.json", read_torch_file)
+GPTQ_TORCH = Format("gptq_model*.bin", "gptq_model*.bin.index.json", read_torch_file)
+"""As AutoGPTQ called its files."""

@@ -2,9 +2,9 @@
 
 llama.cpp adds ``alpha / rank * B A`` to a weight, so a file holds one alpha and the matrices ``a`` and ``b`` of every
 changed weight, under the weight's GGUF name. What a family does to a weight's rows is done to the rows of B. Settings
-that this cannot tell (DoRA, whole tensors, biases) are refused; a scale that is not ``alpha / rank`` (rsLoRA, patterns)
-goes into B. What an adapter changes beside the text's own layers (layers that predict further tokens, eyes) is left
-out: llama.cpp would refuse the adapter for it, and the text is the same without.
+that this cannot express (DoRA, whole tensors, rows of tokens, biases) are refused; a scale that is not ``alpha / rank``
+(rsLoRA, patterns) goes into B. What an adapter changes besides the text's own layers (layers that predict further
+tokens, eyes) is left out: llama.cpp would refuse the adapter for it, and the text is the same without.
 
 Source: llama.cpp's ``convert_lora_to_gguf.py`` for names, order and types.
 """
@@ -12,7 +12,7 @@ Source: llama.cpp's ``convert_lora_to_gguf.py`` for names, order and types.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,14 +20,17 @@ import gguf
 import numpy as np
 
 from ggufrun.checkpoint import gguffile
-from ggufrun.checkpoint.adapter import Adapter, AdapterRequest, Delta, Settings, open_adapter
+from ggufrun.checkpoint.adapter import Adapter, AdapterRequest, Delta, open_adapter
+from ggufrun.checkpoint.lora import plain_scale
 from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.quantized import as_float32
 from ggufrun.checkpoint.tensor import Rows, Tensor
 from ggufrun.convert import arch, metadata
+from ggufrun.convert.adapterexperts import ExpertChanges
 from ggufrun.convert.arch.shared.family import Family, is_tied
 from ggufrun.convert.arch.shared.layout import n_blocks, n_layers
 from ggufrun.convert.config import Config, read_config
+from ggufrun.convert.merging import some_of
 from ggufrun.convert.plan import Plan
 from ggufrun.convert.target import Model, make_target
 from ggufrun.convert.transforms import take_columns
@@ -38,6 +41,7 @@ from ggufrun.quantize.types import FILE_TYPES, FileType
 TYPES = {"F32": ggml.F32, "F16": ggml.F16, "BF16": ggml.BF16}
 MERGE = "merge it instead: leave --lora-out away"
 NOWHERE = "to which llama.cpp adds nothing at run time"
+EMBEDDING = "token_embd.weight"
 
 
 def plan_adapter(
@@ -54,32 +58,28 @@ def plan_adapter(
     family = arch.find(config)
     config = family.complete(config)
     family.check_config(config)
-    adapter, settings = open_adapter(request)
+    adapter = open_adapter(request)
     try:
-        left_out: list[str] = []
-        tensors = {tensor.name: tensor for tensor in _tensors(config, family, adapter, settings, left_out)}
-        if left_out and not tensors:
-            raise UnsupportedError(f"{adapter.path} changes only {left_out[0]} and its like, {NOWHERE}", MERGE)
+        changes = _Changes(config, family, adapter)
+        tensors = {tensor.name: tensor for tensor in changes.tensors()}
+        if changes.left_out and not tensors:
+            raise UnsupportedError(f"{adapter.path} changes only {changes.left_out[0]} and its like, {NOWHERE}", MERGE)
         logging.getLogger("gguf").setLevel(logging.ERROR)
         writer = gguf.GGUFWriter(None, family.gguf_arch)
         metadata.add_general(request.path, writer, tensors.values(), name, gguf.GGUFType.ADAPTER)
-        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, settings.alpha)
+        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, adapter.settings.alpha)
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         values = {key: gguffile.encode(v.value, v.type, v.sub_type) for key, v in writer.kv_data[0].items()}
         kinds = [
             (key, ggml.F32 if len(tensor.shape) == 1 else TYPES[file_type.name]) for key, tensor in tensors.items()
         ]
         targets = (make_target(path, file_type, Model(values, tensors), kinds),)
-        notes = (f"left out are changes to {_some(left_out)}, {NOWHERE}",) if left_out else ()
-        return Plan(adapter.source, targets, left_out=tuple(left_out), notes=notes)
+        left_out = tuple(changes.left_out)
+        notes = (f"left out are changes to {some_of(left_out)}, {NOWHERE}",) if left_out else ()
+        return Plan(adapter.source, targets, left_out=left_out, notes=notes)
     except BaseException:
         adapter.source.close()
         raise
-
-
-def _some(names: Sequence[str]) -> str:
-    """A few of them, and how many more there are."""
-    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
 def _config(base: Path) -> Config:
@@ -92,81 +92,107 @@ def _config(base: Path) -> Config:
         source.close()
 
 
-def _tensors(
-    config: Config, family: Family, adapter: Adapter, settings: Settings, left_out: list[str]
-) -> Iterator[Tensor]:
-    names = gguf.get_tensor_name_map(family.arch, n_blocks(config))
-    expected = family.expected(config)
+class _Changes:
+    """What an adapter does to a model of a family, as tensors of a GGUF adapter. ``left_out`` grows as it is read."""
 
-    def gguf_name(tensor: Tensor) -> str:
-        name = tensor.name if tensor.name in expected else names.get_name(tensor.name, (".weight", ".bias"))
-        if name is None or name not in expected or (name == "output.weight" and is_tied(config)):
-            raise _no_such(adapter, tensor.name)
+    def __init__(self, config: Config, family: Family, adapter: Adapter) -> None:
+        self.left_out: list[str] = []
+        self._config, self._family, self._adapter = config, family, adapter
+        self._names = gguf.get_tensor_name_map(family.arch, n_blocks(config))
+        self._expected = family.expected(config)
+        self._experts = ExpertChanges(config, adapter, self._expected)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All of them; UnsupportedError for a change that llama.cpp cannot make at run time."""
+        adapter, settings = self._adapter, self._adapter.settings
+        if settings.fan_in_fan_out or settings.dora:
+            kind = "DoRA adapter" if settings.dora else "adapter of transposed layers"
+            raise UnsupportedError(f"{adapter.path} is a {kind}, which llama.cpp cannot add", MERGE)
+        for module in adapter.tokens:
+            raise UnsupportedError(
+                f"{adapter.path} replaces rows of {module}, which llama.cpp cannot do at run time", MERGE
+            )
+        yield from self._whole()
+        for module, deltas in adapter.deltas.items():
+            if self._experts.add(module, deltas):
+                continue
+            pairs = [pair for delta in deltas for pair in self._pair(delta)]
+            if self._has_place(pairs):
+                yield from pairs
+            elif module == "lm_head":
+                raise self._no_such("lm_head.weight")
+            else:
+                self.left_out.append(module)
+        for module, pairs in self._experts.pairs():
+            if self._has_place(pairs):
+                yield from pairs
+            else:
+                self.left_out.append(module)
+
+    def _whole(self) -> Iterator[Tensor]:
+        adapter, config = self._adapter, self._config
+        for name, tensor in adapter.whole.items():
+            if name in adapter.frozen and name.endswith(".weight") and tensor.shape[0] == config.integer("vocab_size"):
+                # the base's own embedding
+                continue
+            if "_layernorm" not in name and ".norm" not in name:
+                raise UnsupportedError(f"{adapter.path} replaces {name}, which llama.cpp cannot do at run time", MERGE)
+            places = [replace(found, name=self._gguf_name(found)) for found in self._transformed(tensor, name)]
+            if self._has_place(places):
+                yield from places
+            else:
+                self.left_out.append(name)
+
+    def _transformed(self, tensor: Tensor, name: str) -> Iterable[Tensor]:
+        """What the tensor of the base called ``name`` becomes; nothing of one that the GGUF does not have."""
+        kept = self._family.kept(self._config, replace(tensor, name=name))
+        return self._family.transform(self._config, kept) if kept else ()
+
+    def _gguf_name(self, tensor: Tensor) -> str:
+        name = tensor.name if tensor.name in self._expected else self._names.get_name(tensor.name, (".weight", ".bias"))
+        if name is None or name not in self._expected or (name == "output.weight" and is_tied(self._config)):
+            raise self._no_such(tensor.name)
         return name
 
-    if settings.fan_in_fan_out or settings.dora:
-        kind = "DoRA adapter" if settings.dora else "adapter of transposed layers"
-        raise UnsupportedError(f"{adapter.path} is a {kind}, which llama.cpp cannot add", MERGE)
-    for name, tensor in adapter.whole.items():
-        if name in adapter.frozen and name.endswith(".weight") and tensor.shape[0] == config.integer("vocab_size"):
-            # the base's own embedding
-            continue
-        if "_layernorm" not in name and ".norm" not in name:
-            raise UnsupportedError(f"{adapter.path} replaces {name}, which llama.cpp cannot do at run time", MERGE)
-        kept = family.kept(config, replace(tensor, name=name))
-        places = [replace(found, name=gguf_name(found)) for found in family.transform(config, kept)] if kept else []
-        if _has_place(config, places):
-            yield from places
-        else:
-            left_out.append(name)
-    for delta in adapter.deltas.values():
-        pairs = list(_pair(config, family, adapter, settings, delta, gguf_name))
-        if _has_place(config, pairs):
-            yield from pairs
-        elif delta.module == "lm_head":
-            raise _no_such(adapter, "lm_head.weight")
-        else:
-            left_out.append(delta.module)
+    def _has_place(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether llama.cpp would add them: it has no other parts than the text's, and adds nothing to layers after
+        the last, whose guesses the model itself checks."""
+        numbers = (int(tensor.name.split(".")[1]) for tensor in tensors if tensor.name.startswith("blk."))
+        return bool(tensors) and all(number < n_layers(self._config) for number in numbers)
+
+    def _no_such(self, name: str) -> FormatError:
+        return FormatError(f"the base has no {name}, which {self._adapter.path} changes", "name the base it is for")
+
+    def _pair(self, delta: Delta) -> Iterator[Tensor]:
+        adapter, config = self._adapter, self._config
+        if delta.b_bias is not None:
+            raise UnsupportedError(
+                f"{adapter.path} changes the bias of {delta.module}, which llama.cpp cannot add", MERGE
+            )
+        scale, a, rank = plain_scale(adapter, delta), delta.a, delta.a.shape[0]
+        weight = f"{delta.module}.weight"
+        if (columns := self._family.columns(config, weight)) is not None:
+            a = take_columns(a, columns)
+        scaled = times(delta.b, scale * rank / adapter.settings.alpha)
+        for changed in self._transformed(scaled, weight):
+            name = self._gguf_name(changed)
+            if len(changed.shape) != 2 or changed.shape[1] != rank:
+                raise UnsupportedError(f"{name} is stored in another shape than {delta.module} has", MERGE)
+            if name == EMBEDDING and is_tied(config):
+                raise UnsupportedError(
+                    f"{adapter.path} changes the embedding of a model whose output is the same matrix, which "
+                    "llama.cpp cannot do at run time",
+                    MERGE,
+                )
+            yield replace(_transposed(a) if name == EMBEDDING else a, name=f"{name}.lora_a")
+            yield replace(changed, name=f"{name}.lora_b")
 
 
-def _has_place(config: Config, tensors: Sequence[Tensor]) -> bool:
-    """Whether llama.cpp would add them: it has no other parts than the text's, and adds nothing to layers after the
-    last, whose guesses the model itself checks."""
-    numbers = (int(tensor.name.split(".")[1]) for tensor in tensors if tensor.name.startswith("blk."))
-    return bool(tensors) and all(number < n_layers(config) for number in numbers)
+def times(tensor: Tensor, factor: float) -> Tensor:
+    """A tensor times a factor; the tensor itself for one."""
+    if abs(factor - 1) < 1e-12:
+        return tensor
 
-
-def _no_such(adapter: Adapter, name: str) -> FormatError:
-    return FormatError(f"the base has no {name}, which {adapter.path} changes", "name the base it is for")
-
-
-def _pair(
-    config: Config,
-    family: Family,
-    adapter: Adapter,
-    settings: Settings,
-    delta: Delta,
-    gguf_name: Callable[[Tensor], str],
-) -> Iterator[Tensor]:
-    a, b = delta.a, delta.b
-    assert a is not None and b is not None
-    if delta.b_bias is not None:
-        raise UnsupportedError(f"{adapter.path} changes the bias of {delta.module}, which llama.cpp cannot add", MERGE)
-    rank = a.shape[0]
-    if (columns := family.columns(config, f"{delta.module}.weight")) is not None:
-        a = take_columns(a, columns)
-    factor = delta.scale * rank / settings.alpha
-    scaled = b if abs(factor - 1) < 1e-12 else _times(b, factor)
-    kept = family.kept(config, replace(scaled, name=f"{delta.module}.weight"))
-    for changed in family.transform(config, kept) if kept else ():
-        name = gguf_name(changed)
-        if len(changed.shape) != 2 or changed.shape[1] != rank:
-            raise UnsupportedError(f"{name} is stored in another shape than {delta.module} has", MERGE)
-        yield replace(_transposed(a) if name == "token_embd.weight" else a, name=f"{name}.lora_a")
-        yield replace(changed, name=f"{name}.lora_b")
-
-
-def _times(tensor: Tensor, factor: float) -> Tensor:
     def rows(start: int, stop: int) -> Rows:
         values: Rows = as_float32(tensor.dtype, tensor.rows(start, stop)) * np.float32(factor)
         return values

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+from ggufrun.checkpoint.ggufchecks import NO_MODELS, check_model, kind_of
 from ggufrun.checkpoint.gguffile import Header
 from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.checkpoint.jsonfile import read_weight_map
@@ -37,11 +38,11 @@ def check_gguf(path: Path, feed: Feed | None = None) -> str:
     """Read a GGUF file through: its header, and every block's numbers. Returns what was found sound, in words.
 
     ``feed`` gets the whole file even when a tensor is bad. Raises what :func:`read_header` raises, and FormatError
-    that names the first tensor with a value that is not finite.
+    that names the first tensor with a value that is not finite, or says why llama.cpp could not run the model.
     """
     header = read_header(path)
     file = RandomAccessFile(path)
-    problem: GgufrunError | None = None
+    problem = _unusable(path, header)
     try:
         for segment in _segments(header):
             size = PIECE if segment.kind is None else PIECE // ggml.block_type(segment.kind).size
@@ -61,6 +62,17 @@ def check_gguf(path: Path, feed: Feed | None = None) -> str:
         raise problem
     values = sum(prod(info.shape) for info in header.tensors)
     return f"GGUF, {len(header.tensors)} tensors, {values:,} values"
+
+
+def _unusable(path: Path, header: Header) -> GgufrunError | None:
+    """Why no engine should be given this model; None for parts of one, and for what is not a model."""
+    if not header.architecture or kind_of(header) in NO_MODELS or header.get("split.count", 1) != 1:
+        return None
+    try:
+        check_model(path, header)
+    except GgufrunError as error:
+        return error
+    return None
 
 
 def _segments(header: Header) -> Iterator[_Segment]:

@@ -13,7 +13,7 @@ import gguf
 from ggufrun.checkpoint import gguffile
 from ggufrun.checkpoint.adapter import AdapterRequest
 from ggufrun.checkpoint.collector import paused
-from ggufrun.checkpoint.ggufchecks import check_hyperparameters, check_is_model
+from ggufrun.checkpoint.ggufchecks import check_is_model, check_model
 from ggufrun.checkpoint.gguffile import Kind, Value
 from ggufrun.checkpoint.ggufsource import GGUFSource
 from ggufrun.checkpoint.open import open_checkpoint
@@ -21,8 +21,10 @@ from ggufrun.checkpoint.tensor import Checkpoint, Source, Tensor, Weightless
 from ggufrun.checkpoint.tensortypes import TensorType
 from ggufrun.convert import arch, metadata
 from ggufrun.convert.arch.shared.hyper import check_written
+from ggufrun.convert.arch.shared.text import is_text
 from ggufrun.convert.config import Config, read_config
 from ggufrun.convert.mapping import KEPT, kept_tensors, mapped, own_precision, plain_type
+from ggufrun.convert.merging import check_output, left_out, some_of
 from ggufrun.convert.target import Model, Target, make_target, quantized_target, split_target, without_layers
 from ggufrun.convert.vocab.special import replace_template
 from ggufrun.convert.vocab.vocabulary import Original
@@ -83,9 +85,10 @@ def plan_convert(
     One target for each of ``file_types``; without any, one of the checkpoint's own precision.
     """
     options = replace(options, has_imatrix=options.has_imatrix or imatrix is not None)
-    source = open_checkpoint(folder, adapters)
+    source = open_checkpoint(folder, adapters, is_text)
     try:
         config, family = _described(folder, source)
+        check_output(config, family, source)
         tensors = mapped(config, family, source)
         own = own_precision(tensors)
         options = _keeping(options, tensors)
@@ -103,7 +106,8 @@ def plan_convert(
                 base = [(key, plain_type(family.arch, tensor, own)) for key, tensor in tensors.items()]
                 planned = _plan_on_hole(model, base, file_type, options)
                 targets.append(quantized_target(path, file_type, model, planned, dict(base), options, imatrix))
-        return Plan(source, tuple(targets), original, notes=_notes(source, original))
+        dropped = left_out(config, family, source)
+        return Plan(source, tuple(targets), original, dropped, _notes(source, original, dropped))
     except BaseException:
         source.close()
         raise
@@ -118,7 +122,7 @@ def plan_vocabulary(
     """
     source: Checkpoint
     try:
-        source = open_checkpoint(folder, adapters)
+        source = open_checkpoint(folder, adapters, is_text)
     except NotFoundError:
         if adapters or not (folder / "config.json").is_file():
             raise
@@ -181,7 +185,7 @@ class _Quantizable:
             check_is_model(path, self.source.header)
             if not model.tensors:
                 raise FormatError(f"{path.name} holds a vocabulary and no tensors", "quantize a whole model")
-            check_hyperparameters(path, self.source.header)
+            check_model(path, self.source.header)
             self._model = without_layers(model, options.prune)
         except BaseException:
             self.source.close()
@@ -196,9 +200,13 @@ class _Quantizable:
 
 def _keeping(options: QuantizeOptions, tensors: Mapping[str, Tensor]) -> QuantizeOptions:
     """``options`` with the types of tensors that stay as they are, after those that the user gave."""
-    kept = sorted({name.split(".", 2)[-1] for name in kept_tensors(tensors)})
+    names = set(kept_tensors(tensors))
+    kept = sorted({name.split(".", 2)[-1] for name in names})
     if not kept:
         return options
+    if any(name not in names and name.split(".", 2)[-1] in kept for name in tensors):
+        # an adapter has changed those of some layers
+        kept = sorted(names)
     pattern = "|".join(map(re.escape, kept))
     return replace(options, tensor_types=(*options.tensor_types, (pattern, KEPT.lower())))
 
@@ -240,8 +248,9 @@ def _metadata(
     return writer, original
 
 
-def _notes(source: Checkpoint, original: Original | None) -> tuple[str, ...]:
-    return (*source.notes, *(original.notes if original else ()))
+def _notes(source: Checkpoint, original: Original | None, dropped: Sequence[str] = ()) -> tuple[str, ...]:
+    left = (f"left out are changes to {some_of(dropped)}, which are not in the text part",) if dropped else ()
+    return (*source.notes, *left, *(original.notes if original else ()))
 
 
 def _check_tokens(source: Checkpoint, writer: gguf.GGUFWriter) -> None:

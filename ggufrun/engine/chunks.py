@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ggufrun.engine.context import CACHE_TYPES, FLASH_ATTENTION
-from ggufrun.engine.model import Model
+from ggufrun.engine.model import DAMAGED, Model, catching
 from ggufrun.engine.observe import Observer
 from ggufrun.engine.placement.devices import has_gpu
 from ggufrun.engine.sequence import ABORTED, OK
@@ -105,11 +105,12 @@ class ChunkContext:
         if observer is not None:
             native.cb_eval = observer.callback
         forget_log()
-        with held():
+        with held(), catching(model.params):
             self._context = api.llama_init_from_model(model.pointer, native)
         if not self._context:
             why = reason("llama.cpp gave no reason")
-            raise EngineError(f"no context of {total} tokens: {why}", "try a smaller batch (-b)")
+            advice = DAMAGED if "GGML_ASSERT" in why else "try a smaller batch (-b)"
+            raise EngineError(f"no context of {total} tokens: {why}", advice)
         self._memory = api.llama_get_memory(self._context)
         self._batch = _Batch(params.tokens_at_once)
         self._stop = False

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from ggufrun.engine.adapters import Adapter, attach
-from ggufrun.engine.model import Model
+from ggufrun.engine.model import DAMAGED, Model, catching
 from ggufrun.engine.placement.devices import card_memory
 from ggufrun.engine.placement.offload import goes_ahead, on_devices
 from ggufrun.engine.rope import RopeParams
@@ -123,13 +123,12 @@ class Context(TokenSequence):
         params.rope.apply(native, model, wanted)
         self.threads = threads
         forget_log()
-        with held():
+        with held(), catching(model.params):
             self._context = api.llama_init_from_model(model.pointer, native)
         if not self._context:
             why = reason("llama.cpp gave no reason")
-            raise EngineError(
-                f"no context of {wanted} tokens: {why}", "try a shorter one (-c) or a smaller cache (-ctk q8_0)"
-            )
+            advice = "try a shorter one (-c) or a smaller cache (-ctk q8_0)"
+            raise EngineError(f"no context of {wanted} tokens: {why}", DAMAGED if "GGML_ASSERT" in why else advice)
         try:
             attach(self._context, model, params.adapters)
         except BaseException:

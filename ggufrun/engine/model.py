@@ -5,14 +5,16 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ggufrun.engine.placement.offload import Placement, gpu_layers
+from ggufrun.engine.placement.offload import Placement, gpu_layers, on_devices
 from ggufrun.engine.vocabulary import Vocab
 from ggufrun.errors import EngineError, NotFoundError, UnsupportedError
+from ggufrun.native.abort import aborts_thrown
 from ggufrun.native.library import forget_log, llama, reason
 from ggufrun.native.signals import noting
 
@@ -47,9 +49,20 @@ ADVICE = (
 """What llama.cpp's reason is about, where it is not the file."""
 
 
+DAMAGED = "the file may be damaged, or its architecture newer than this engine; download or convert it again"
+
+
 def _advice(why: str) -> str:
-    damaged = "the file may be damaged, or its architecture newer than this engine; download or convert it again"
-    return next((advice for word, advice in ADVICE if word in why), damaged)
+    return next((advice for word, advice in ADVICE if word in why), DAMAGED)
+
+
+def catching(params: ModelParams) -> AbstractContextManager[None]:
+    """While this lasts, a broken invariant in llama.cpp is an error that it reports: what it cannot use in a file.
+
+    Not where a device computes: that ends the process for reasons of its own, and there are words for those.
+    """
+    plain = params.no_alloc or params.vocab_only or not on_devices(params.gpu_layers, params.placement)
+    return aborts_thrown() if plain else nullcontext()
 
 
 class Model:
@@ -93,7 +106,7 @@ class Model:
         forget_log()
         self._model: Any = None
         try:
-            with noting(give_up):
+            with noting(give_up), catching(params):
                 self._model = api.llama_model_load_from_file(os.fsencode(params.path), native)
             if given_up:
                 raise KeyboardInterrupt

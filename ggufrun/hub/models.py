@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggufrun.errors import NotFoundError, UsageError
-from ggufrun.hub.digests import METADATA
+from ggufrun.hub.digests import METADATA, read_note
 from ggufrun.hub.select import SPLIT, gguf_sets
 from ggufrun.hub.shardindex import shard_names
 
@@ -37,6 +37,13 @@ class LocalModel:
     type: str
     files: tuple[Path, ...]
     missing: tuple[str, ...] = ()
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it is a LoRA adapter rather than a model."""
+        return any(path.name == "adapter_config.json" for path in self.files) and not any(
+            path.name == "config.json" for path in self.files
+        )
 
     @property
     def size(self) -> int:
@@ -154,10 +161,52 @@ def resolve_model(name: str, gguf_only: bool = False) -> Path:
     model = named(name, models)
     if model is not None:
         return model.path
-    unconverted = next((model.path for model in found if gguf_only and _is_called(model, name)), None)
+    unconverted = next((model for model in found if gguf_only and _is_called(model, name)), None)
     if unconverted is not None:
-        raise NotFoundError(f"{unconverted} is a checkpoint, no GGUF", f"convert it: ggufrun convert {unconverted}")
+        raise _not_converted(unconverted)
     raise NotFoundError(f"no such file, and no model in {folder}: {name}", near(name, models))
+
+
+class NotConvertedError(NotFoundError):
+    """What was asked for is here, but not as a GGUF."""
+
+
+def _not_converted(model: LocalModel) -> NotConvertedError:
+    if model.is_adapter:
+        return NotConvertedError(
+            f"{model.path} is a LoRA adapter, not a GGUF",
+            f"merge it into its base: ggufrun convert BASE --lora {model.path}",
+        )
+    return NotConvertedError(
+        f"{model.path} is a checkpoint, not a GGUF", f"convert it: ggufrun convert {model.path} -t q4_k_m"
+    )
+
+
+def local_checkpoint(name: str, revision: str | None = None) -> LocalModel | None:
+    """The checkpoint or adapter of the models folder that ``name`` means, None for none.
+
+    With ``revision`` only one that was pulled at that commit. UsageError for a name of several, NotFoundError for one
+    that has not come whole.
+    """
+    folder = models_folder()
+    if not folder.is_dir():
+        return None
+    model = named(name, [model for model in scan(folder) if not model.is_gguf])
+    if model is None or (revision is not None and revision != pulled_commit(model.path)):
+        return None
+    if model.missing:
+        raise NotFoundError(
+            f"{model.path} lacks {model.missing[0]} ({len(model.missing)} such)",
+            f"complete it: ggufrun pull {model.name}",
+        )
+    return model
+
+
+def pulled_commit(folder: Path) -> str | None:
+    """The commit at which a folder was pulled from the hub, as the notes in it say; None for one of another origin."""
+    notes = (read_note(path) for path in sorted((folder / METADATA).glob("*.metadata")))
+    commits = {note[0] for note in notes if note}
+    return commits.pop() if len(commits) == 1 else None
 
 
 def named(name: str, models: Sequence[LocalModel]) -> LocalModel | None:

@@ -21,6 +21,7 @@ COMPANIONS = (
     "adapter_config.json",
     "quantize_config.json",
     "quant_config.json",
+    "hf_quant_config.json",
     "tokenizer*.json",
     "tokenizer*.model",
     "spiece.model",
@@ -45,9 +46,12 @@ WEIGHTS: tuple[tuple[str, ...], ...] = (
     ("consolidated.[0-9][0-9].pth",),
     ("adapter_model.safetensors",),
     ("adapter_model.bin",),
-    ("*.safetensors",),
+    ("*.safetensors", "*.safetensors.index.json"),
+    ("gptq_model*.bin", "gptq_model*.bin.index.json"),
 )
 """The formats, best first; the first one present is fetched, the others are duplicates."""
+
+ADAPTER = "adapter_config.json"
 
 SPLIT = re.compile(r"-(\d{5})-of-(\d{5})$")
 """How ``llama-gguf-split`` ends the stem of a shard."""
@@ -81,6 +85,21 @@ def checkpoint_files(names: Sequence[str]) -> list[str]:
         "it holds no weights that can be converted (safetensors, pytorch_model*.bin, consolidated.*.pth)",
         "look for the original checkpoint of this model",
     )
+
+
+def adapter_files(names: Sequence[str]) -> list[str]:
+    """The files of a LoRA adapter: of the top folder, its weights in one format and their companions."""
+    top = [name for name in names if "/" not in name]
+    weights = next(
+        (name for name in ("adapter_model.safetensors", "adapter_model.bin") if name in top and ADAPTER in top), None
+    )
+    if weights is None:
+        whole = any(fnmatch(name, pattern) for name in top for patterns in WEIGHTS[:3] for pattern in patterns)
+        raise NotFoundError(
+            "it holds a whole model, not a LoRA adapter" if whole else "it holds no LoRA adapter (adapter_config.json)",
+            "convert that by itself" if whole else "check the name",
+        )
+    return sorted({weights, *companion_files(names)})
 
 
 def companion_files(names: Sequence[str]) -> list[str]:

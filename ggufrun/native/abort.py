@@ -2,19 +2,23 @@
 
 ggml ends the process by ``ggml_abort``, which tells a callback first. A C++ exception that nobody catches (Vulkan's way
 to say that a card was lost) ends it by ``std::terminate``, which prints its words and raises SIGABRT: there the words
-are caught in a pipe, and the signal takes the place of the callback.
+are caught in a pipe, and the signal takes the place of the callback. A mapped file that was cut short ends it by
+SIGBUS, a fault of the engine's by SIGSEGV and its like: of those the name is all there is to say.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _say: list[Callable[[str], None]] = []
+
+_library: ctypes.CDLL | None = None
 
 _logged: Callable[[], list[str]] = list
 """The engine's last lines about errors: a card's error is named there only, the message is ``CUDA error``."""
@@ -38,13 +42,46 @@ def last_words(say: Callable[[str], None]) -> Iterator[None]:
 
 def install(library: ctypes.CDLL, logged: Callable[[], list[str]]) -> None:
     """Hear of the end of ``library``, libllama with its ggml; ``logged`` are the last errors of its log."""
-    global _logged
-    _logged = logged
+    global _logged, _library
+    _logged, _library = logged, library
     library.ggml_set_abort_callback(_abort)
 
 
+@contextmanager
+def aborts_thrown() -> Iterator[None]:
+    """While this lasts, a broken invariant of the engine's is a C++ exception in place of the end of the process.
+
+    Only for calls that compute nothing and that catch exceptions: loading a model, making a context. llama.cpp logs
+    what it caught and returns nothing, which is an error like any other. Where the C++ library of this system is not
+    known, the process ends as ever.
+    """
+    runtime = _runtime()
+    throw = next((getattr(runtime, name) for name in THROW if hasattr(runtime, name)), None)
+    if _library is None or throw is None:
+        yield
+        return
+    _library.ggml_set_abort_callback(throw)
+    try:
+        yield
+    finally:
+        _library.ggml_set_abort_callback(_abort)
+
+
+THROW = ("_ZSt21__throw_runtime_errorPKc", "_ZNSt3__121__throw_runtime_errorEPKc")
+"""``std::__throw_runtime_error(const char *)`` of GNU's C++ library and of LLVM's: just what ``ggml_abort`` calls."""
+
+
+def without_build_path(text: str) -> str:
+    """A message of the engine's without the folders of the machine that it was built on.
+
+    >>> without_build_path("/tmp/build/vendor/llama.cpp/ggml/src/ggml.c:12: GGML_ASSERT(a) failed")
+    'ggml/src/ggml.c:12: GGML_ASSERT(a) failed'
+    """
+    return re.sub(r"(?<!\S)/\S*?/(?=(?:ggml/)?src/[\w./-]+:\d+)", "", text)
+
+
 def _tell(text: str) -> None:
-    text = "\n".join([text, *_logged()])
+    text = without_build_path("\n".join([text, *_logged()]))
     try:
         for say in reversed(_say):
             say(text)
@@ -84,9 +121,17 @@ def _terminating() -> None:
     os.abort()
 
 
-def _signalled(_: int) -> None:
+CRASHES = tuple(getattr(signal, name) for name in ("SIGBUS", "SIGSEGV", "SIGFPE", "SIGILL") if hasattr(signal, name))
+
+
+def _signalled(number: int) -> None:
     if _Exceptions.told:
         return
+    if number in CRASHES:
+        # a second one, on another thread or in what is done about the first, has nothing to add
+        _Exceptions.told = True
+        _tell(f"it crashed ({signal.Signals(number).name})")
+        os._exit(1)
     said = b""
     if _Exceptions.words >= 0:
         # takes the place of the pipe's other end
@@ -104,7 +149,7 @@ _on_signal = ctypes.CFUNCTYPE(None, ctypes.c_int)(_signalled)
 
 @contextmanager
 def _exceptions() -> Iterator[None]:
-    """Hear of exceptions that nobody catches, where the C++ library of this system is known."""
+    """Hear of exceptions that nobody catches, and of crashes, where the C++ library of this system is known."""
     library = _runtime()
     if library is None:
         yield
@@ -115,11 +160,12 @@ def _exceptions() -> Iterator[None]:
     terminate = library._ZSt13set_terminatePFvvE(ctypes.cast(_terminate, pointer))
     if terminate != ctypes.cast(_terminate, pointer).value:
         _Exceptions.before = terminate
-    handler = library.signal(signal.SIGABRT, ctypes.cast(_on_signal, pointer))
+    before = {number: library.signal(number, ctypes.cast(_on_signal, pointer)) for number in (signal.SIGABRT, *CRASHES)}
     try:
         yield
     finally:
-        library.signal(signal.SIGABRT, handler)
+        for number, handler in before.items():
+            library.signal(number, handler)
         library._ZSt13set_terminatePFvvE(terminate)
 
 

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from ggufrun.errors import EngineError
-from ggufrun.native.abort import install
+from ggufrun.native.abort import install, without_build_path
 from ggufrun.native.bindings import bindings
 
 WARN, ERROR, CONTINUED = 3, 4, 5
@@ -175,7 +175,7 @@ def reason(default: str) -> str:
     if not errors:
         return default
     line = next((text for text in errors if LOADING in text), errors[0])
-    line = line.partition(LOADING)[2] or line
+    line = without_build_path(line.partition(LOADING)[2] or line)
     # `function_name: message`
     function, found, message = line.partition(": ")
     return message if found and function.replace("_", "").isalnum() and "_" in function else line

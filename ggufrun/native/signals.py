@@ -15,6 +15,29 @@ from contextlib import AbstractContextManager, contextmanager
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
+_ears: list[int] = []
+_blocks = 0
+
+
+def blocks() -> int:
+    """How many blocks of `noting` the main thread has entered or left: a sign that it goes on."""
+    return _blocks
+
+
+@contextmanager
+def heard_by(descriptor: int) -> Iterator[None]:
+    """While this lasts, the number of every signal is written to ``descriptor`` at once, whatever Python does. Only in
+    the main thread.
+    """
+    previous = signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+    _ears.append(descriptor)
+    try:
+        yield
+    finally:
+        _ears.remove(descriptor)
+        signal.set_wakeup_fd(previous)
+
+
 @contextmanager
 def noting(stop: Callable[[], None]) -> Iterator[None]:
     """A signal that asks the program to end calls ``stop`` at once, and has its usual effect at the end of the block:
@@ -25,6 +48,11 @@ def noting(stop: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    if _ears:
+        # an event loop, such as the line editor's, has its own meanwhile, and leaves none behind
+        signal.set_wakeup_fd(_ears[-1], warn_on_full_buffer=False)
+    global _blocks
+    _blocks += 1
     noted: set[int] = set()
 
     def note(number: int, _: object) -> None:
@@ -38,6 +66,7 @@ def noting(stop: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
+        _blocks += 1
         for number, handler in changed.items():
             signal.signal(number, handler)
         for signalled in noted:

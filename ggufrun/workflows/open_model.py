@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ggufrun.checkpoint.ggufchecks import check_hyperparameters
+from ggufrun.checkpoint.ggufchecks import check_model
 from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.checkpoint.ggufsource import GGUFSource
 from ggufrun.engine.context import Context, ContextParams
@@ -36,9 +36,11 @@ def check_file(path: Path) -> None:
         raise NotFoundError(f"{path}: no such file", "give the path of a .gguf file")
     header = read_header(path)
     if header.get("split.count", 1) != 1:
-        # the other shards are read just as well
-        GGUFSource(path).close()
-    check_hyperparameters(path, header)
+        # a layer may be cut in two
+        source = GGUFSource(path)
+        source.close()
+        header = source.header
+    check_model(path, header)
 
 
 def fitted(model: ModelParams, context: ContextParams, margin: int = MARGIN) -> Fit | None:

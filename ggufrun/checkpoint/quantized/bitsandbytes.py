@@ -10,7 +10,6 @@ Source: bitsandbytes' documentation and files; "QLoRA" (arXiv 2305.14314) for NF
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ggufrun import jsontext
 from ggufrun.checkpoint.quantized.floats import Floats, round_to
 from ggufrun.checkpoint.quantized.module import AGAIN, Module, computed, floats_of, read_vector
 from ggufrun.checkpoint.tensor import STORAGE, Tensor
@@ -100,12 +100,12 @@ def _state(module: Module, kind: str) -> State:
     if text.n_values > MAX_STATE:
         raise FormatError(f"{text.name} has {text.n_values} bytes", AGAIN)
     try:
-        values: Any = json.loads(read_vector(text).tobytes().decode())
+        values: Any = jsontext.parse(read_vector(text).tobytes())
         shape, block, dtype = values["shape"], values["blocksize"], values["dtype"]
         nested = None
         if "nested_blocksize" in values:
             nested = int(values["nested_blocksize"]), np.float32(values["nested_offset"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise FormatError(f"{text.name} is not a quantization state: {str(error)[:60]}", AGAIN) from error
     sizes = isinstance(shape, list) and 0 < len(shape) < 8 and all(type(n) is int and 0 < n < 1 << 40 for n in shape)
     if not sizes or type(block) is not int or block not in BLOCK_SIZES or dtype not in PRECISIONS:

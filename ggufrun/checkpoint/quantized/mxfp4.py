@@ -16,8 +16,15 @@ from ggufrun.checkpoint.quantized.module import AGAIN, Module
 from ggufrun.checkpoint.tensor import Rows, Tensor
 from ggufrun.errors import FormatError
 
+MXFP4 = "MXFP4"
+"""The type of a tensor that holds ggml's blocks."""
+
 BYTES, VALUES = 16, 32
 """Of a block, without its exponent."""
+
+EXPONENT_BIAS = 127
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+"""What four bits are worth."""
 
 
 def read(module: Module) -> Tensor:
@@ -32,7 +39,7 @@ def read(module: Module) -> Tensor:
     def rows(start: int, stop: int) -> Rows:
         return in_blocks(blocks.rows(start * count, stop * count), scales.rows(start, stop))
 
-    return Tensor(module.name, "MXFP4", (*outer, count * VALUES), rows)
+    return Tensor(module.name, MXFP4, (*outer, count * VALUES), rows)
 
 
 def in_blocks(packed: Rows, exponents: Rows) -> Rows:
@@ -46,3 +53,17 @@ def in_blocks(packed: Rows, exponents: Rows) -> Rows:
     found[:, 1::2] = low[:, :8] | (low[:, 8:] << 4)
     found[:, 2::2] = high[:, :8] | (high[:, 8:] << 4)
     return found.reshape(n_rows, count * (1 + BYTES))
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """A tensor of ggml's blocks as the floats that they stand for; BF16 holds each of them exactly."""
+
+    def rows(start: int, stop: int) -> Rows:
+        blocks = tensor.rows(start, stop).reshape(-1, 1 + BYTES)
+        values = np.concatenate([blocks[:, 1:] & 0x0F, blocks[:, 1:] >> 4], axis=1)
+        exponents = blocks[:, :1].astype(np.int32) - EXPONENT_BIAS
+        with np.errstate(over="ignore"):
+            found: Rows = np.ldexp(E2M1[values], exponents)
+        return found.reshape(stop - start, tensor.n_per_row)
+
+    return Tensor(tensor.name, "F32", tensor.shape, rows, "BF16")

@@ -29,7 +29,8 @@ def convert(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="Folder of a checkpoint (Hugging Face or Meta), or a model on the hub: org/name[@revision].",
+            help="Folder of a checkpoint (Hugging Face or Meta), one that was pulled, or one on the hub: "
+            "org/name[@revision].",
             show_default=False,
         ),
     ],
@@ -48,8 +49,9 @@ def convert(
         list[str] | None,
         typer.Option(
             "--lora",
-            metavar="DIR[=SCALE]",
-            help="Merge this PEFT adapter; again for more, in order. The vocabulary is that of the last that has one.",
+            metavar="ADAPTER[=SCALE]",
+            help="Merge this PEFT adapter, a folder or org/name; again for more, in order. The vocabulary is that of "
+            "the last that has one.",
         ),
     ] = None,
     lora_out: Annotated[
@@ -97,9 +99,9 @@ def convert(
 
     Several -t write several files from one read. No intermediate file, no torch.
     """
-    from ggufrun.checkpoint.adapter import parse_request
+    from ggufrun.checkpoint.adapter import AdapterRequest, split_request
     from ggufrun.cli import calibrating, upstream
-    from ggufrun.cli.fetching import source_folder
+    from ggufrun.cli.fetching import adapter_folder, source_folder
     from ggufrun.cli.receipt import beside, measurer
     from ggufrun.cli.terminal.proof_line import print_proof, prove_vocabulary
     from ggufrun.cli.writing import split, target_namer, write
@@ -123,17 +125,21 @@ def convert(
     if converter not in ("ggufrun", "upstream"):
         raise UsageError(f"no converter {converter!r}", "choose ggufrun or upstream")
     file_types = list(dict.fromkeys(parse_file_type(text) for text in types or ()))
-    adapters = [parse_request(text) for text in lora or ()]
-    wanted = companion_files if vocab_only else upstream_files if converter == "upstream" else None
-    folder, stem = source_folder(source, outline=how.dry_run and not vocab_only, wanted=wanted)
+    requests = [split_request(text) for text in lora or ()]
+    if lora_out is not None and (len(requests) != 1 or len(file_types) > 1 or output is not None):
+        raise UsageError("--lora-out writes one adapter in one type", "give one --lora, at most one -t, and no -o")
+    # of the base of a GGUF adapter only config.json is read
+    small = vocab_only or lora_out is not None
+    wanted = companion_files if small else upstream_files if converter == "upstream" else None
+    folder, stem = source_folder(source, outline=how.dry_run and not small, wanted=wanted)
+    located = [adapter_folder(text) for text, _ in requests]
+    adapters = [AdapterRequest(place, scale) for (place, _), (_, scale) in zip(located, requests, strict=True)]
     if lora_out is not None:
-        if len(adapters) != 1 or len(file_types) > 1 or output is not None:
-            raise UsageError("--lora-out writes one adapter in one type", "give one --lora, at most one -t, and no -o")
         plan = plan_adapter(folder, adapters[0], lora_out, file_types, name)
         write(plan, how)
         return
     if adapters:
-        stem = f"{stem}-{adapters[-1].path.resolve().name}"
+        stem = f"{stem}-{located[-1][1]}"
         name = name or stem
     path_of = target_namer(output, name or stem, len(file_types))
     quantize_options = kinds.options()

@@ -48,7 +48,8 @@ def register(app: typer.Typer) -> None:
         """
         facts = collect(rpc or "")
         findings = judge(facts)
-        chosen = budget_of(model, context, rpc) if model is not None else None
+        with abort.guarded():
+            chosen = budget_of(model, context, rpc) if model is not None else None
         if as_json:
             extra = {} if chosen is None else {"budget": budget.as_json(*chosen)}
             console.print_json({**facts, **extra, "findings": [asdict(finding) for finding in findings]})

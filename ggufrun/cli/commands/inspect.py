@@ -91,13 +91,13 @@ def inspect(
         console.print_text(found.template or "")
         return
     asked = context or min(DEFAULT_CONTEXT, found.context or DEFAULT_CONTEXT)
-    use = memory_use(file, header, asked)
+    use, refused = engine_plan(file, header, asked)
     if as_json:
-        told = {"memory": _memory_json(found, use, asked), "prompt_format": _format(file, header)}
+        told = {"memory": _memory_json(found, use, asked), "refused": refused, "prompt_format": _format(file, header)}
         console.print_json({**_json(found, header, tensors), **told})
         return
     memory = _memory(found, use, asked)
-    console.out().print(_overview(found, memory, read(header), _format(file, header), _holds(header)))
+    console.out().print(_overview(found, memory, read(header), _format(file, header), _holds(header), refused))
     tables.show(_types(found), console.out())
     if tensors:
         tables.show(_tensors(header), console.out())
@@ -116,14 +116,14 @@ def _table(*columns: tuple[str, bool]) -> Table:
 def _format(path: Path, header: Header) -> dict[str, str] | None:
     """How ``chat`` would talk to the model, and why; None for what is no GGUF that the engine can open."""
     from ggufrun.chat.formats.choose_format import FormatOptions, choose
-    from ggufrun.checkpoint.ggufchecks import check_hyperparameters
+    from ggufrun.checkpoint.ggufchecks import check_model
     from ggufrun.engine.model import Model, ModelParams
     from ggufrun.errors import EngineError, FormatError, GgufrunError
 
     if not path.is_file():
         return None
     try:
-        check_hyperparameters(path, header)
+        check_model(path, header)
         model = Model(ModelParams(path, vocab_only=True))
     except (GgufrunError, OSError):
         return None
@@ -144,7 +144,12 @@ def _holds(header: Header) -> str | None:
 
 
 def _overview(
-    found: Description, memory: str | None, receipt: str | None, prompt_format: dict[str, str] | None, holds: str | None
+    found: Description,
+    memory: str | None,
+    receipt: str | None,
+    prompt_format: dict[str, str] | None,
+    holds: str | None,
+    refused: str | None,
 ) -> Table:
     from rich.table import Table
 
@@ -156,6 +161,7 @@ def _overview(
     rows: list[tuple[str, str | None]] = [
         ("file", f"{found.path} ({found.kind}, {size_text(found.file_bytes)})"),
         ("holds", holds),
+        ("refused", None if holds else refused),
         ("name", found.name),
         ("architecture", found.architecture or None),
         ("parameters", f"{found.parameters:,}"),
@@ -186,11 +192,11 @@ def _number(value: int | None) -> str | None:
     return None if value is None else f"{value:,}"
 
 
-def memory_use(path: Path, header: Header, context: int) -> Use | None:
+def engine_plan(path: Path, header: Header, context: int) -> tuple[Use | None, str | None]:
     """What the engine plans for a GGUF at ``path``, or for the one that the checkpoint there would become, with a
-    context of so many tokens on the processor alone; None for what it cannot open.
+    context of so many tokens on the processor alone; or why it cannot be run.
     """
-    from ggufrun.checkpoint.ggufchecks import check_hyperparameters, check_is_model
+    from ggufrun.checkpoint.ggufchecks import check_model
     from ggufrun.checkpoint.gguffile import hollow
     from ggufrun.engine.context import ContextParams
     from ggufrun.engine.model import ModelParams
@@ -199,13 +205,14 @@ def memory_use(path: Path, header: Header, context: int) -> Use | None:
     from ggufrun.errors import GgufrunError
 
     try:
-        check_is_model(path, header)
-        check_hyperparameters(path, header)
+        check_model(path, header)
         with contextlib.nullcontext(path) if path.is_file() else hollow(header) as file:
             alone = ModelParams(file, placement=Placement(split="none", main=NO_DEVICE))
-            return measure(alone, ContextParams(n_ctx=context)).total
-    except (GgufrunError, OSError):
-        return None
+            return measure(alone, ContextParams(n_ctx=context)).total, None
+    except GgufrunError as error:
+        return None, error.what
+    except OSError as error:
+        return None, str(error)
 
 
 def _memory(found: Description, use: Use | None, context: int) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from pathlib import Path
@@ -35,8 +34,12 @@ def find(flags: ChatFlags) -> tuple[Path, str | None]:
 
 def named(name: str) -> Path:
     """The file that ``name`` means: a path, a model of the local folder, or an id on the hub, fetched after asking."""
+    from ggufrun.hub import NotConvertedError
+
     try:
         return settings.local_model(name)
+    except NotConvertedError:
+        raise
     except NotFoundError as error:
         found = _hub_id(name)
         if found is None:
@@ -44,8 +47,12 @@ def named(name: str) -> Path:
         plain = found.repo + (f":{found.kind}" if found.kind else "")
         if plain != name and found.revision is None:
             # a link to what has been fetched before
-            with contextlib.suppress(NotFoundError):
+            try:
                 return settings.local_model(plain)
+            except NotConvertedError:
+                raise
+            except NotFoundError:
+                pass
         if not at_terminal():
             raise NotFoundError(error.what, f"if it is on the hub, fetch it: ggufrun pull {name}") from error
         return fetch(found)

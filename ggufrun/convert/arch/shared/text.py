@@ -21,8 +21,13 @@ FRONT = (
 """What they begin with."""
 
 
+def is_text(name: str) -> bool:
+    """Whether a tensor of this name belongs to the text part."""
+    return not name.startswith(FRONT) and not any(part in name for part in WITHIN)
+
+
 def text_name(config: Config, name: str) -> str | None:
     """The name that a model of text alone gives a tensor; None for one of another part."""
-    if name.startswith(FRONT) or any(part in name for part in WITHIN):
+    if not is_text(name):
         return None
     return name.removeprefix("thinker.").replace("language_model.", "")

@@ -1,0 +1,120 @@
+"""A GGUF as something that can be changed: its metadata, its tensors and their bytes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache
+from math import prod
+from pathlib import Path
+
+import gguf
+import pytest
+
+from ggufrun.checkpoint.gguffile import DEFAULT_ALIGNMENT, Header, Kind, TensorInfo, Value, align, encode, serialize
+from ggufrun.checkpoint.ggufheader import read_header
+from ggufrun.checkpoint.tensortypes import BLOCKS, TensorType
+from ggufrun.convert import pipeline, plan
+from ggufrun.quantize.types import FILE_TYPES
+from tests.attack.vocabularies import VOCABULARIES
+from tests.families import replace_vocabulary, write
+from tests.family_cases import CASES
+
+
+@dataclass
+class Tensor:
+    """``shape`` in numpy's order; data that is too short or missing is a hole."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: TensorType
+    data: bytes = b""
+
+    @property
+    def n_bytes(self) -> int:
+        block, size = BLOCKS[self.type]
+        return prod(self.shape) // block * size
+
+
+@dataclass
+class Model:
+    """Everything that a file says."""
+
+    metadata: dict[str, Value]
+    tensors: list[Tensor] = field(default_factory=list)
+
+    @property
+    def architecture(self) -> str:
+        value = self.metadata.get("general.architecture")
+        return str(value.decode()) if value else ""
+
+    def copy(self) -> Model:
+        return Model(dict(self.metadata), [replace(tensor) for tensor in self.tensors])
+
+    def set(self, key: str, value: object, kind: Kind, item: Kind | None = None) -> None:
+        self.metadata[key] = encode(value, kind, item)
+
+    def write(self, path: Path) -> None:
+        alignment = DEFAULT_ALIGNMENT
+        infos, offset = [], 0
+        for tensor in self.tensors:
+            infos.append(TensorInfo(tensor.name, tensor.shape, tensor.type, offset))
+            offset = align(offset + tensor.n_bytes, alignment)
+        with path.open("wb") as file:
+            head = serialize(Header(self.metadata, tuple(infos)))
+            file.write(head)
+            for tensor, info in zip(self.tensors, infos, strict=True):
+                if tensor.data:
+                    file.seek(len(head) + info.offset)
+                    file.write(tensor.data[: tensor.n_bytes])
+            file.truncate(len(head) + offset)
+
+
+def read(path: Path) -> Model:
+    header, data = read_header(path), path.read_bytes()
+    return Model(
+        dict(header.metadata),
+        [
+            Tensor(
+                info.name,
+                info.shape,
+                info.type,
+                data[header.data_start + info.offset : header.data_start + info.offset + info.n_bytes],
+            )
+            for info in header.tensors
+        ],
+    )
+
+
+def without_vocabulary(writer: gguf.GGUFWriter) -> None:
+    """Every case gets one of its own."""
+
+
+@cache
+def base(family: str, outtype: str) -> Model:
+    """The tiny checkpoint of a family as a GGUF without a vocabulary. Not to be changed: `Model.copy` is."""
+    monkeypatch = pytest.MonkeyPatch()
+    with tempfile.TemporaryDirectory(prefix="ggufrun-attack-") as temporary, monkeypatch.context() as patch:
+        replace_vocabulary(patch, without_vocabulary)
+        folder, target = Path(temporary), Path(temporary) / "model.gguf"
+        namer: Callable[[object], Path] = lambda kind: target  # noqa: E731
+        # some names make llama.cpp look for tokens of the model they belong to
+        wishes = plan.Wishes("tiny")
+        planned = plan.plan_convert(write(folder / family, CASES[family]), [FILE_TYPES[outtype]], namer, wishes=wishes)
+        try:
+            pipeline.run(planned, threads=1)
+        finally:
+            planned.close()
+        return read(target)
+
+
+def with_vocabulary(model: Model, name: str) -> Model:
+    """A copy with the small vocabulary called ``name``."""
+    model = model.copy()
+    for key in [key for key in model.metadata if key.startswith("tokenizer.ggml.")]:
+        del model.metadata[key]
+    for key, value in VOCABULARIES[name]().items():
+        kind = {list: Kind.ARRAY, bool: Kind.BOOL, int: Kind.UINT32, str: Kind.STRING}[type(value)]
+        model.set(f"tokenizer.ggml.{key}", value, kind)
+    return model
