@@ -10,7 +10,9 @@ Importing the package loads nothing else; each name below brings what it needs w
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ggufrun.errors import GgufrunError
@@ -18,6 +20,7 @@ from ggufrun.errors import GgufrunError
 if TYPE_CHECKING:
     from ggufrun.api.answers import Answer, Piece, Stream
     from ggufrun.api.conversation import Conversation
+    from ggufrun.api.files import convert, inspect, perplexity, pull, quantize
     from ggufrun.api.model import Model, load
 
 __version__ = "0.1.0"
@@ -28,20 +31,51 @@ _HOMES = {
     "Stream": "answers",
     "Conversation": "conversation",
     "Model": "model",
+    "convert": "files",
+    "inspect": "files",
     "load": "model",
+    "perplexity": "files",
+    "pull": "files",
+    "quantize": "files",
 }
 """Name -> the module of `ggufrun.api` that has it."""
 
-__all__ = ["Answer", "Conversation", "GgufrunError", "Model", "Piece", "Stream", "__version__", "load"]
+__all__ = [
+    "Answer",
+    "Conversation",
+    "GgufrunError",
+    "Model",
+    "Piece",
+    "Stream",
+    "__version__",
+    "convert",
+    "inspect",
+    "load",
+    "perplexity",
+    "pull",
+    "quantize",
+]
 
 
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'ggufrun' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"ggufrun.api.{home}"), name)
-    return value
+    return getattr(import_module(f"ggufrun.api.{home}"), name)
 
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """This module, in which importing the rooms ``ggufrun.convert`` and ``ggufrun.quantize`` leaves the functions of
+    those names alone.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in _HOMES:
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -16,7 +16,6 @@ from ggufrun.cli import calibrating
 from ggufrun.cli.calibrating import MODEL_KEY, RESUME_KEY, Collection, collect, model_digest
 from ggufrun.cli.flags.common import TypeFlags, WriteFlags
 from ggufrun.cli.jobs import sort_arguments
-from ggufrun.cli.writing import base_name
 from ggufrun.convert.annotate import annotate
 from ggufrun.convert.imatrix import load_imatrix
 from ggufrun.engine.chunks import ChunkParams
@@ -25,6 +24,7 @@ from ggufrun.engine.model import ModelParams
 from ggufrun.engine.placement.memory import measure
 from ggufrun.errors import UsageError
 from ggufrun.quantize.types import BEST_FIRST, FILE_TYPES
+from ggufrun.workflows.targets import base_name
 from tests.checkpoints import DEMO, write_llama
 from tests.measured import SAMPLE
 from tests.test_cli_convert import fails, ggufrun

@@ -9,6 +9,7 @@ from pathlib import Path
 from ggufrun.checkpoint.ggufchecks import check_model
 from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.checkpoint.ggufsource import GGUFSource
+from ggufrun.engine.chunks import ChunkParams
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.model import Model, ModelParams
 from ggufrun.engine.placement import fit
@@ -41,6 +42,21 @@ def check_file(path: Path) -> None:
         source.close()
         header = source.header
     check_model(path, header)
+
+
+def context_for_chunks(params: ChunkParams) -> ContextParams:
+    """The context that takes as much memory as one for chunks."""
+    return ContextParams(
+        n_ctx=params.length * params.at_once,
+        n_batch=params.tokens_at_once,
+        n_ubatch=params.n_ubatch,
+        threads=params.threads,
+        flash_attention=params.flash_attention,
+        type_k=params.type_k,
+        type_v=params.type_v,
+        outputs=params.tokens_at_once,
+        sequences=params.at_once,
+    )
 
 
 def fitted(model: ModelParams, context: ContextParams, margin: int = MARGIN) -> Fit | None:

@@ -103,14 +103,16 @@ def convert(
     from ggufrun.cli import calibrating, upstream
     from ggufrun.cli.fetching import adapter_folder, source_folder
     from ggufrun.cli.receipt import beside, measurer
-    from ggufrun.cli.terminal.proof_line import print_proof, prove_vocabulary
-    from ggufrun.cli.writing import split, target_namer, write
+    from ggufrun.cli.terminal.proof_line import print_proof
+    from ggufrun.cli.writing import split, write
     from ggufrun.convert.adapter import plan_adapter
     from ggufrun.convert.imatrix import load_imatrix
     from ggufrun.convert.plan import Wishes, plan_convert, plan_vocabulary
     from ggufrun.hub import companion_files, upstream_files
     from ggufrun.quantize.plan import AS_LLAMA_CPP
     from ggufrun.quantize.types import parse_file_type
+    from ggufrun.workflows.targets import target_namer
+    from ggufrun.workflows.write import prove_vocabulary
 
     if receipt and (split_max_size or lora_out or converter != "ggufrun"):
         raise UsageError(

@@ -70,8 +70,8 @@ def imatrix(
     The importance matrix is the file that llama-imatrix writes, and llama-quantize and `ggufrun quantize --imatrix`
     read. Ctrl+C saves what is there. What was measured before is left as it is.
     """
-    from ggufrun.cli.writing import base_name
     from ggufrun.hub import resolve_model
+    from ggufrun.workflows.targets import base_name
 
     if merge:
         _merge([resolve_model(name) for name in sources], output, force)

@@ -121,8 +121,9 @@ class _Job:
     def run(self, source: Path, what: str) -> list[dict[str, Any]]:
         """Quantize ``source``; ``what`` stands before the progress bar."""
         from ggufrun.cli.fitting import choose
-        from ggufrun.cli.writing import base_name, carry_out, split, target_namer
+        from ggufrun.cli.writing import carry_out, split
         from ggufrun.convert.plan import plan_quantize
+        from ggufrun.workflows.targets import base_name, target_namer
 
         file_types = self.file_types
         fields: dict[str, Any] = {"input": str(source)}
@@ -160,9 +161,9 @@ class _Job:
     ) -> Plan:
         """The same plan with an importance matrix that is measured now, once all else is known to go well."""
         from ggufrun.cli.calibrating import automatic, automatic_path
-        from ggufrun.cli.writing import base_name
         from ggufrun.convert.plan import plan_quantize
         from ggufrun.convert.writer import check_targets
+        from ggufrun.workflows.targets import base_name
 
         plan.close()
         sizes = ((target.path, target.size) for target in plan.targets)

@@ -71,8 +71,8 @@ def _together(name: str) -> list[Removal]:
     """The model called ``name``, and the importance matrix that was measured on it and kept beside it."""
     from ggufrun.checkpoint.ggufheader import read_header
     from ggufrun.cli.calibrating import MODEL_KEY, automatic_path, model_digest
-    from ggufrun.cli.writing import base_name
     from ggufrun.hub import removal
+    from ggufrun.workflows.targets import base_name
 
     model = removal.find(name)
     matrix = automatic_path(model.path.parent, base_name(model.path))

@@ -72,32 +72,14 @@ def open_model(
     path: Path, place: PlaceFlags, context: ContextParams | ChunkParams, beside: Sequence[Model] = ()
 ) -> Model:
     """A model where it fits with such a context. ``beside`` are open models that will have theirs too."""
+    from ggufrun.engine.context import ContextParams
     from ggufrun.engine.model import Model
     from ggufrun.workflows import open_model as workflow
 
-    wanted = as_context(context)
+    wanted = context if isinstance(context, ContextParams) else workflow.context_for_chunks(context)
     params = placement.params(path, place)
     margin = workflow.margin_with(params, wanted, beside, placement.margin(place))
     return workflow.open_model(params, wanted, margin, Model, console.note)
-
-
-def as_context(params: ContextParams | ChunkParams) -> ContextParams:
-    """The context that takes as much memory as one for chunks."""
-    from ggufrun.engine.context import ContextParams
-
-    if isinstance(params, ContextParams):
-        return params
-    return ContextParams(
-        n_ctx=params.length * params.at_once,
-        n_batch=params.tokens_at_once,
-        n_ubatch=params.n_ubatch,
-        threads=params.threads,
-        flash_attention=params.flash_attention,
-        type_k=params.type_k,
-        type_v=params.type_v,
-        outputs=params.tokens_at_once,
-        sequences=params.at_once,
-    )
 
 
 def announce(count: int, params: ChunkParams) -> None:

@@ -7,21 +7,7 @@ from typing import TYPE_CHECKING
 from ggufrun.cli.terminal import console
 
 if TYPE_CHECKING:
-    from ggufrun.convert.plan import Plan
     from ggufrun.convert.vocab.proof import Proof
-
-
-def prove_vocabulary(plan: Plan) -> Proof | None:
-    """Prove the vocabulary of ``plan`` before anything is written; raises, with the plan closed, where it differs."""
-    from ggufrun.convert.vocab.proof import prove
-
-    if plan.original is None:
-        return None
-    try:
-        return prove(plan.targets[0].header.metadata, plan.original)
-    except BaseException:
-        plan.close()
-        raise
 
 
 def print_proof(proof: Proof | None) -> None:
