@@ -20,7 +20,7 @@ from ggufrun.errors import GgufrunError
 if TYPE_CHECKING:
     from ggufrun.api.answers import Answer, Piece, Stream
     from ggufrun.api.conversation import Conversation
-    from ggufrun.api.files import convert, inspect, perplexity, pull, quantize
+    from ggufrun.api.files import convert, imatrix, inspect, perplexity, pull, quantize
     from ggufrun.api.model import Model, load
 
 __version__ = "0.1.0"
@@ -32,6 +32,7 @@ _HOMES = {
     "Conversation": "conversation",
     "Model": "model",
     "convert": "files",
+    "imatrix": "files",
     "inspect": "files",
     "load": "model",
     "perplexity": "files",
@@ -49,6 +50,7 @@ __all__ = [
     "Stream",
     "__version__",
     "convert",
+    "imatrix",
     "inspect",
     "load",
     "perplexity",

@@ -19,14 +19,16 @@ import pytest
 
 from ggufrun.checkpoint.gguffile import Kind, encode
 from ggufrun.checkpoint.ggufheader import read_header
-from ggufrun.cli import calibrating, measuring
+from ggufrun.cli import measuring
 from ggufrun.cli.commands import imatrix
 from ggufrun.convert.annotate import annotate
 from ggufrun.convert.imatrix import load_imatrix, save_imatrix
 from ggufrun.engine.chunks import ChunkParams
+from ggufrun.engine.model import ModelParams
 from ggufrun.engine.placement import system_memory
 from ggufrun.errors import NotFoundError
 from ggufrun.evaluate.imatrix import Collector
+from ggufrun.workflows import imatrix as workflow
 from tests.checkpoints import DEMO
 from tests.measured import SAMPLE
 from tests.test_cli_convert import fails, ggufrun
@@ -59,7 +61,7 @@ def test_an_interrupted_collection_goes_on(
         imatrix.imatrix([str(model)], output=out, **common)
     monkeypatch.undo()
     assert load_imatrix(out).chunk_count == 6
-    assert str(read_header(out).get(calibrating.RESUME_KEY)).endswith(" 6")
+    assert str(read_header(out).get(workflow.RESUME_KEY)).endswith(" 6")
 
     flags: list[str | Path] = ["-f", SAMPLE, "-c", "64", "-b", "128", "-t", "1", "-o", out]
     fails(ggufrun("imatrix", model, *flags, "--chunks", "10"), r"exists; pass --force")
@@ -89,7 +91,7 @@ def test_an_interrupted_collection_goes_on(
 def test_the_work_of_a_file(measured: Callable[[str], Path], tmp_path: Path) -> None:
     """What it was measured with decides whether it is done: the model, its vocabulary, the text and the settings."""
     model, copy = measured("dense-f16"), tmp_path / "copy.gguf"
-    work = calibrating.Collection(model, tmp_path / "x.gguf", "one", "name", ChunkParams(64))
+    work = workflow.Collection(ModelParams(model), tmp_path / "x.gguf", "one", "name", ChunkParams(64))
     digests = {
         replace(work, **change).digest
         for change in (
@@ -100,7 +102,7 @@ def test_the_work_of_a_file(measured: Callable[[str], Path], tmp_path: Path) -> 
             {"skip": 1},
             {"process_output": True},
             {"parse_special": True},
-            {"model": measured("moe-f16")},
+            {"model": ModelParams(measured("moe-f16"))},
         )
     }
     assert len(digests) == 8
@@ -108,24 +110,24 @@ def test_the_work_of_a_file(measured: Callable[[str], Path], tmp_path: Path) -> 
     assert replace(work, **same).digest == work.digest  # type: ignore[arg-type]
     copy.write_bytes(model.read_bytes())
     annotate(copy, "general.", {"general.name": encode("other", Kind.STRING)})
-    assert replace(work, model=copy).digest == work.digest
+    assert replace(work, model=ModelParams(copy)).digest == work.digest
     annotate(copy, "tokenizer.ggml.pre", {"tokenizer.ggml.pre": encode("other", Kind.STRING)})
-    assert replace(work, model=copy).digest != work.digest
-    assert calibrating.finished(replace(work, target=model)) is None
+    assert replace(work, model=ModelParams(copy)).digest != work.digest
+    assert workflow.finished(replace(work, target=model)) is None
     (tmp_path / "x.gguf").write_bytes(b"no GGUF")
-    assert calibrating.finished(work) is None
+    assert workflow.finished(work) is None
 
 
 def test_saved_on_the_way(measured: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "x.gguf"
     saved: list[int] = []
-    save = calibrating._save
+    save = workflow._save
 
     def remembers(*arguments: Any) -> None:
         save(*arguments)
         saved.append(load_imatrix(out).chunk_count)
 
-    monkeypatch.setattr(calibrating, "_save", remembers)
+    monkeypatch.setattr(workflow, "_save", remembers)
     imatrix.imatrix(
         [str(measured("dense-f16"))],
         text=SAMPLE,
@@ -137,7 +139,7 @@ def test_saved_on_the_way(measured: Callable[[str], Path], tmp_path: Path, monke
         threads=1,
     )
     assert saved == [3, 6, 7]
-    assert calibrating.RESUME_KEY not in read_header(out).metadata
+    assert workflow.RESUME_KEY not in read_header(out).metadata
 
 
 def test_a_killed_collection_ends_in_the_same_bytes(
@@ -166,7 +168,7 @@ def test_a_killed_collection_ends_in_the_same_bytes(
         monkeypatch.setattr(Collector, "run", killed)
         with pytest.raises(RuntimeError, match="killed"):
             imatrix.imatrix([str(model)], output=part, resume=True, **common)
-    assert str(read_header(part).get(calibrating.RESUME_KEY)).endswith(" 6")
+    assert str(read_header(part).get(workflow.RESUME_KEY)).endswith(" 6")
     monkeypatch.undo()
     imatrix.imatrix([str(model)], output=part, resume=True, **common)
     assert part.read_bytes() == whole.read_bytes()

@@ -12,8 +12,6 @@ from typing import Any
 import pytest
 
 from ggufrun.checkpoint.ggufheader import read_header
-from ggufrun.cli import calibrating
-from ggufrun.cli.calibrating import MODEL_KEY, RESUME_KEY, Collection, collect, model_digest
 from ggufrun.cli.flags.common import TypeFlags, WriteFlags
 from ggufrun.cli.jobs import sort_arguments
 from ggufrun.convert.annotate import annotate
@@ -24,6 +22,8 @@ from ggufrun.engine.model import ModelParams
 from ggufrun.engine.placement.memory import measure
 from ggufrun.errors import UsageError
 from ggufrun.quantize.types import BEST_FIRST, FILE_TYPES
+from ggufrun.workflows import imatrix as workflow
+from ggufrun.workflows.imatrix import MODEL_KEY, RESUME_KEY, Collection, collect, model_digest
 from ggufrun.workflows.targets import base_name
 from tests.checkpoints import DEMO, write_llama
 from tests.measured import SAMPLE
@@ -250,12 +250,12 @@ ONE_THREAD = WriteFlags(threads=1)
 @pytest.fixture
 def short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sample in place of the calibration text, in short chunks: seconds, not minutes."""
-    run = calibrating.collect
+    run = workflow.collect
 
-    def shorter(work: Collection, resume: bool) -> Any:
-        return run(replace(work, limit=4, params=ChunkParams(64, threads=1)), resume)
+    def shorter(work: Collection, resume: bool, *rest: Any) -> Any:
+        return run(replace(work, limit=4, params=ChunkParams(64, threads=1)), resume, *rest)
 
-    monkeypatch.setattr(calibrating, "collect", shorter)
+    monkeypatch.setattr(workflow, "collect", shorter)
 
 
 def test_an_automatic_matrix_is_the_one_that_imatrix_measures(measured: Callable[[str], Path], tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_an_automatic_matrix_is_the_one_that_imatrix_measures(measured: Callable
 def test_a_matrix_of_something_else_is_not_taken(measured: Callable[[str], Path], tmp_path: Path) -> None:
     source, kept = measured("dense-f16"), tmp_path / "dense-imatrix.gguf"
     common = {"params": ChunkParams(64, threads=1), "limit": 2}
-    collect(Collection(source, kept, SAMPLE.read_text("utf-8"), "mine", **common), resume=False)  # type: ignore[arg-type]
+    collect(Collection(ModelParams(source), kept, SAMPLE.read_text("utf-8"), "mine", **common), resume=False)  # type: ignore[arg-type]
     before = kept.read_bytes()
     command: list[str | Path] = ["quantize", source, "iq2_xs", "--imatrix", "auto"]
     fails(

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.cli.calibrating import MODEL_KEY, model_digest
 from ggufrun.convert.imatrix import save_imatrix
 from ggufrun.quantize.imatrix import Imatrix
+from ggufrun.workflows.imatrix import MODEL_KEY, model_digest
 from tests.terminal import Screen
 from tests.test_cli_convert import fails, ggufrun
 

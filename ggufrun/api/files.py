@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,16 +13,18 @@ from ggufrun.checkpoint.adapter import AdapterRequest
 from ggufrun.convert.describe import Description, describe
 from ggufrun.convert.imatrix import load_imatrix
 from ggufrun.convert.plan import Wishes, plan_quantize, split_plan
+from ggufrun.convert.writer import check_targets
 from ggufrun.engine.chunks import ChunkParams
 from ggufrun.engine.model import ModelParams
 from ggufrun.evaluate import statistics
 from ggufrun.evaluate.perplexity import Scores, score, score_against
 from ggufrun.evaluate.statistics import Comparison, Estimate
-from ggufrun.evaluate.text import SAMPLE, builtin_text, cut
+from ggufrun.evaluate.text import CALIBRATION, SAMPLE, builtin_text, cut
 from ggufrun.hub.models import models_folder, resolve_model
 from ggufrun.quantize.plan import QuantizeOptions, parse_override
 from ggufrun.quantize.types import FileType, parse_file_type
 from ggufrun.workflows.convert import ConvertRequest, read_template
+from ggufrun.workflows.imatrix import Collection, Counts, Follow, collect, finished
 from ggufrun.workflows.open_model import check_file, context_for_chunks, open_model
 from ggufrun.workflows.targets import base_name, target_namer
 from ggufrun.workflows.write import Progress, Written, prove_vocabulary, write_plan
@@ -183,6 +186,52 @@ def perplexity(
                     progress(len(parts), len(pieces))
         joined = Scores.join(parts)
         return Measured(statistics.perplexity(joined.nll), len(pieces), statistics.compare(joined))
+
+
+def imatrix(
+    model: str | Path,
+    out: str | Path | None = None,
+    *,
+    text: str | None = None,
+    n_ctx: int = 512,
+    chunks: int | None = None,
+    n_gpu_layers: int | None = None,
+    threads: int | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Measure which columns of a model's matrices matter, on ``text`` (by default one that comes with ggufrun).
+
+    Returns the file, llama-imatrix's format: ``out``, or NAME-imatrix.gguf in the current folder. What was measured
+    before on the same model, text and settings is left as it is. ``progress`` hears steps of the computation.
+    """
+    path = resolve_model(str(model), gguf_only=True)
+    check_file(path)
+    target = Path(f"{base_name(path)}-imatrix.gguf") if out is None else path_of(out)
+    whole, name = (builtin_text(CALIBRATION), f"ggufrun {CALIBRATION}") if text is None else (text, "text")
+    params = ChunkParams(n_ctx, threads=threads)
+    work = Collection(ModelParams(path, n_gpu_layers), target, whole, name, params, limit=chunks)
+    if force or finished(work) is None:
+        check_targets([(target, 0)], force, [path])
+        collect(work, resume=False, follow=_follow(progress))
+    return target
+
+
+def _follow(progress: Progress | None) -> Follow:
+    """Tell ``progress`` of every step."""
+
+    @contextmanager
+    def follow(counts: Counts, total: int) -> Iterator[Iterator[int]]:
+        def told() -> Iterator[int]:
+            for step, count in enumerate(counts, 1):
+                if progress is not None:
+                    progress(step, total)
+                yield count
+
+        with closing(counts):
+            yield told()
+
+    return follow
 
 
 def _types(types: Sequence[str] | str) -> tuple[FileType, ...]:

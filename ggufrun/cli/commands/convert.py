@@ -100,7 +100,7 @@ def convert(
     Several -t write several files from one read. No intermediate file, no torch.
     """
     from ggufrun.checkpoint.adapter import AdapterRequest, split_request
-    from ggufrun.cli import calibrating, upstream
+    from ggufrun.cli import auto_imatrix, upstream
     from ggufrun.cli.fetching import adapter_folder, source_folder
     from ggufrun.cli.receipt import beside, measurer
     from ggufrun.cli.terminal.proof_line import print_proof
@@ -170,7 +170,7 @@ def convert(
         def make(types: Sequence[FileType], place: Callable[[FileType], Path], matrix: Imatrix | None) -> Plan:
             return plan_convert(folder, types, place, quantize_options, wishes, matrix, adapters)
 
-        calibrating.convert(
+        auto_imatrix.convert(
             make,
             file_types,
             path_of,

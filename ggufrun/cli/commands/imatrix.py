@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ggufrun.cli.calibrating import Collection, collect, finished
 from ggufrun.cli.flags import common, measuring, placement
 from ggufrun.cli.terminal import console
 from ggufrun.errors import UsageError
@@ -83,18 +82,20 @@ def imatrix(
     if target.is_dir():
         target = target / f"{base_name(source)}-imatrix.gguf"
 
+    from ggufrun.cli.auto_imatrix import collecting
     from ggufrun.convert.writer import check_targets
     from ggufrun.engine.chunks import ChunkParams
     from ggufrun.evaluate.text import CALIBRATION
+    from ggufrun.workflows.imatrix import Collection, collect, finished
 
     params = ChunkParams(ctx_size, batch_size, ubatch_size, threads, flash_attention, type_k, type_v)
     work = Collection(
-        source,
+        placement.params(source, place),
         target,
         measuring.read_text(text, CALIBRATION),
         measuring.text_name(text, CALIBRATION),
         params,
-        place,
+        placement.margin(place),
         chunks,
         from_chunk,
         process_output,
@@ -106,7 +107,7 @@ def imatrix(
         console.note(f"{target} was measured before, on the same model and text; --force measures it again")
     else:
         check_targets([(target, 0)], force or resume, [source])
-        found = collect(work, resume)
+        found = collect(work, resume, console.note, collecting)
     _report(target, found)
 
 

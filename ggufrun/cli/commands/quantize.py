@@ -160,16 +160,17 @@ class _Job:
         self, plan: Plan, source: Path, file_types: Sequence[FileType], path_of: Callable[[FileType], Path]
     ) -> Plan:
         """The same plan with an importance matrix that is measured now, once all else is known to go well."""
-        from ggufrun.cli.calibrating import automatic, automatic_path
+        from ggufrun.cli.auto_imatrix import collecting
         from ggufrun.convert.plan import plan_quantize
         from ggufrun.convert.writer import check_targets
+        from ggufrun.workflows.imatrix import automatic, automatic_path
         from ggufrun.workflows.targets import base_name
 
         plan.close()
         sizes = ((target.path, target.size) for target in plan.targets)
         check_targets(sizes, self.how.force or self.how.resume, plan.source.files)
         place = automatic_path(plan.targets[0].path.parent, base_name(source))
-        found = automatic(source, place, self.how.threads)
+        found = automatic(source, place, self.how.threads, console.note, collecting)
         return plan_quantize(source, file_types, path_of, self.options, found)
 
 
