@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 
 from ggufrun.chat.reply import Text, Thought
@@ -58,6 +58,32 @@ class Piece:
         return self.text
 
 
+@dataclass
+class _Heard:
+    """What came of an answer so far."""
+
+    text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    done: Done | None = None
+
+
+def _pieces(events: Generator[Event, None, None], heard: _Heard) -> Generator[Piece, None, None]:
+    # not a method: a stream that its own generator holds would not end when nobody else holds it
+    try:
+        for event in events:
+            if isinstance(event, Text) and event.text:
+                heard.text.append(event.text)
+                yield Piece(text=event.text)
+            elif isinstance(event, Thought) and event.text:
+                heard.reasoning.append(event.text)
+                yield Piece(reasoning=event.text)
+            elif isinstance(event, Done):
+                heard.done = event
+    finally:
+        # the conversation keeps what came, before anybody else may use the model
+        events.close()
+
+
 class Stream:
     """An answer on its way: iterate over its pieces; ``answer`` is the whole once they have ended.
 
@@ -65,26 +91,9 @@ class Stream:
     """
 
     def __init__(self, events: Generator[Event, None, None], release: Callable[[], None]) -> None:
-        self._pieces = self._run(events)
+        self._heard = _Heard()
+        self._pieces = _pieces(events, self._heard)
         self._release = release
-        self._text: list[str] = []
-        self._reasoning: list[str] = []
-        self._done: Done | None = None
-
-    def _run(self, events: Generator[Event, None, None]) -> Generator[Piece, None, None]:
-        try:
-            for event in events:
-                if isinstance(event, Text) and event.text:
-                    self._text.append(event.text)
-                    yield Piece(text=event.text)
-                elif isinstance(event, Thought) and event.text:
-                    self._reasoning.append(event.text)
-                    yield Piece(reasoning=event.text)
-                elif isinstance(event, Done):
-                    self._done = event
-        finally:
-            # the conversation keeps what came, before somebody else may use the model
-            events.close()
 
     def __iter__(self) -> Iterator[Piece]:
         return self
@@ -99,13 +108,13 @@ class Stream:
     @property
     def answer(self) -> Answer:
         """The answer so far; whole when the pieces have ended."""
-        done = self._done
+        text, reasoning, done = "".join(self._heard.text), "".join(self._heard.reasoning), self._heard.done
         if done is None:
-            return Answer("".join(self._text), "".join(self._reasoning), "interrupted")
+            return Answer(text, reasoning, "interrupted")
         stats = done.stats
         return Answer(
-            "".join(self._text),
-            "".join(self._reasoning),
+            text,
+            reasoning,
             FINISH[stats.reason],
             stats.prompt_tokens,
             stats.prompt_tokens - stats.decoded_prompt_tokens,
@@ -130,4 +139,4 @@ class Stream:
 
     def __del__(self) -> None:
         # a stream that nobody reads to its end must not keep the model for ever
-        self._release()
+        self.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,11 @@ RENAMED = {"temperature": "temp", "typical_p": "typical"}
 OWN = frozenset(("max_tokens", "stop", "json_schema"))
 """Arguments that are not sampling parameters of the engine."""
 
-KNOWN = frozenset(item.name for item in fields(SamplingParams))
+KINDS = {item.name: str(item.type) for item in fields(SamplingParams)}
+"""The sampling parameters of the engine, and the types of their values."""
+
+NAMES = OWN | {*KINDS} - {*RENAMED.values()} | {*RENAMED}
+"""What the options are called here."""
 
 
 @dataclass(frozen=True)
@@ -79,21 +84,16 @@ def wanted(options: Mapping[str, Any], usual: Mapping[str, Any]) -> Wanted:
     """Options over the ``usual`` sampling of a model. Raises UsageError for a name or value that makes no sense."""
     values: dict[str, Any] = {}
     for name, value in usual.items():
-        if name in KNOWN:
-            kind = next(item.type for item in fields(SamplingParams) if item.name == name)
+        if name in KINDS:
             # metadata brings every number as a float
-            values[name] = int(value) if kind == "int" else value
+            values[name] = int(value) if KINDS[name] == "int" else value
     for name, value in options.items():
         own = RENAMED.get(name, name)
-        if name not in OWN and own not in KNOWN:
-            raise UsageError(f"there is no option {name!r}", f"choose from {', '.join(sorted(OWN | KNOWN))}")
+        if name not in NAMES and own not in KINDS:
+            raise UsageError(f"there is no option {name!r}", f"choose from {', '.join(sorted(NAMES))}")
         if name in OWN or value is None:
             continue
-        if name == "logit_bias":
-            value = tuple((int(token), float(bias)) for token, bias in dict(value).items())
-        elif name in ("samplers", "dry_breakers"):
-            value = tuple(value)
-        values[own] = value
+        values[own] = _checked(name, KINDS[own], value)
     schema = options.get("json_schema")
     if schema is not None:
         if options.get("grammar"):
@@ -106,11 +106,26 @@ def wanted(options: Mapping[str, Any], usual: Mapping[str, Any]) -> Wanted:
     most = options.get("max_tokens")
     if most is not None and (type(most) is not int or most < 0):
         raise UsageError(f"max_tokens = {most!r}", "give a number of tokens")
+    return Wanted(SamplingParams(**values), stops, most)
+
+
+def _checked(name: str, kind: str, value: Any) -> Any:
+    """``value``, if it is of the ``kind`` that a sampling parameter has; a list for a tuple, a mapping for pairs."""
     try:
-        sampling = SamplingParams(**values)
-    except TypeError as error:
-        raise UsageError(f"an option has a value of the wrong kind: {error}", "give a number") from error
-    return Wanted(sampling, stops, most)
+        if name == "logit_bias":
+            return tuple((index(token), float(bias)) for token, bias in dict(value).items())
+        if kind.startswith("tuple") and not isinstance(value, str):
+            texts = tuple(value)
+            if all(isinstance(text, str) for text in texts):
+                return texts
+        allowed = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}.get(kind, ())
+        if type(value) in allowed:
+            return value
+    except (TypeError, ValueError):
+        pass
+    wanted_kind = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "a text"}.get(kind)
+    wanted_kind = "token ids and numbers" if name == "logit_bias" else wanted_kind or "a list of texts"
+    raise UsageError(f"{name} = {value!r:.60}", f"give {wanted_kind}")
 
 
 def path_of(path: str | Path) -> Path:
