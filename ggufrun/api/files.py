@@ -26,6 +26,7 @@ from ggufrun.quantize.types import FileType, parse_file_type
 from ggufrun.workflows.convert import ConvertRequest, read_template
 from ggufrun.workflows.imatrix import Collection, Counts, Follow, collect, finished
 from ggufrun.workflows.open_model import check_file, context_for_chunks, open_model
+from ggufrun.workflows.source import source_folder
 from ggufrun.workflows.targets import base_name, target_namer
 from ggufrun.workflows.write import Progress, Written, prove_vocabulary, write_plan
 
@@ -67,15 +68,15 @@ def convert(
     Each file appears whole or not at all; one that exists is replaced only with ``force``. Raises GgufrunError.
     """
     kinds = _types(types)
-    found = hub.path_or_id(str(source))
-    folder = found if isinstance(found, Path) else hub.fetch(found, hub.checkpoint_files, None, None)
-    stem = folder.resolve().name if isinstance(found, Path) else found.name
-    merged = tuple(
-        AdapterRequest(path_of(one[0]), float(one[1])) if isinstance(one, tuple) else AdapterRequest(path_of(one))
-        for one in adapters
-    )
+    folder, stem = source_folder(str(source))
+    merged: list[AdapterRequest] = []
+    for one in adapters:
+        text, scale = one if isinstance(one, tuple) else (one, 1.0)
+        place, adapter_name = source_folder(str(text), wanted=hub.adapter_files)
+        merged.append(AdapterRequest(place, float(scale)))
+        last = adapter_name
     if merged:
-        stem = f"{stem}-{merged[-1].path.resolve().name}"
+        stem = f"{stem}-{last}"
         name = name or stem
     matrix = None if imatrix is None else load_imatrix(path_of(imatrix))
     request = ConvertRequest(
@@ -85,7 +86,7 @@ def convert(
         None if out is None else path_of(out),
         _options(tensor_types, output_type, embedding_type, pure),
         Wishes(name, pretokenizer, read_template(None if chat_template is None else path_of(chat_template))),
-        merged,
+        tuple(merged),
     )
     plan = request.plan(imatrix=matrix)
     if verify:

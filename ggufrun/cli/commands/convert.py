@@ -12,11 +12,8 @@ from ggufrun.cli.flags.aliases import Converting
 from ggufrun.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
-    from ggufrun.convert.plan import Plan
-    from ggufrun.quantize.imatrix import Imatrix
-    from ggufrun.quantize.types import FileType
+    pass
 
 
 def register(app: typer.Typer) -> None:
@@ -101,17 +98,18 @@ def convert(
     """
     from ggufrun.checkpoint.adapter import AdapterRequest, split_request
     from ggufrun.cli import auto_imatrix, upstream
-    from ggufrun.cli.fetching import adapter_folder, source_folder
     from ggufrun.cli.receipt import beside, measurer
+    from ggufrun.cli.terminal import console
+    from ggufrun.cli.terminal.progress import fetch_bar
     from ggufrun.cli.terminal.proof_line import print_proof
     from ggufrun.cli.writing import split, write
     from ggufrun.convert.adapter import plan_adapter
     from ggufrun.convert.imatrix import load_imatrix
-    from ggufrun.convert.plan import Wishes, plan_convert, plan_vocabulary
-    from ggufrun.hub import companion_files, upstream_files
-    from ggufrun.quantize.plan import AS_LLAMA_CPP
+    from ggufrun.convert.plan import Wishes
+    from ggufrun.hub import adapter_files, checkpoint_files, companion_files, upstream_files
     from ggufrun.quantize.types import parse_file_type
-    from ggufrun.workflows.targets import target_namer
+    from ggufrun.workflows.convert import ConvertRequest, read_template
+    from ggufrun.workflows.source import source_folder
     from ggufrun.workflows.write import prove_vocabulary
 
     if receipt and (split_max_size or lora_out or converter != "ggufrun"):
@@ -132,9 +130,13 @@ def convert(
         raise UsageError("--lora-out writes one adapter in one type", "give one --lora, at most one -t, and no -o")
     # of the base of a GGUF adapter only config.json is read
     small = vocab_only or lora_out is not None
-    wanted = companion_files if small else upstream_files if converter == "upstream" else None
-    folder, stem = source_folder(source, outline=how.dry_run and not small, wanted=wanted)
-    located = [adapter_folder(text) for text, _ in requests]
+    wanted = companion_files if small else upstream_files if converter == "upstream" else checkpoint_files
+    outline = how.dry_run and not small
+    with fetch_bar() as on_progress:
+        folder, stem = source_folder(source, outline, wanted, on_progress, console.note, console.warn)
+        located = [
+            source_folder(text, False, adapter_files, on_progress, console.note, console.warn) for text, _ in requests
+        ]
     adapters = [AdapterRequest(place, scale) for (place, _), (_, scale) in zip(located, requests, strict=True)]
     if lora_out is not None:
         plan = plan_adapter(folder, adapters[0], lora_out, file_types, name)
@@ -143,10 +145,12 @@ def convert(
     if adapters:
         stem = f"{stem}-{located[-1][1]}"
         name = name or stem
-    path_of = target_namer(output, name or stem, len(file_types))
-    quantize_options = kinds.options()
     automatic = kinds.automatic and any(not kind.plain for kind in file_types)
     importance = load_imatrix(Path(kinds.imatrix)) if kinds.imatrix and not kinds.automatic else None
+    wishes = Wishes(name, pretokenizer, read_template(chat_template))
+    request = ConvertRequest(
+        folder, name or stem, tuple(file_types), output, kinds.options(), wishes, tuple(adapters)
+    )
     if converter == "upstream":
         if adapters or how.dry_run or how.resume or split_max_size or pretokenizer or chat_template or automatic:
             raise UsageError(
@@ -154,55 +158,17 @@ def convert(
                 "--chat-template and --imatrix auto",
                 "convert first, then use `ggufrun quantize`",
             )
-        upstream.convert(folder, file_types, path_of, quantize_options, name, importance, how)
+        upstream.convert(folder, file_types, request.path, request.options, name, importance, how)
         return
-    wishes = Wishes(name, pretokenizer, _template(chat_template))
-    if vocab_only:
-        place = output or Path()
-        path = place / f"{name or stem}-vocab.gguf" if place.is_dir() else place
-        plan = plan_vocabulary(folder, path, wishes, adapters)
-    else:
-        plan = plan_convert(folder, file_types, path_of, quantize_options, wishes, importance, adapters)
+    plan = request.vocabulary() if vocab_only else request.plan(imatrix=importance)
     proof = None if how.dry_run or no_verify else prove_vocabulary(plan)
     if automatic and not how.dry_run:
         plan.close()
-
-        def make(types: Sequence[FileType], place: Callable[[FileType], Path], matrix: Imatrix | None) -> Plan:
-            return plan_convert(folder, types, place, quantize_options, wishes, matrix, adapters)
-
-        auto_imatrix.convert(
-            make,
-            file_types,
-            path_of,
-            name or stem,
-            split_max_size=split_max_size,
-            receipt=receipt,
-            how=how,
-        )
+        auto_imatrix.convert(request, split_max_size=split_max_size, receipt=receipt, how=how)
         print_proof(proof)
         return
     measure = None
     if receipt and not how.dry_run:
-
-        def own_precision(path: Path) -> Plan:
-            return plan_convert(folder, (), lambda kind: path, AS_LLAMA_CPP, wishes, None, adapters)
-
-        measure = measurer(plan, lambda: beside(plan, own_precision, how.threads), how.threads)
+        measure = measurer(plan, lambda: beside(plan, request.own_precision, how.threads), how.threads)
     write(split(plan, split_max_size), how, measure)
     print_proof(proof)
-
-
-def _template(path: Path | None) -> str | None:
-    """The text of a chat template, once it is known to be valid Jinja."""
-    from ggufrun.chat.formats.template import ChatTemplate
-    from ggufrun.convert.vocab.special import read_template_file
-    from ggufrun.errors import FormatError
-
-    if path is None:
-        return None
-    text = read_template_file(path)
-    try:
-        ChatTemplate(text)
-    except FormatError as error:
-        raise FormatError(f"{path}: {error.what}", "correct the file") from error
-    return text
