@@ -8,12 +8,66 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO
 
 from ggufrun.errors import FormatError
 
 WANTED = "give a regular file"
+
+Identity = tuple[int, int, int, int]
+"""Device, inode, size and time of the last change."""
+
+
+class FilesRead:
+    """The files that were opened in a `recorded` block, as they were when they were opened first."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, Identity] = {}
+
+    def note(self, path: Path, status: os.stat_result) -> None:
+        """``path`` has been opened. FormatError if it is not what it was before."""
+        found = _identity(status)
+        if self._files.setdefault(path, found) != found:
+            raise _changed(path)
+
+    def check(self) -> None:
+        """FormatError if one of the files is not what it was. One that is gone has been read as it was."""
+        for path, before in self._files.items():
+            try:
+                now = _identity(path.stat())
+            except OSError:
+                continue
+            if now != before:
+                raise _changed(path)
+
+
+_reading: ContextVar[FilesRead | None] = ContextVar("reading", default=None)
+
+
+@contextmanager
+def recorded() -> Iterator[FilesRead]:
+    """Note every file that this thread opens here while this lasts."""
+    token = _reading.set(FilesRead())
+    try:
+        found = _reading.get()
+        assert found is not None
+        yield found
+    finally:
+        _reading.reset(token)
+
+
+def _identity(status: os.stat_result) -> Identity:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _changed(path: Path) -> FormatError:
+    return FormatError(
+        f"{path} changed while it was read", "run this again when nothing, such as a download, writes to it any more"
+    )
 
 
 def open_descriptor(path: Path, todo: str = WANTED) -> int:
@@ -24,7 +78,10 @@ def open_descriptor(path: Path, todo: str = WANTED) -> int:
     kinds = (getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK"))
     descriptor = os.open(path, sum(kinds, os.O_RDONLY))
     try:
-        _check(path, os.fstat(descriptor).st_mode, todo)
+        status = os.fstat(descriptor)
+        _check(path, status.st_mode, todo)
+        if (reading := _reading.get()) is not None:
+            reading.note(path, status)
     except BaseException:
         os.close(descriptor)
         raise

@@ -13,8 +13,7 @@ from ggufrun.checkpoint import gguffile
 from ggufrun.checkpoint.gguffile import Value
 from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.convert.writer import TargetFile, check_targets
-from ggufrun.errors import FormatError
-from ggufrun.regularfile import open_regular
+from ggufrun.regularfile import open_regular, recorded
 
 STEP = 16 << 20
 """Bytes copied at once."""
@@ -25,25 +24,29 @@ def annotate(path: Path, prefix: str, values: Mapping[str, Value]) -> None:
 
     Killed at any moment, it leaves the old file or the new one. Raises TargetError, FormatError or OSError.
     """
-    header = read_header(path)
-    kept = {key: value for key, value in header.metadata.items() if not key.startswith(prefix)}
-    head = gguffile.serialize(replace(header, metadata=kept | dict(values)))
-    size = len(head) + header.file_size - header.data_start
-    check_targets([(path, size)], force=True)
-    target = TargetFile(path, size, force=True)
-    try:
-        target.write(0, np.frombuffer(head, np.uint8))
-        with open_regular(path) as source:
-            source.seek(header.data_start)
-            position = len(head)
-            while data := source.read(STEP):
-                target.write(position, np.frombuffer(data, np.uint8))
-                position += len(data)
-            # what was read need not stay in memory
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(source.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        if position != size:
-            raise FormatError(f"{path} changed while it was read", "leave it alone until the job is done")
-        target.commit()
-    finally:
-        target.abort()
+    with recorded() as read:
+        header = read_header(path)
+        kept = {key: value for key, value in header.metadata.items() if not key.startswith(prefix)}
+        head = gguffile.serialize(replace(header, metadata=kept | dict(values)))
+        size = len(head) + header.file_size - header.data_start
+        check_targets([(path, size)], force=True)
+        target = TargetFile(path, size, force=True)
+        try:
+            target.write(0, np.frombuffer(head, np.uint8))
+            _copy(path, header.data_start, target, len(head))
+            read.check()
+            target.commit()
+        finally:
+            target.abort()
+
+
+def _copy(path: Path, start: int, target: TargetFile, position: int) -> None:
+    """The bytes of ``path`` from ``start`` on, to ``position`` of the target."""
+    with open_regular(path) as source:
+        source.seek(start)
+        while data := source.read(STEP):
+            target.write(position, np.frombuffer(data, np.uint8))
+            position += len(data)
+        # what was read need not stay in memory
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(source.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

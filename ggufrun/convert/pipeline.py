@@ -76,8 +76,9 @@ def run(
 ) -> None:
     """Write every target of ``plan``. ``on_progress`` gets the bytes read since it was last called.
 
-    On any error, and on KeyboardInterrupt, no target and no temporary file is left. ``resume`` goes on where a killed
-    job stopped, and leaves what it has done when it is interrupted itself.
+    On any error, and on KeyboardInterrupt, no target and no temporary file is left; FormatError if a source changed
+    meanwhile. ``resume`` continues where a killed job stopped, and leaves what it has done when it is interrupted
+    itself.
     """
     journal_path = _journal_path(plan)
     job = identity(plan, CHUNK)
@@ -102,6 +103,7 @@ def run(
         _encode_to(plan, files, journal, threads or default_threads(), on_progress)
         for file in files.values():
             file.flush()
+        plan.read.check()
         journal.finish()
         with held():
             for file in files.values():

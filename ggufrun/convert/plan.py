@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec
 
 import gguf
 
@@ -33,6 +35,9 @@ from ggufrun.quantize import ggml
 from ggufrun.quantize.imatrix import Imatrix
 from ggufrun.quantize.plan import AS_LLAMA_CPP, QuantizeOptions, TypePlan, plan_types
 from ggufrun.quantize.types import FILE_TYPES, FileType
+from ggufrun.regularfile import FilesRead, recorded
+
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -51,13 +56,14 @@ NO_WISHES = Wishes()
 class Plan:
     """Everything to do. ``close`` when done. ``original`` is the tokenizer that the vocabulary was made from,
     ``left_out`` names the modules of an adapter whose changes have no place in it. ``notes`` are sentences that the
-    user should read before the targets are written."""
+    user should read before the targets are written. ``read`` are the files that it was made from."""
 
     source: Source
     targets: tuple[Target, ...]
     original: Original | None = None
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    read: FilesRead = field(default_factory=FilesRead, compare=False)
 
     @property
     def source_bytes(self) -> int:
@@ -70,6 +76,18 @@ class Plan:
         self.source.close()
 
 
+def _recorded(make: Callable[P, Plan]) -> Callable[P, Plan]:
+    """``make``, whose plan knows the files that it was made from."""
+
+    @wraps(make)
+    def plan(*arguments: P.args, **named: P.kwargs) -> Plan:
+        with recorded() as read:
+            return replace(make(*arguments, **named), read=read)
+
+    return plan
+
+
+@_recorded
 @paused()
 def plan_convert(
     folder: Path,
@@ -113,6 +131,7 @@ def plan_convert(
         raise
 
 
+@_recorded
 def plan_vocabulary(
     folder: Path, path: Path, wishes: Wishes = NO_WISHES, adapters: Sequence[AdapterRequest] = ()
 ) -> Plan:
@@ -138,6 +157,7 @@ def plan_vocabulary(
         raise
 
 
+@_recorded
 def plan_quantize(
     path: Path,
     file_types: Sequence[FileType],
