@@ -206,6 +206,10 @@ class _Merge:
             return
         stored = find_name(self.tensors, HEADS)
         head = edits.pop(stored or HEAD, None)
+        if head is not None and head.untouched is not None:
+            # what the output was is what both were
+            both = edits.setdefault(embedding, Edit())
+            both.whole = both.whole or head.untouched
         change = edits.get(embedding)
         if head is None and change is None:
             return

@@ -75,17 +75,19 @@ def separate_head(embedding: Tensor, edit: Edit, head: Edit) -> Tensor | None:
     ``embedding`` is that of the base, ``edit`` the change of it. None where both stay one.
     """
     common = edit.untouched or embedding
-    start = head.untouched or common
-    if not head.parts_from_twin and head.tokens is None:
-        same = not edit.parts_from_twin and _same(start, common)
-    else:
-        finals = edit.whole or embedding, head.whole or start
+    if head.parts_from_twin or head.tokens is not None:
+        start = head.untouched or common
         same = (
             _same_delta(edit, head)
             and (edit.tokens is None) == (head.tokens is None)
             and (edit.tokens is None or head.tokens is None or _same_tokens(edit.tokens, head.tokens))
-            and _same(*finals)
+            and _same(edit.whole or embedding, head.whole or start)
         )
+    elif head.whole is not None:
+        start = head.whole
+        same = edit.delta is None and _same(edit.whole or embedding, start)
+    else:
+        start, same = common, not edit.parts_from_twin
     return None if same else start
 
 

@@ -26,9 +26,7 @@ def left_out(config: Config, family: Family, source: Source) -> tuple[str, ...]:
     if not isinstance(source, MergedSource):
         return ()
     dropped = [
-        name.removesuffix(".weight")
-        for name in source.changed
-        if family.kept(config, source.tensors[name]) is None
+        name.removesuffix(".weight") for name in source.changed if family.kept(config, source.tensors[name]) is None
     ]
     return (*source.left_out, *dropped)
 

@@ -126,9 +126,7 @@ def _is_v2(module: Module, zeros: Tensor, bits: int) -> bool:
     )
 
 
-def _zeros(
-    module: Module, zeros: Tensor, bits: int, is_v2: bool, start: int, stop: int
-) -> npt.NDArray[np.uint8]:
+def _zeros(module: Module, zeros: Tensor, bits: int, is_v2: bool, start: int, stop: int) -> npt.NDArray[np.uint8]:
     """The zero points of outputs ``start`` to ``stop``, (outputs, groups)."""
     # 32 numbers are ``bits`` words, so that none begins in a word that is not read
     first, last = start // WORD * bits, min(-(-stop // WORD) * bits, zeros.shape[1])
