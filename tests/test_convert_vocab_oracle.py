@@ -121,7 +121,7 @@ def with_bos(tokenizer: dict[str, Any]) -> dict[str, Any]:
 
 LLAMA3 = with_bos(tokenizer_json(PUBLISHED["llama-3"], LLAMA3_ADDED, ignore_merges=True))
 GLM4 = {
-    "tokenizer.json": tokenizer_json(PUBLISHED["llama-3"], GLM_ADDED),
+    "tokenizer.json": tokenizer_json(PUBLISHED["llama-3"], GLM_ADDED, ignore_merges=True),
     "tokenizer_config.json": FAST | {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
 }
 GEMMA4 = sentencepiece_as_json(
@@ -194,7 +194,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
             "tokenizer_config.json": FAST | {"eos_token": "<|eot_id|>"},
             "chat_template.json": {"chat_template": "Z"},
         },
-        "smaug-bpe",
+        "llama-bpe",
     ),
     "glm4": ("Glm4ForCausalLM", {"vocab_size": SIZE + 10, "pad_token_id": SIZE, "eos_token_id": [SIZE]}, GLM4, "glm4"),
     "command-r": (
@@ -260,7 +260,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     "code-llama": (
         "LlamaForCausalLM",
         {"vocab_size": 32016},
-        {"tokenizer_config.json": NAMED | {"chat_template": "C"}},
+        {"tokenizer_config.json": NAMED | {"chat_template": "C"}, "added_tokens.json": {"▁<EOT>": 32010}},
         "",
     ),
     "gemma": ("GemmaForCausalLM", {"vocab_size": 2060}, {"tokenizer_config.json": NAMED | {"add_bos_token": True}}, ""),

@@ -28,6 +28,10 @@ NOT_WEIGHTS = (
 )
 """Tables that old checkpoints carry and llama.cpp computes, and what training frameworks note beside the weights."""
 
+EMBEDDING = "token_embd.weight"
+EMBEDDINGS = ("embed_tokens.weight", "tok_embeddings.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+"""Endings of the names that checkpoints give it."""
+
 ALWAYS_F32 = (
     gguf.MODEL_TENSOR.FFN_GATE_INP,
     gguf.MODEL_TENSOR.FFN_GATE_INP_SHEXP,
@@ -62,7 +66,7 @@ def mapped(config: Config, family: Family, source: Source) -> dict[str, Tensor]:
         if name is None or name not in expected:
             raise UnsupportedError(
                 f"no place in a {family.gguf_arch} GGUF for {tensor.name}",
-                "this checkpoint needs a newer ggufrun, or --converter upstream",
+                "config.json may name another kind of model than this is; --converter upstream may know the tensor",
             )
         if name in found:
             raise FormatError(f"two tensors of {source.path} would be {name}", "remove the stray file")
@@ -79,6 +83,26 @@ def mapped(config: Config, family: Family, source: Source) -> dict[str, Tensor]:
                 "config.json does not belong to these weights",
             )
     return found
+
+
+def with_true_vocabulary(config: Config, family: Family, source: Source) -> tuple[Config, tuple[str, ...]]:
+    """``config`` with the size of the vocabulary that the token embedding has, and a note where it said another: the
+    embedding is enlarged for new tokens, and config.json is left behind."""
+    names = gguf.get_tensor_name_map(family.arch, 0)
+    for tensor in source.tensors.values():
+        if not tensor.name.endswith(EMBEDDINGS) or len(tensor.shape) != 2:
+            continue
+        kept = family.kept(config, tensor)
+        if kept is None or names.get_name(kept.name, (".weight",)) != EMBEDDING:
+            continue
+        sizes = family.sizes(config)
+        rows, width = next(iter(family.transform(config, kept))).shape
+        if rows == sizes["vocabulary"] or width != sizes["width"]:
+            break
+        sized = {key: rows for key in ("vocab_size", "padded_vocab_size") if config.has(key)}
+        note = f"the vocabulary has the {rows} tokens of the embedding, not the {sizes['vocabulary']} of config.json"
+        return Config(config.path, {**config.values, **sized}), (note,)
+    return config, ()
 
 
 def _transformed(config: Config, family: Family, source: Source) -> Iterator[Tensor]:

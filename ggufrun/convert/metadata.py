@@ -5,6 +5,7 @@ The ``gguf`` package's ``Metadata`` does the guessing, as in llama.cpp's own con
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,11 @@ SAMPLING: dict[str, str] = {
     "sampling_mirostat_eta": "mirostat_eta",
 }
 """Fields of the package's ``Metadata``, and the keys of generation_config.json that they are taken from."""
+
+
+PHI3 = "phi3"
+PHI3_TOKENS = frozenset((b"<unk>", b"<s>", b"</s>", b"<|endoftext|>"))
+"""Tokens without which llama.cpp cannot load a model that it takes for a Phi-3 by its name."""
 
 
 def add_general(
@@ -74,6 +80,33 @@ def add_general(
     if kind == gguf.GGUFType.ADAPTER:
         writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     found.set_gguf_meta_model(writer)
+
+
+def rename_if_misread(writer: gguf.GGUFWriter) -> tuple[str, ...]:
+    """Give a model another spelling of its name where llama.cpp would take it for one of another family, and treat the
+    special tokens as that family's: it looks for these names, and ends with an error where their tokens are missing.
+
+    Returns a note if it does.
+    """
+    keys = writer.kv_data[0]
+    entry = keys.get(gguf.Keys.General.NAME)
+    if entry is None:
+        return ()
+    name, tokens = str(entry.value), keys.get(gguf.Keys.Tokenizer.LIST)
+    own = writer.arch == PHI3 and tokens is not None and {_bytes(token) for token in tokens.value} >= PHI3_TOKENS
+    spelled = name if own else re.sub("(?i)(phi)-?3", r"\1 3", name)
+    spelled = re.sub("(?i)(modern)-(bert)", r"\1 \2", spelled)
+    if spelled == name:
+        return ()
+    entry.value = spelled
+    return (
+        f"the name in the GGUF is {spelled!r}: llama.cpp would treat the special tokens of a model called {name!r} "
+        "as another family's",
+    )
+
+
+def _bytes(token: bytes | str) -> bytes:
+    return token.encode() if isinstance(token, str) else token
 
 
 def _hub_name(path: Path) -> str | None:

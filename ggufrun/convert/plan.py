@@ -25,7 +25,7 @@ from ggufrun.convert import arch, metadata
 from ggufrun.convert.arch.shared.hyper import check_written
 from ggufrun.convert.arch.shared.text import is_text
 from ggufrun.convert.config import Config, read_config
-from ggufrun.convert.mapping import KEPT, kept_tensors, mapped, own_precision, plain_type
+from ggufrun.convert.mapping import KEPT, kept_tensors, mapped, own_precision, plain_type, with_true_vocabulary
 from ggufrun.convert.merging import check_output, left_out, some_of
 from ggufrun.convert.target import Model, Target, make_target, quantized_target, split_target, without_layers
 from ggufrun.convert.vocab.special import replace_template
@@ -105,12 +105,12 @@ def plan_convert(
     options = replace(options, has_imatrix=options.has_imatrix or imatrix is not None)
     source = open_checkpoint(folder, adapters, is_text)
     try:
-        config, family = _described(folder, source)
+        config, resized, family = _described(folder, source)
         check_output(config, family, source)
         tensors = mapped(config, family, source)
         own = own_precision(tensors)
         options = _keeping(options, tensors)
-        writer, original = _metadata(source, config, family, tensors, wishes)
+        writer, original, renamed = _metadata(source, config, family, tensors, wishes)
         targets = []
         for file_type in file_types or (own,):
             # so llama.cpp's converter calls a file whose experts are in MXFP4, whatever the rest
@@ -125,7 +125,8 @@ def plan_convert(
                 planned = _plan_on_hole(model, base, file_type, options)
                 targets.append(quantized_target(path, file_type, model, planned, dict(base), options, imatrix))
         dropped = left_out(config, family, source)
-        return Plan(source, tuple(targets), original, dropped, _notes(source, original, dropped))
+        changes = (f"left out are changes to {some_of(dropped)}, which are not in the text part",) if dropped else ()
+        return Plan(source, tuple(targets), original, dropped, _notes(source, original, changes, resized, renamed))
     except BaseException:
         source.close()
         raise
@@ -147,11 +148,11 @@ def plan_vocabulary(
             raise
         source = Weightless(folder)
     try:
-        config, family = _described(folder, source)
-        writer, original = _metadata(source, config, family, {}, wishes)
+        config, resized, family = _described(folder, source)
+        writer, original, renamed = _metadata(source, config, family, {}, wishes)
         file_type = FILE_TYPES["F16"]
         target = make_target(path, file_type, Model(_with_file_type(writer, file_type), {}), [])
-        return Plan(source, (target,), original, notes=_notes(source, original))
+        return Plan(source, (target,), original, notes=_notes(source, original, resized, renamed))
     except BaseException:
         source.close()
         raise
@@ -236,13 +237,13 @@ def split_plan(plan: Plan, max_bytes: int) -> Plan:
     return replace(plan, targets=tuple(shard for target in plan.targets for shard in split_target(target, max_bytes)))
 
 
-def _described(folder: Path, source: Checkpoint) -> tuple[Config, arch.Family]:
+def _described(folder: Path, source: Checkpoint) -> tuple[Config, tuple[str, ...], arch.Family]:
     """What config.json says of the model, completed and checked, and the family that it belongs to."""
     config = read_config(folder, source.overrides)
     family = arch.find(config)
     config = family.complete(config, source.tensors or None)
     family.check_config(config)
-    return config, family
+    return (*with_true_vocabulary(config, family, source), family)
 
 
 def _metadata(
@@ -251,8 +252,8 @@ def _metadata(
     family: arch.Family,
     tensors: Mapping[str, Tensor],
     wishes: Wishes,
-) -> tuple[gguf.GGUFWriter, Original]:
-    """All metadata in the order of llama.cpp's converter, and the tokenizer; the writer only collects the keys."""
+) -> tuple[gguf.GGUFWriter, Original, tuple[str, ...]]:
+    """All metadata in the order of llama.cpp's converter, the tokenizer, notes; the writer only collects the keys."""
     # the package warns through logging about things that are errors or of no interest here
     logging.getLogger("gguf").setLevel(logging.ERROR)
     writer = gguf.GGUFWriter(None, family.gguf_arch)
@@ -265,12 +266,11 @@ def _metadata(
     if wishes.template is not None:
         replace_template(writer, wishes.template)
     _check_tokens(source, writer)
-    return writer, original
+    return writer, original, metadata.rename_if_misread(writer)
 
 
-def _notes(source: Checkpoint, original: Original | None, dropped: Sequence[str] = ()) -> tuple[str, ...]:
-    left = (f"left out are changes to {some_of(dropped)}, which are not in the text part",) if dropped else ()
-    return (*source.notes, *left, *(original.notes if original else ()))
+def _notes(source: Checkpoint, original: Original | None, *more: tuple[str, ...]) -> tuple[str, ...]:
+    return (*source.notes, *(note for notes in more for note in notes), *(original.notes if original else ()))
 
 
 def _check_tokens(source: Checkpoint, writer: gguf.GGUFWriter) -> None:

@@ -6,8 +6,15 @@ from typing import TYPE_CHECKING
 
 from ggufrun.cli.terminal import console
 
+SHOWN = 4
+
 if TYPE_CHECKING:
     from ggufrun.convert.vocab.proof import Proof
+
+
+def _some(texts: tuple[str, ...]) -> str:
+    shown = ", ".join(texts[:SHOWN])
+    return f"{shown} and {len(texts) - SHOWN} more" if len(texts) > SHOWN else shown
 
 
 def print_proof(proof: Proof | None) -> None:
@@ -18,5 +25,8 @@ def print_proof(proof: Proof | None) -> None:
     console.note(f"  vocabulary: {alike}{proof.strings} strings are cut up as by {proof.name}")
     if proof.differing:
         console.warn(f"llama.cpp cuts {proof.differing} strings up differently, for {proof.approximate}")
+    if proof.overruled:
+        kind = "special tokens" if len(proof.overruled) > 1 else "a special token"
+        console.note(f"  llama.cpp takes {_some(proof.overruled)} for {kind}, which {proof.name} does not")
     if proof.loss:
         console.warn(f"{proof.name} {proof.loss} before it cuts it up, and llama.cpp does not")

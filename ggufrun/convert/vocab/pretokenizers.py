@@ -73,6 +73,18 @@ class Rule:
     token: str = ""
 
 
+GLM = (
+    "ChatGLMModel",
+    "ChatGLMForConditionalGeneration",
+    "GlmForCausalLM",
+    "Glm4ForCausalLM",
+    "Glm4MoeForCausalLM",
+    "Glm4MoeLiteForCausalLM",
+    "Glm4vForConditionalGeneration",
+    "Glm4vMoeForConditionalGeneration",
+    "GlmMoeDsaForCausalLM",
+)
+
 RULES = (
     Rule("phi-2", (GPT2,), architectures=("PhiForCausalLM",)),
     Rule("jais", (GPT2,), architectures=("JAISLMHeadModel",)),
@@ -90,21 +102,9 @@ RULES = (
     Rule("command-r", (DIGITS, GPT2), nfc=True),
     Rule("smollm", (DIGITS, GPT2), architectures=("LlamaForCausalLM",)),
     Rule("starcoder", (DIGITS, GPT2)),
-    Rule("smaug-bpe", (LLAMA3, BYTES), architectures=("SmolLM3ForCausalLM",)),
-    Rule("chatglm-bpe", (LLAMA3, BYTES), architectures=("ChatGLMModel", "ChatGLMForConditionalGeneration")),
-    Rule(
-        "glm4",
-        (LLAMA3, BYTES),
-        architectures=(
-            "GlmForCausalLM",
-            "Glm4ForCausalLM",
-            "Glm4MoeForCausalLM",
-            "Glm4MoeLiteForCausalLM",
-            "Glm4vForConditionalGeneration",
-            "Glm4vMoeForConditionalGeneration",
-            "GlmMoeDsaForCausalLM",
-        ),
-    ),
+    Rule("smaug-bpe", (LLAMA3, BYTES), ignore_merges=False, architectures=("SmolLM3ForCausalLM",)),
+    Rule("chatglm-bpe", (LLAMA3, BYTES), ignore_merges=False, architectures=GLM),
+    Rule("glm4", (LLAMA3, BYTES), ignore_merges=True, architectures=GLM),
     Rule("lfm2", (LLAMA3, BYTES), ignore_merges=True, architectures=("Lfm2ForCausalLM", "Lfm2MoeForCausalLM")),
     Rule("llama-bpe", (LLAMA3, BYTES), ignore_merges=True),
     Rule("dbrx", (LLAMA3, BYTES)),
@@ -154,6 +154,9 @@ RULES = (
     Rule("ufakzeka", (rf"Split {WORD}|\p{{N}}|{SYMBOLS}|{SPACES}", BYTES)),
     Rule("laguna", (r"Split [^\n]+|[\n]+", QWEN2, BYTES)),
 )
+
+BEGINS = ("falcon-h1", "falcon3", "lfm2", "llama-bpe", "llama-v3", "llama3", "midm-2.0", "pixtral", "tekken")
+"""Names with which llama.cpp puts BOS in front of a text unless the file says otherwise."""
 
 MARKS, CASED_BEYOND_ASCII = "combining marks", "letters beyond ASCII that have case"
 CAPITALS_WITHIN = "capitals within words"

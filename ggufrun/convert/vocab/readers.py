@@ -17,7 +17,7 @@ import gguf
 
 from ggufrun.convert.config import Config
 from ggufrun.convert.vocab import bpe, pretokenizers, ranks, spm
-from ggufrun.convert.vocab.special import Special, add_ends, read_special, write_special
+from ggufrun.convert.vocab.special import Special, add_ends, read_special, template_begins, write_special
 from ggufrun.convert.vocab.splitting import Splitting, pretokenizer_name
 from ggufrun.convert.vocab.tekken import ROLES, read_tekken
 from ggufrun.convert.vocab.tokenizer_files import MAX_VOCABULARY, TokenizerFiles
@@ -78,8 +78,11 @@ def llama_vocabulary(
     original = add_vocabulary(folder, config, writer, pretokenizer, prefix)
     size = config.values.get("vocab_size")
     if size == CODE_LLAMA:
-        _write_again(files, writer, (*FILL_IN, "eot"), CODE_LLAMA_EOT)
-    if size == GRANITE:
+        tokens = writer.kv_data[0][gguf.Keys.Tokenizer.LIST].value
+        # other models may have as many tokens
+        if b"<EOT>" in tokens[CODE_LLAMA_EOT]:
+            _write_again(files, writer, (*FILL_IN, "eot"), CODE_LLAMA_EOT)
+    if size == GRANITE and not template_begins(files):
         writer.add_add_bos_token(False)
     return original
 
@@ -150,7 +153,7 @@ def _write_again(
     files: TokenizerFiles, writer: gguf.GGUFWriter, kinds: tuple[str, ...], eot: int, template: bool = True
 ) -> None:
     """The converter's second round of special tokens, for kinds that only some models of a family have."""
-    special = read_special(files, kinds=kinds)
+    special = read_special(files, len(writer.kv_data[0][gguf.Keys.Tokenizer.LIST].value), kinds)
     special.default("eot", eot)
     if not template:
         special.template = None
@@ -226,7 +229,10 @@ def _tokenizer_json(
     write_special(writer, special)
     if said is None and not prefix:
         writer.add_add_space_prefix(False)
-    return without_beyond(bpe.original(files, model, tokenizer, repeated), vocabulary)
+    original = without_beyond(bpe.original(files, model, tokenizer, repeated), vocabulary)
+    # llama.cpp looks for these in the text itself, where spaces are spaces
+    added = tuple((vocabulary.tokens[number].decode(), number) for _, number in original.added)
+    return replace(original, added=added)
 
 
 def write_byte_level(
@@ -252,6 +258,9 @@ def write_byte_level(
         complete(special)
     else:
         add_ends(files, special, vocabulary.tokens)
+    if name in pretokenizers.BEGINS and not str(files.settings.get("tokenizer_class")).startswith("Llama"):
+        # the class of Llama's puts BOS in front unless its settings say otherwise, other classes do what the file says
+        special.add.setdefault("bos", False)
     write_special(writer, special, bpe.merge_texts(model.merges))
     original = without_beyond(bpe.original(files, model, tokenizer, prefixed=True), vocabulary)
     return replace(original, approximate=pretokenizers.APPROXIMATE.get(name, ()))

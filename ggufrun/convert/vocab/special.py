@@ -266,6 +266,13 @@ def _from_template(
         names["sep_token"] = said["eos"]
 
 
+def template_begins(files: TokenizerFiles) -> bool:
+    """Does tokenizer.json itself put BOS in front of a text?"""
+    found = Special()
+    _from_post_processor(files, found, list(KINDS))
+    return found.add.get("bos", False)
+
+
 def _steps(processor: Any) -> Iterator[Mapping[str, Any]]:
     if processor:
         yield from processor.get("processors", [processor])
