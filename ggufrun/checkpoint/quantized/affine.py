@@ -7,6 +7,9 @@ import numpy.typing as npt
 
 from ggufrun.checkpoint.quantized.floats import Floats, round_to
 
+LARGEST = 256
+"""More than a number of 8 bits differs from its zero point."""
+
 Groups = npt.NDArray[np.integer]
 """The group of each column."""
 
@@ -26,13 +29,13 @@ def weights(
     found = codes.astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         if groups is not None:
-            found -= zeros if isinstance(zeros, int) else zeros.astype(np.float32)[:, groups]
-            found *= scales[:, groups]
+            found -= zeros if isinstance(zeros, int) else np.take(zeros.astype(np.float32), groups, axis=1)
+            found *= np.take(scales, groups, axis=1)
         else:
             view = found.reshape(codes.shape[0], scales.shape[1], -1)
             view -= zeros if isinstance(zeros, int) else zeros.astype(np.float32)[:, :, None]
             view *= scales[:, :, None]
-        return round_to(precision, found, on_grid=True)
+        return round_to(precision, found, float(np.abs(scales).max(initial=0)) * LARGEST)
 
 
 def regular(groups: Groups, size: int) -> bool:

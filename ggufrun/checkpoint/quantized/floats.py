@@ -46,8 +46,8 @@ CONVERTERS: dict[str, Callable[[Rows], Floats]] = {
     "F16": lambda rows: rows.astype(np.float32),
     "F64": lambda rows: rows.astype(np.float32),
     "BF16": lambda rows: np.left_shift(rows, 16, dtype=np.uint32).view(np.float32),
-    "F8_E4M3": lambda rows: fp8_values("F8_E4M3")[rows],
-    "F8_E5M2": lambda rows: fp8_values("F8_E5M2")[rows],
+    "F8_E4M3": lambda rows: np.take(fp8_values("F8_E4M3"), rows),
+    "F8_E5M2": lambda rows: np.take(fp8_values("F8_E5M2"), rows),
 }
 
 
@@ -63,16 +63,17 @@ def e8m0_values(exponents: npt.NDArray[np.uint8]) -> Floats:
     return values
 
 
-def round_to(precision: str, values: Floats, on_grid: bool = False) -> Floats:
+def round_to(precision: str, values: Floats, largest: float | None = None) -> Floats:
     """``values`` rounded to the nearest that ``precision`` can hold, ties to even, in place. F32 stays as it is.
 
-    ``on_grid`` promises that all are multiples of F16's smallest step, as products of an F16 and a whole number are.
+    ``largest`` bounds their sizes where all are multiples of F16's smallest step, as products of an F16 and a whole
+    number are: those below F16's normal range need no rounding then.
     """
     if precision == "BF16":
         return _drop_bits(values, 16)
     if precision != "F16":
         return values
-    if on_grid and values.size and values.min() > -F16_OVERFLOW and values.max() < F16_OVERFLOW:
+    if largest is not None and largest < F16_OVERFLOW:
         return _drop_bits(values, 13)
     return _round_to_f16(values)
 
@@ -89,13 +90,16 @@ def _drop_bits(values: Floats, count: int) -> Floats:
 
 
 def _round_to_f16(values: Floats) -> Floats:
-    # numpy's own conversion takes four times as long, so it does only what is out of F16's normal range
+    # numpy's own conversion takes four times as long, so it only does what is out of F16's normal range
     sizes = np.abs(values)
     outside = sizes < F16_TINY
     outside |= ~(sizes < F16_OVERFLOW)
+    # many codes of 4 bits stand for it
+    outside &= sizes != 0
     rare = np.flatnonzero(outside)
+    flat = values.reshape(-1)
     with np.errstate(over="ignore"):
-        exact = values.reshape(-1)[rare].astype(np.float16).astype(np.float32)
+        exact = flat[rare].astype(np.float16).astype(np.float32)
     _drop_bits(values, 13)
-    values.reshape(-1)[rare] = exact
+    flat[rare] = exact
     return values

@@ -9,6 +9,7 @@ naive-quantized, mxfp8-quantized) and NVIDIA's Model Optimizer document it; OCP'
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
@@ -46,11 +47,13 @@ class Grid:
         found: npt.NDArray[np.int64] = numbers // self.height * self.n_rows + numbers % self.height // self.rows
         return found
 
-    def spread(self, scales: Floats, width: int) -> Floats:
-        """A row of scales for each row of values as one for each value, or one for all."""
-        if self.n_columns == 1:
-            return scales
-        return np.repeat(scales, self.columns, axis=1)[:, :width]
+    def apply(self, operation: Callable[..., Floats], values: Floats, scales: Floats) -> None:
+        """Change ``values`` by a row of scales for each of their rows, in place."""
+        if values.shape[1] == self.columns * self.n_columns:
+            view = values.reshape(len(values), self.n_columns, self.columns)
+            operation(view, scales[:, :, None], out=view)
+        else:
+            operation(values, np.repeat(scales, self.columns, axis=1)[:, : values.shape[1]], out=values)
 
 
 def read(module: Module, ending: str) -> Tensor:
@@ -67,7 +70,6 @@ def read(module: Module, ending: str) -> Tensor:
         raise module.wrong_shape("_zero_point", scale.shape)
     # compressed-tensors computes in the type of the scales, the others round only to the type of the model
     precision = scale.dtype if module.settings.method == "compressed-tensors" else ""
-    width = weight.n_per_row
 
     def rows(start: int, stop: int) -> Floats:
         stored = weight.rows(start, stop)
@@ -75,8 +77,8 @@ def read(module: Module, ending: str) -> Tensor:
         chosen = grid.scale_rows(start, stop)
         with np.errstate(over="ignore", invalid="ignore"):
             if zero is not None:
-                values -= grid.spread(_chosen(module, zero, chosen, grid), width)
-            values *= grid.spread(_chosen(module, scale, chosen, grid), width)
+                grid.apply(np.subtract, values, _chosen(module, zero, chosen, grid))
+            grid.apply(np.multiply, values, _chosen(module, scale, chosen, grid))
         return round_to(precision, values)
 
     return computed(module, weight.shape, rows, "F16" if precision == "F16" else "BF16")
