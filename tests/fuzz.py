@@ -29,6 +29,8 @@ import numpy as np
 
 from ggufrun.checkpoint.adapter import AdapterRequest
 from ggufrun.checkpoint.ggufsource import GGUFSource
+from ggufrun.checkpoint.open import open_checkpoint
+from ggufrun.checkpoint.tensor import STORAGE
 from ggufrun.convert import pipeline
 from ggufrun.convert.imatrix import load_imatrix
 from ggufrun.convert.plan import Plan, plan_convert, plan_quantize
@@ -38,6 +40,7 @@ from tests import torch_writer
 from tests.checkpoints import encode, llama_config, llama_tensors, safetensors_bytes, write_llama
 from tests.families import VOCABULARY, write
 from tests.family_cases import CASES
+from tests.quantized_samples import SAMPLES, WHOLES, Whole
 from tests.rank_samples import tekken
 from tests.vocabularies import PUBLISHED, SIZE, TEKKEN, rank_table, slow_files, tokenizer_json, write_folder
 
@@ -56,11 +59,15 @@ SMALL: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Target:
-    """``make`` writes sound files into a folder, ``read`` reads them, ``names`` are those that are changed."""
+    """``make`` writes sound files into a folder, ``read`` reads them, ``names`` are those that are changed.
+
+    ``change`` makes a changed file of a sound one, by its name; without it, bytes are changed anywhere.
+    """
 
     make: Callable[[Path], object]
     read: Callable[[Path], object]
     names: tuple[str, ...]
+    change: Callable[[str, bytes, random.Random], bytes] | None = None
 
 
 def taste(plan: Plan) -> None:
@@ -164,6 +171,152 @@ def legacy_imatrix(folder: Path) -> None:
 
 GPT2_CLASS = {"tokenizer_config.json": {"tokenizer_class": "GPT2Tokenizer"}}
 CHECKPOINT_TEXTS = ("config.json", "tokenizer_config.json", "generation_config.json", "README.md")
+INTERESTING = (0, 1, 2, 0x7F, 0x80, 0xFE, 0xFF, ord("["), ord("{"), ord('"'), ord("-"), ord("9"), ord("}"), ord("e"))
+
+
+def mutate(data: bytes, chance: random.Random) -> bytes:
+    """A few changes, most of them near the start, where headers are."""
+    changed = bytearray(data)
+    for _ in range(chance.choice((1, 1, 2, 4, 8))):
+        reach = max(1, min(len(changed), chance.choice((64, 1024, 8192, len(changed) or 1))))
+        at = chance.randrange(reach)
+        kind = chance.randrange(7)
+        if kind == 0:
+            del changed[at:]
+        elif kind == 1:
+            del changed[at : at + chance.randint(1, 16)]
+        elif kind == 2:
+            changed[at:at] = bytes(chance.choices(INTERESTING, k=chance.randint(1, 16)))
+        elif kind == 3:
+            changed[at : at + 8] = struct.pack("<q", chance.choice((-1, 0, 1 << 31, 1 << 40, (1 << 63) - 1)))
+        elif kind == 4:
+            piece = bytes(changed[at : at + chance.randint(1, 64)])
+            changed[at:at] = piece * chance.choice((1, 2, 50))
+        elif changed:
+            changed[min(at, len(changed) - 1)] = chance.choice((*INTERESTING, chance.randrange(256)))
+    return bytes(changed)
+
+
+def mutate_quantized(name: str, data: bytes, chance: random.Random) -> bytes:
+    """A change that leaves the file sound, but not what it says; once in four times, changes of bytes."""
+    if not chance.randrange(4):
+        return mutate(data, chance)
+    return mutate_settings(data, chance) if name.endswith(".json") else mutate_tensors(data, chance)
+
+
+HOSTILE: tuple[Any, ...] = (
+    0,
+    -1,
+    1,
+    2,
+    5,
+    7,
+    64,
+    1 << 31,
+    1 << 70,
+    1e30,
+    None,
+    True,
+    "",
+    "x",
+    "nan",
+    [],
+    {},
+    [[]],
+    {"a": {}},
+    [0, 16],
+)
+
+
+def mutate_settings(data: bytes, chance: random.Random) -> bytes:
+    """Another value for some key, at some depth, or none."""
+    config = json.loads(data)
+    place = config["quantization_config"]
+    while True:
+        key = chance.choice(list(place))
+        if not isinstance(place[key], dict) or not place[key] or not chance.randrange(4):
+            break
+        place = place[key]
+    if chance.randrange(4):
+        place[key] = chance.choice(HOSTILE)
+    else:
+        del place[key]
+    return json.dumps(config).encode()
+
+
+def mutate_tensors(data: bytes, chance: random.Random) -> bytes:
+    """Tensors of other shapes, types, values and names, or without one."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    body = data[8 + length :]
+    tensors = {name: (entry, body[slice(*entry["data_offsets"])]) for name, entry in header.items() if name[0] != "_"}
+    for _ in range(chance.choice((1, 1, 1, 2, 4))):
+        name = chance.choice(list(tensors))
+        entry, values = tensors.pop(name)
+        shape, kind = list(entry["shape"]), chance.randrange(7)
+        if kind == 0:
+            continue
+        if kind == 1:
+            chance.shuffle(shape)
+        elif kind == 2:
+            shape.insert(chance.randrange(len(shape) + 1), chance.choice((0, 1, 2, 3, 32)))
+        elif kind == 3 and shape:
+            at = chance.randrange(len(shape))
+            shape[at] = max(0, shape[at] + chance.choice((-1, 1, -shape[at], shape[at], 31, -8)))
+        elif kind == 4:
+            entry["dtype"] = chance.choice(list(STORAGE))
+        elif kind == 5:
+            values = chance.choice((b"\0", b"\xff", b"\x7f", b"\x80", chance.randbytes(61))) * len(values)
+        else:
+            name = name + chance.choice(("x", ".weight", "_scale")) if chance.randrange(2) else name[:-1]
+        size = np.dtype(STORAGE[entry["dtype"]]).itemsize * int(np.prod(shape, dtype=object))
+        values = (values * (size // max(1, len(values)) + 1) or bytes(size))[:size]
+        tensors[name] = ({"dtype": entry["dtype"], "shape": shape}, values)
+    position, found, pieces = 0, {}, []
+    for name, (entry, values) in tensors.items():
+        found[name] = {**entry, "data_offsets": [position, position + len(values)]}
+        position += len(values)
+        pieces.append(values)
+    text = json.dumps(found).encode()
+    return len(text).to_bytes(8, "little") + text + b"".join(pieces)
+
+
+QUANTIZED: dict[str, Whole] = {
+    **{name: WHOLES[name] for name in ("llama-gptq", "qwen2-awq", "qwen2-nf4", "llama-8bit", "mixtral-ct-4bit")},
+    **{name: WHOLES[name] for name in ("llama-ct-int8", "mixtral-fp8", "llama-bitnet")},
+    **{
+        name: Whole(
+            {"model_type": "llama", "quantization_config": SAMPLES[name].settings},
+            {},
+            {f"model.layers.{layer}.mlp.up_proj.weight": SAMPLES[name] for layer in range(3)},
+        )
+        for name in (
+            *("gptq-3bit-v1", "awq-gemv", "awq-gemv-fast", "bnb-nf4-crooked", "bnb-fp4-nested-f16", "ct-5bit-asym"),
+            *("ct-fp8-block", "ct-nvfp4", "ct-mxfp4", "ct-mxfp8", "modelopt-nvfp4"),
+        )
+    },
+}
+
+
+def quantized_model(folder: Path, model: Whole) -> None:
+    (folder / "config.json").write_text(json.dumps(model.config))
+    (folder / "model.safetensors").write_bytes(safetensors_bytes(model.stored()))
+
+
+def dequantize(folder: Path) -> None:
+    """Open, and read some rows of every tensor, as they would be written."""
+    source = open_checkpoint(folder)
+    try:
+        for tensor in source.tensors.values():
+            for start, stop in ((0, 1), (1, 7), (tensor.n_rows - 1, tensor.n_rows)):
+                start, stop = max(0, min(start, tensor.n_rows)), max(0, min(stop, tensor.n_rows))
+                rows = tensor.rows(start, stop)
+                assert len(rows) == stop - start
+                assert tensor.dtype != "F32" or rows.size == (stop - start) * tensor.n_per_row
+    finally:
+        source.close()
+
+
 TARGETS: dict[str, Target] = {
     "safetensors": Target(small_llama, convert, ("model.safetensors",)),
     "texts": Target(small_llama, convert, CHECKPOINT_TEXTS),
@@ -198,35 +351,19 @@ TARGETS: dict[str, Target] = {
         convert,
         ("config.json", "hy.tiktoken"),
     ),
+    **{
+        f"quantized-{name}": Target(
+            lambda folder, model=model: quantized_model(folder, model),  # type: ignore[misc]
+            dequantize,
+            ("config.json", "model.safetensors", "model.safetensors"),
+            mutate_quantized,
+        )
+        for name, model in QUANTIZED.items()
+    },
     "adapter": Target(adapter, merge, ("adapter_config.json", "adapter_model.safetensors")),
     "gguf": Target(gguf_file, quantize, ("model.gguf",)),
     "imatrix": Target(legacy_imatrix, lambda folder: load_imatrix(folder / "imatrix.dat"), ("imatrix.dat",)),
 }
-
-INTERESTING = (0, 1, 2, 0x7F, 0x80, 0xFE, 0xFF, ord("["), ord("{"), ord('"'), ord("-"), ord("9"), ord("}"), ord("e"))
-
-
-def mutate(data: bytes, chance: random.Random) -> bytes:
-    """A few changes, most of them near the start, where headers are."""
-    changed = bytearray(data)
-    for _ in range(chance.choice((1, 1, 2, 4, 8))):
-        reach = max(1, min(len(changed), chance.choice((64, 1024, 8192, len(changed) or 1))))
-        at = chance.randrange(reach)
-        kind = chance.randrange(7)
-        if kind == 0:
-            del changed[at:]
-        elif kind == 1:
-            del changed[at : at + chance.randint(1, 16)]
-        elif kind == 2:
-            changed[at:at] = bytes(chance.choices(INTERESTING, k=chance.randint(1, 16)))
-        elif kind == 3:
-            changed[at : at + 8] = struct.pack("<q", chance.choice((-1, 0, 1 << 31, 1 << 40, (1 << 63) - 1)))
-        elif kind == 4:
-            piece = bytes(changed[at : at + chance.randint(1, 64)])
-            changed[at:at] = piece * chance.choice((1, 2, 50))
-        elif changed:
-            changed[min(at, len(changed) - 1)] = chance.choice((*INTERESTING, chance.randrange(256)))
-    return bytes(changed)
 
 
 class TooSlow(Exception):
@@ -267,7 +404,7 @@ def run(name: str, rounds: int, seed: int, until: float | None = None) -> tuple[
         while done < rounds and (until is None or time.monotonic() < until):
             path = folder / chance.choice(target.names)
             sound = path.read_bytes()
-            data = mutate(sound, chance)
+            data = target.change(path.name, sound, chance) if target.change else mutate(sound, chance)
             path.write_bytes(data)
             problem = attempt(target, folder)
             path.write_bytes(sound)

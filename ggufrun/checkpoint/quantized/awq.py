@@ -107,7 +107,8 @@ def _gemv_fast(module: Module, weight: Tensor, scales: Tensor) -> Tensor:
         found: Floats = codes.astype(np.float32).reshape(stop - start, n_groups, -1)
         for part, operation in ((scales, np.multiply), (zeros, np.add)):
             values = as_float32(part.dtype, module.panels.columns(part, start, stop))[:, :n_groups, None]
-            operation(found, values, out=found)
+            with np.errstate(over="ignore", invalid="ignore"):
+                operation(found, values, out=found)
         return round_to(precision, found.reshape(stop - start, inputs))
 
     return computed(module, (outputs, inputs), rows, precision)
@@ -130,7 +131,7 @@ def _fast_codes(packed: Rows) -> npt.NDArray[np.uint8]:
 def _group_size(module: Module, inputs: int, n_padded: int) -> int:
     """Inputs in a group; the shapes do not tell where groups were added to fill words."""
     said = module.settings.whole("group_size", "q_group_size", least=-1)
-    size = inputs if said in (None, -1) and n_padded == PER_WORD else said
+    size = inputs if said == -1 else said
     if size is None or size <= 0 or inputs % size or inputs // size > n_padded:
         raise FormatError(
             f"{module.stem} has {inputs} inputs, and {module.settings.file.name} says groups of {said}",

@@ -36,10 +36,10 @@ V2_PACKINGS = ("auto_round", "auto_round:gptqmodel")
 def read(module: Module) -> Tensor:
     """The weight of a layer, (outputs, inputs). FormatError, UnsupportedError."""
     settings = module.settings
-    layout = settings.text("checkpoint_format")
-    if layout in OTHER_LAYOUTS or settings.values.get("is_marlin_format") is True:
+    layout = "marlin" if settings.values.get("is_marlin_format") is True else settings.text("checkpoint_format")
+    if layout in OTHER_LAYOUTS:
         raise UnsupportedError(
-            f"the checkpoint keeps GPTQ's numbers in the order of {layout or 'marlin'}, for one kernel",
+            f"the checkpoint keeps GPTQ's numbers in the order of {layout}, for one kernel",
             "convert the same model in the format gptq or gptq_v2, or the original one",
         )
     weight, scales = module.part(".qweight", "I32", dimensions=2), module.part(".scales", "F16", "BF16", "F32")

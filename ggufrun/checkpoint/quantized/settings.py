@@ -9,6 +9,7 @@ from typing import Any
 
 from ggufrun.checkpoint.jsonfile import read_object
 from ggufrun.errors import FormatError
+from ggufrun.jsontext import shown
 
 CONFIG_KEYS = ("quantization_config", "compression_config")
 """Keys of config.json; the second is compressed-tensors' older name."""
@@ -53,7 +54,7 @@ class Settings:
             if value is None:
                 continue
             if type(value) is not int or not least <= value <= most:
-                raise FormatError(f"{self.file.name} says {key} = {str(value)[:40]}", "download it again")
+                raise FormatError(f"{self.file.name} says {key} = {shown(value, 40)}", "download it again")
             return value
         return None
 
@@ -63,7 +64,7 @@ class Settings:
             return None
         sound = isinstance(value, list) and len(value) == 2 and all(type(size) is int and size > 0 for size in value)
         if not sound:
-            raise FormatError(f"{self.file.name} says blocks of {str(value)[:40]}", "download it again")
+            raise FormatError(f"{self.file.name} says blocks of {shown(value, 40)}", "download it again")
         return value[0], value[1]
 
 

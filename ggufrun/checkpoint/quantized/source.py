@@ -129,18 +129,21 @@ def _check_rest(settings: Settings, found: Found, rest: Sequence[Tensor]) -> Non
         method = next((name for ending, name in OTHERS.items() if tensor.name.endswith(ending)), None)
         if method is not None:
             raise refuse(method)
+    for tensor in rest:
         if tensor.name.endswith(PARTS):
             raise FormatError(
                 f"{tensor.name} is a part of a quantized weight whose other parts are missing",
                 "download the missing files",
             )
+    for tensor in rest:
         if tensor.dtype in FP8 and (found.weights or settings.values):
             raise UnsupportedError(f"{tensor.name} is FP8 without a scale", "convert the original checkpoint")
         if settings.values and tensor.dtype in PACKED and len(tensor.shape) > 1:
             if settings.method not in READ_METHODS:
                 raise refuse(settings.method or "a method that it does not name")
             raise FormatError(
-                f"{tensor.name} is {tensor.dtype}, and the checkpoint has no scales for it as {settings.method} has",
+                f"{tensor.name} holds {tensor.dtype} values, and the checkpoint lacks the scales that "
+                f"{settings.method} stores with them",
                 "download the missing files, or convert the original checkpoint",
             )
 
