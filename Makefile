@@ -71,7 +71,8 @@ check: setup ## ruff, mypy, the direction of imports
 	@$(BIN)/python -m pytest tests/test_imports.py
 
 fuzz: setup ## throw mutated files at every reader for ten minutes
-	@$(BIN)/python -m tests.fuzz --seconds 600
+	@$(BIN)/python -m tests.fuzz --seconds 300
+	@$(BIN)/python -m tests.fuzz_json --rounds 1000000 --seconds 300
 
 format: setup ## let ruff repair what it can
 	@$(BIN)/python -m ruff check --fix .

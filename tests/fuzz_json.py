@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import random
 import resource
 import sys
@@ -26,6 +27,7 @@ import numpy as np
 import pytest
 
 from ggufrun.chat import question_list, store
+from ggufrun.chat.formats import stylebook
 from ggufrun.chat.formats.prompt import StylePrompt
 from ggufrun.chat.formats.styles import STYLES
 from ggufrun.chat.replay import replay
@@ -35,6 +37,8 @@ from ggufrun.convert.describe import describe
 from ggufrun.engine.sampling.grammar import check
 from ggufrun.engine.sampling.params import SamplingParams
 from ggufrun.engine.sampling.schema import to_grammar
+from ggufrun.hub import client
+from ggufrun.hub.select import checkpoint_files
 from tests import families, fuzz
 from tests.checkpoints import DEMO, llama_config, llama_tensors
 from tests.family_cases import CASES
@@ -64,7 +68,8 @@ def sharded(folder: Path) -> None:
 
 
 def meta(folder: Path) -> None:
-    config = llama_config(**fuzz.SMALL)
+    # the width that follows from params.json
+    config = llama_config(**{**fuzz.SMALL, "intermediate_size": 128})
     write_meta(folder, config, llama_tensors(config))
     (folder / "tokenizer.model").write_bytes((DEMO / "tokenizer.model").read_bytes())
 
@@ -164,13 +169,79 @@ def _session(model: Any) -> Session:
 
 def write_talk(folder: Path, model: Any) -> None:
     session = _session(model)
-    session.past, session.ids = replay(
-        session.format, model.vocab, "s", [("hi", "hello"), ("a", "b"), ("c", "d")]
-    )
+    session.past, session.ids = replay(session.format, model.vocab, "s", [("hi", "hello"), ("a", "b"), ("c", "d")])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "identity", lambda context: "same")
         store.save(session, folder / "talk.json")
 
+
+def styles(folder: Path) -> None:
+    """The user's own styles; what is in the JSON, as TOML."""
+    try:
+        text = toml(json.loads((folder / "styles.json").read_bytes()))
+    except (ValueError, RecursionError):
+        # what only the parser is to be asked about
+        text = f"x = {'[' * 3000} {'1' * 6000}"
+    stylebook.parse(text, "styles.toml")
+
+
+def toml(value: Any, inside: bool = False) -> str:
+    """TOML of a JSON value, as far as there is one for it."""
+    if isinstance(value, dict):
+        pairs = [f"{json.dumps(str(key))} = {toml(item, True)}" for key, item in value.items()]
+        return f"{{{', '.join(pairs)}}}" if inside else "\n".join(pairs)
+    if isinstance(value, list):
+        return f"[{', '.join(toml(item, True) for item in value)}]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"inf": "inf", "-inf": "-inf"}.get(str(value), "nan")
+    return "1979-05-27" if value is None else json.dumps(value)
+
+
+STYLES_FILE: dict[str, Any] = {
+    "mine": {
+        "like": "chatml",
+        "system": "s",
+        "names": ["^qwen"],
+        "stops": ["###"],
+        "sampling": {"temp": 0.7, "top_k": 5},
+    },
+    "other": {"first": "{bos}{s} {u}", "later": "{u}", "bare": "{u}", "end": "{eos}"},
+}
+
+
+def hub_answer(folder: Path) -> None:
+    from huggingface_hub.hf_api import HfApi, ModelInfo
+
+    def answer(*_: Any, **__: Any) -> Any:
+        made: Any = ModelInfo
+        return made(**json.loads((folder / "answer.json").read_bytes()))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HfApi, "model_info", answer)
+        found = client.listing("org/name", None)
+        for name in found.names:
+            if found._known[name] != (None, None):
+                found.file(name)
+        checkpoint_files(found.names)
+
+
+HUB_ANSWER: dict[str, Any] = {
+    "id": "org/name",
+    "sha": "0123456789" * 4,
+    "siblings": [
+        {"rfilename": "config.json", "size": 100, "blobId": "0123456789" * 4},
+        {
+            "rfilename": "model.safetensors",
+            "size": 5000,
+            "blobId": "a" * 40,
+            "lfs": {"size": 5000, "sha256": "b" * 64, "pointerSize": 130},
+        },
+    ],
+    "lastModified": "2024-01-01T00:00:00.000Z",
+    "private": False,
+    "tags": ["x"],
+    "safetensors": {"parameters": {"BF16": 1}, "total": 1},
+}
 
 CHECKPOINTS: dict[str, Target] = {
     "llama": Target(
@@ -195,6 +266,12 @@ PROMPTS: dict[str, Target] = {
         lambda folder: (folder / "list.json").write_text(json.dumps(QUESTIONS)),
         lambda folder: question_list.read_items((folder / "list.json").read_text("utf-8"), document=True),
         ("list.json",),
+    ),
+    "styles": Target(
+        lambda folder: (folder / "styles.json").write_text(json.dumps(STYLES_FILE)), styles, ("styles.json",)
+    ),
+    "hub": Target(
+        lambda folder: (folder / "answer.json").write_text(json.dumps(HUB_ANSWER)), hub_answer, ("answer.json",)
     ),
     "answers": Target(write_answers, answers, ("answers.json",)),
 }

@@ -93,7 +93,7 @@ def test_schemas(demo_context: Context, schema: Any, good: list[Any], bad: list[
     [
         ('{"type": "string",\n "x" 1}', FormatError, "line 2"),
         ('{"type": "text"}', FormatError, "no type"),
-        ("[]", FormatError, "no JSON schema"),
+        ("[]", FormatError, "not a JSON schema"),
         ('{"type": "integer", "minimum": 3}', UnsupportedError, "'minimum'"),
         ('{"type": "string", "pattern": "a+"}', UnsupportedError, "'pattern'"),
         ('{"allOf": [{}]}', UnsupportedError, "'allOf'"),

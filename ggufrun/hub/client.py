@@ -24,6 +24,9 @@ from ggufrun.hub.digests import Digest, hub_digest, is_inside
 TRANSIENT = {408, 429, 500, 502, 503, 504}
 """HTTP statuses after which the same request may succeed."""
 
+MAX_SIZE = 1 << 60
+"""Bytes of a file."""
+
 _COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -116,17 +119,25 @@ def _sensible() -> Iterator[None]:
     """An answer that is no JSON, or lacks what the client counts on, is not the hub's."""
     try:
         yield
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         if isinstance(error, (hub().errors.HFValidationError, hub().errors.HfHubHTTPError)):
             raise
         raise FormatError(f"{host()} answers, but not as a hub", "check HF_ENDPOINT and the proxy") from error
 
 
 def _known(item: Any) -> tuple[int | None, Digest | None]:
+    """Size and digest, as far as the listing tells. ValueError and others for what no hub says."""
     if item.lfs:
-        return int(item.lfs["size"]), hub_digest(str(item.lfs["sha256"]))
+        return _size(item.lfs["size"]), hub_digest(str(item.lfs["sha256"]))
     digest = hub_digest(str(item.blob_id)) if item.blob_id else None
-    return (int(item.size) if item.size is not None else None), digest
+    return (_size(item.size) if item.size is not None else None), digest
+
+
+def _size(value: Any) -> int:
+    size = int(value)
+    if not 0 <= size < MAX_SIZE:
+        raise ValueError("a size that no file has")
+    return size
 
 
 def _ask(repo: str, commit: str, name: str) -> tuple[int, Digest]:

@@ -51,6 +51,12 @@ KEYWORDS: dict[str, frozenset[str]] = {
 }
 """What may stand beside each type."""
 
+MAX_LENGTH = 1 << 20
+"""Characters of a schema, and of the grammar that it makes."""
+
+MAX_NAME = 128
+"""Characters of a property's name, where others are allowed too: that a name is another is said letter by letter."""
+
 MAX_DEPTH = 64
 MAX_COUNT = 2000
 """llama.cpp writes every repetition out."""
@@ -63,11 +69,16 @@ def to_grammar(text: str) -> str:
 
     Raises FormatError when it is no JSON (with the line) or no schema, UnsupportedError for an unknown keyword.
     """
+    if len(text) > MAX_LENGTH:
+        raise FormatError("the JSON schema is longer than a megabyte", "simplify it")
     try:
         schema = jsontext.parse(text)
     except ValueError as error:
         raise FormatError(f"the JSON schema cannot be read: {error}", "check it") from error
-    return _Writer(schema).grammar()
+    grammar = _Writer(schema).grammar()
+    if len(grammar) > MAX_LENGTH:
+        raise FormatError("the JSON schema makes a grammar longer than a megabyte", "simplify it")
+    return grammar
 
 
 class _Writer:
@@ -94,7 +105,7 @@ class _Writer:
         if schema is True or schema == {}:
             return "value"
         if not isinstance(schema, dict):
-            raise FormatError(f"{where} is no JSON schema: {json.dumps(schema)[:40]}", "an object is wanted")
+            raise FormatError(f"{where} is not a JSON schema: {jsontext.shown(schema, 40)}", "give an object")
         keywords = {name for name in schema if name not in REMARKS and name not in ("$defs", "definitions")}
         if not keywords:
             return "value"
@@ -108,11 +119,13 @@ class _Writer:
             fitting = [kind for kind, allowed in KEYWORDS.items() if keywords <= allowed]
             if len(fitting) != 1:
                 self._only(keywords, {"type"}, where)
+                raise FormatError(f"{where}: type is null", f"one of {', '.join(KEYWORDS)}")
             kinds = fitting[0]
         several = kinds if isinstance(kinds, list) else [kinds]
         for kind in several:
             if not isinstance(kind, str) or kind not in KEYWORDS:
-                raise FormatError(f"{where}: there is no type {json.dumps(kind)[:40]}", f"one of {', '.join(KEYWORDS)}")
+                what = f"{where}: there is no type {jsontext.shown(kind, 40)}"
+                raise FormatError(what, f"one of {', '.join(KEYWORDS)}")
         self._only(keywords, {"type"}.union(*(KEYWORDS[kind] for kind in several)), where)
         if not several:
             raise FormatError(f"{where}: no type is allowed", ADVICE)
@@ -120,7 +133,7 @@ class _Writer:
 
     def _only(self, keywords: set[str], allowed: set[str], where: str) -> None:
         for name in sorted(keywords - allowed):
-            raise UnsupportedError(f"{where}: {name!r} cannot be kept to by a grammar here", ADVICE)
+            raise UnsupportedError(f"{where}: {_short(name)!r} cannot be kept to by a grammar here", ADVICE)
 
     def _choice(self, name: str, schema: dict[str, Any], where: str, depth: int) -> str:
         if name == "$ref":
@@ -129,7 +142,7 @@ class _Writer:
             return _fixed(schema["const"])
         options = schema[name]
         if not isinstance(options, list) or not options:
-            raise FormatError(f"{where}: {name} is no list of choices", "give at least one")
+            raise FormatError(f"{where}: {name} is not a list of choices", "give at least one")
         if name == "enum":
             return _either([_fixed(option) for option in options])
         # Of oneOf the grammar cannot tell when two fit at once; that one does, it can.
@@ -137,19 +150,20 @@ class _Writer:
 
     def _reference(self, target: Any, where: str, depth: int) -> str:
         if not isinstance(target, str) or not target.startswith("#"):
-            raise UnsupportedError(f"{where}: $ref {json.dumps(target)[:60]} leads out of the schema", "put it inside")
+            raise UnsupportedError(f"{where}: $ref {jsontext.shown(target)} leads out of the schema", "put it inside")
         if target not in self._references:
             found = self._schema
             for step in filter(None, target.removeprefix("#").split("/")):
                 key = step.replace("~1", "/").replace("~0", "~")
                 if not isinstance(found, dict) or key not in found:
-                    raise FormatError(f"{where}: $ref {target} leads nowhere", "check the name")
+                    raise FormatError(f"{where}: $ref {_short(target)} leads nowhere", "check the name")
                 found = found[key]
             # The name stands before the rule does, for schemas that speak of themselves.
             name = self._references[target] = self._rule("")
-            body = self._value(found, target, depth + 1)
-            if body == name or (body in self._references.values() and not self._rules[body]):
-                raise FormatError(f"{where}: $ref {target} only leads to itself", "check the name")
+            body = self._value(found, _short(target), depth + 1)
+            # the rule of a reference that is still being written
+            if self._rules.get(body) == "":
+                raise FormatError(f"{where}: $ref {_short(target)} only leads to itself", "check the name")
             self._rules[name] = body
         return self._references[target]
 
@@ -160,9 +174,10 @@ class _Writer:
             return self._array(schema, where, depth)
         if kind == "string":
             if "format" in schema:
-                if schema["format"] not in FORMATS or "minLength" in schema or "maxLength" in schema:
-                    raise UnsupportedError(f"{where}: format {json.dumps(schema['format'])[:40]}", ADVICE)
-                return f'"\\"" {FORMATS[schema["format"]]} "\\""'
+                known = FORMATS.get(schema["format"]) if isinstance(schema["format"], str) else None
+                if known is None or "minLength" in schema or "maxLength" in schema:
+                    raise UnsupportedError(f"{where}: format {jsontext.shown(schema['format'], 40)}", ADVICE)
+                return f'"\\"" {known} "\\""'
             low, high = self._bounds(schema, "minLength", "maxLength", where)
             return "string" if (low, high) == (0, None) else f'"\\"" char{_times(low, high)} "\\""'
         return kind
@@ -171,7 +186,8 @@ class _Writer:
         low, high = schema.get(least, 0), schema.get(most)
         for value in (low, 0 if high is None else high):
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_COUNT:
-                raise UnsupportedError(f"{where}: {least} or {most} is {json.dumps(value)[:40]}", f"0 to {MAX_COUNT}")
+                what = f"{where}: {least} or {most} is {jsontext.shown(value, 40)}"
+                raise UnsupportedError(what, f"0 to {MAX_COUNT}")
         if high is not None and high < low:
             raise FormatError(f"{where}: {most} is less than {least}", "swap them")
         return low, high
@@ -180,7 +196,7 @@ class _Writer:
         low, high = self._bounds(schema, "minItems", "maxItems", where)
         first = schema.get("prefixItems", [])
         if not isinstance(first, list):
-            raise FormatError(f"{where}: prefixItems is no list", "check it")
+            raise FormatError(f"{where}: prefixItems is not a list", "check it")
         if first:
             # Fixed places; what comes after them would need counts that depend on them.
             if low not in (0, len(first)) or high not in (None, len(first)) or schema.get("items", False) is not False:
@@ -198,24 +214,34 @@ class _Writer:
 
     def _object(self, schema: dict[str, Any], where: str, depth: int) -> str:
         named, required = schema.get("properties", {}), schema.get("required", [])
-        if not isinstance(named, dict) or not isinstance(required, list):
+        if not isinstance(named, dict) or not _is_names(required):
             raise FormatError(f"{where}: properties or required is not what it should be", "check it")
         more = schema.get("additionalProperties", not named and not required)
         named = {**named, **{name: True for name in required if name not in named}}
         head, tail = '""', '""'
         if more is not False:
+            if any(len(name) > MAX_NAME for name in named):
+                raise UnsupportedError(f"{where}: additionalProperties beside a name over {MAX_NAME} letters", ADVICE)
             extra = f'{_other_key(list(named))} ws ":" ws {self._value(more, f"{where}, additional", depth + 1)}'
             tail = self._rule(f'(ws "," ws {extra})*')
             head = self._rule(f"({extra} {tail})?")
         # Backwards: what may come once something stands before it (tail), and while nothing does (head).
         for name, value in reversed(named.items()):
             key = _literal(json.dumps(name, ensure_ascii=False))
-            pair = self._rule(f'{key} ws ":" ws {self._value(value, f"{where}, {name}", depth + 1)}')
+            pair = self._rule(f'{key} ws ":" ws {self._value(value, f"{where}, {_short(name)}", depth + 1)}')
             if name in required:
                 head, tail = self._rule(f"{pair} {tail}"), self._rule(f'ws "," ws {pair} {tail}')
             else:
                 head, tail = self._rule(f"{pair} {tail} | {head}"), self._rule(f'(ws "," ws {pair})? {tail}')
         return f'"{{" ws {head} ws "}}"'
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 60 else f"{name[:60]}…"
 
 
 def _times(low: int, high: int | None) -> str:
