@@ -70,9 +70,10 @@ check: setup ## ruff, mypy, the direction of imports
 	@$(BIN)/python -m mypy
 	@$(BIN)/python -m pytest tests/test_imports.py
 
-fuzz: setup ## throw mutated files at every reader for ten minutes
+fuzz: setup ## throw mutated files at every reader, and changed models at the engine, for twenty minutes
 	@$(BIN)/python -m tests.fuzz --seconds 300
 	@$(BIN)/python -m tests.fuzz_json --rounds 1000000 --seconds 300
+	@$(BIN)/python -m tests.attack --seconds 600
 
 format: setup ## let ruff repair what it can
 	@$(BIN)/python -m ruff check --fix .

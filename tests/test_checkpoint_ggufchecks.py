@@ -60,6 +60,7 @@ def test_sound_ones(values: dict[str, Any]) -> None:
         {"block_count": -1},
         {"block_count": "four"},
         {"nextn_predict_layers": 5},
+        {"nextn_predict_layers": 4},
         {"expert_count": 2000, "expert_used_count": 2},
         {"expert_count": 8},
         {"expert_used_count": 2},

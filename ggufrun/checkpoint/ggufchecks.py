@@ -166,7 +166,8 @@ def check_hyperparameters(path: Path, header: Header) -> None:
         layers = max(numbers("block_count", 1))
         if not 0 < layers <= MAX_LAYERS:
             refuse("block_count", layers)
-        if max(numbers("nextn_predict_layers", 0)) > layers:
+        # llama.cpp asks for no more of these than layers, and divides by how many others there are
+        if max(numbers("nextn_predict_layers", 0)) >= layers:
             refuse("nextn_predict_layers", numbers("nextn_predict_layers", 0)[0])
     experts, used = max(numbers("expert_count", 0)), max(numbers("expert_used_count", 0))
     groups, groups_used = max(numbers("expert_group_count", 0)), max(numbers("expert_group_used_count", 0))

@@ -23,6 +23,7 @@ from typing import NoReturn
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from ggufrun.processors import processors
 from tests.attack import child, found, mutations
 from tests.attack.jobs import JOBS, TEXT, WEIGHTS
 from tests.attack.models import Model, base, with_vocabulary
@@ -171,7 +172,7 @@ def main() -> None:
     parser.add_argument("--only", choices=sorted(JOBS), help="run this command in every case")
     parser.add_argument("--case", type=int, help="run one case again and show what it prints")
     parser.add_argument("--keep", type=Path, help="with --case: keep its file")
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes at once")
+    parser.add_argument("--jobs", type=int, default=processors().for_throughput, help="processes at once")
     parser.add_argument("--found", action="store_true", help="run again what was ever found, and nothing else")
     parser.add_argument("--reasons", action="store_true", help="list how often what was said")
     options = parser.parse_args()
