@@ -19,7 +19,6 @@ import pytest
 
 from ggufrun.checkpoint.gguffile import Kind, encode
 from ggufrun.checkpoint.ggufheader import read_header
-from ggufrun.cli import measuring
 from ggufrun.cli.commands import imatrix
 from ggufrun.convert.annotate import annotate
 from ggufrun.convert.imatrix import load_imatrix, save_imatrix
@@ -28,6 +27,7 @@ from ggufrun.engine.model import ModelParams
 from ggufrun.engine.placement import system_memory
 from ggufrun.errors import NotFoundError
 from ggufrun.evaluate.imatrix import Collector
+from ggufrun.workflows import compare_models, receipts
 from ggufrun.workflows import imatrix as workflow
 from tests.checkpoints import DEMO
 from tests.measured import SAMPLE
@@ -274,8 +274,8 @@ def test_models_are_opened_together_as_memory_allows(
         (size[f16] + size[q8], [[q8], [q4]]),
         (0, [[q8], [q4]]),
     ):
-        monkeypatch.setattr(measuring, "_available", lambda room=room: room)
-        assert list(measuring.groups(f16, [q8, q4])) == expected
+        monkeypatch.setattr(compare_models, "_available", lambda room=room: room)
+        assert list(compare_models.groups(f16, [q8, q4])) == expected
     # all shards count
     shards = [[tmp_path / f"{name}-0000{number}-of-00002.gguf" for number in (1, 2)] for name in "abc"]
     for first, second in shards:
@@ -283,10 +283,10 @@ def test_models_are_opened_together_as_memory_allows(
         second.write_bytes(b"2" * 99)
     (a, _), (b, _), (c, _) = shards
     for room, expected in ((300, [[b, c]]), (299, [[b], [c]])):
-        monkeypatch.setattr(measuring, "_available", lambda room=room: room)
-        assert list(measuring.groups(a, [b, c])) == expected
+        monkeypatch.setattr(compare_models, "_available", lambda room=room: room)
+        assert list(compare_models.groups(a, [b, c])) == expected
     with pytest.raises(NotFoundError):
-        measuring.measure(f16, [f16.with_name("none.gguf")], "", None, None, None)  # type: ignore[arg-type]
+        compare_models.compare_models(f16, [f16.with_name("none.gguf")], "", ChunkParams(64))
 
 
 def test_what_a_container_allows_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +296,7 @@ def test_what_a_container_allows_counts(monkeypatch: pytest.MonkeyPatch) -> None
         (system_memory.Memory(None, None, None), 0),
     ):
         monkeypatch.setattr(system_memory, "memory", lambda memory=memory: memory)
-        assert measuring._available() == expected
+        assert compare_models._available() == expected
 
 
 def test_bench_has_llama_benchs_table(measured: Callable[[str], Path]) -> None:
@@ -383,10 +383,10 @@ def test_a_measurement_that_fails_leaves_the_file(
 ) -> None:
     from ggufrun.cli.commands.quantize import quantize
 
-    def fails_late(*_: Any) -> None:
+    def fails_late(*_: Any, **__: Any) -> None:
         raise NotFoundError("no memory", "buy some")
 
-    monkeypatch.setattr(measuring, "measure", fails_late)
+    monkeypatch.setattr(receipts, "compare_models", fails_late)
     out = tmp_path / "x.gguf"
     with pytest.raises(NotFoundError, match="written, but without a receipt: no memory"):
         quantize([str(measured("dense-f16")), "q8_0"], output=out, receipt=True)

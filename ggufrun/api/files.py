@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from ggufrun import hub
 from ggufrun.api.options import path_of
@@ -24,11 +25,14 @@ from ggufrun.hub.models import models_folder, resolve_model
 from ggufrun.quantize.plan import QuantizeOptions, parse_override
 from ggufrun.quantize.types import FileType, parse_file_type
 from ggufrun.workflows.convert import ConvertRequest, read_template
-from ggufrun.workflows.imatrix import Collection, Counts, Follow, collect, finished
+from ggufrun.workflows.imatrix import Collection, collect, finished
 from ggufrun.workflows.open_model import check_file, context_for_chunks, open_model
 from ggufrun.workflows.source import source_folder
 from ggufrun.workflows.targets import base_name, target_namer
+from ggufrun.workflows.watch import Watch
 from ggufrun.workflows.write import Progress, Written, prove_vocabulary, write_plan
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -214,25 +218,25 @@ def imatrix(
     work = Collection(ModelParams(path, n_gpu_layers), target, whole, name, params, limit=chunks)
     if force or finished(work) is None:
         check_targets([(target, 0)], force, [path])
-        collect(work, resume=False, follow=_follow(progress))
+        collect(work, False, _Steps(progress))
     return target
 
 
-def _follow(progress: Progress | None) -> Follow:
-    """Tell ``progress`` of every step."""
+class _Steps(Watch):
+    """Tells a callback of every step."""
 
-    @contextmanager
-    def follow(counts: Counts, total: int) -> Iterator[Iterator[int]]:
-        def told() -> Iterator[int]:
-            for step, count in enumerate(counts, 1):
-                if progress is not None:
-                    progress(step, total)
-                yield count
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
 
-        with closing(counts):
-            yield told()
+    def steps(self, work: Generator[T, None, None], total: int, what: str) -> AbstractContextManager[Iterator[T]]:
+        def told() -> Generator[T, None, None]:
+            with closing(work):
+                for number, step in enumerate(work, 1):
+                    if self._progress is not None:
+                        self._progress(number, total)
+                    yield step
 
-    return follow
+        return closing(told())
 
 
 def _types(types: Sequence[str] | str) -> tuple[FileType, ...]:

@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ggufrun.cli.flags import common
-from ggufrun.cli.passing import passing, passing_path
 from ggufrun.cli.terminal import console
-from ggufrun.cli.terminal.progress import steps
 
 if TYPE_CHECKING:
-    from ggufrun.cli.receipt import Receipts
     from ggufrun.convert.plan import Plan
     from ggufrun.workflows.convert import ConvertRequest
-    from ggufrun.workflows.imatrix import Counts
-
-
-def collecting(counts: Counts, total: int) -> AbstractContextManager[Iterator[int]]:
-    """A bar over the chunks that an importance matrix is measured on."""
-    return steps(counts, total, "collecting")
+    from ggufrun.workflows.receipts import Receipts
 
 
 def convert(
     request: ConvertRequest, *, split_max_size: str | None, receipt: bool, how: common.WriteFlags
 ) -> None:
-    """``convert --imatrix auto``: the plain targets first, or a passing file in the checkpoint's own precision; the
+    """``convert --imatrix auto``: the plain targets first, or a temporary file in the checkpoint's own precision; the
     matrix is measured on that, and then the other targets are made.
     """
-    from ggufrun.cli.receipt import measurer, standing
+    from ggufrun.cli.terminal.watch import TERMINAL
     from ggufrun.cli.writing import carry_out, split
     from ggufrun.workflows.imatrix import automatic, automatic_path
+    from ggufrun.workflows.receipts import existing, measurer
+    from ggufrun.workflows.temporary_model import temporary_model, temporary_path
 
     def done(plan: Plan, measure: Callable[[], Receipts] | None = None) -> list[dict[str, Any]]:
         return carry_out(split(plan, split_max_size), replace(how, dry_run=False), measure)
@@ -40,7 +34,7 @@ def convert(
     plain = [kind for kind in request.types if kind.plain]
     quantized = [kind for kind in request.types if not kind.plain]
     first = request.path(quantized[0])
-    plans = [request.plan()] + ([] if plain else [request.own_precision(passing_path(first))])
+    plans = [request.plan()] + ([] if plain else [request.own_precision(temporary_path(first))])
     _check_room(plans, how.force or how.resume)
     found: list[dict[str, Any]] = []
     with ExitStack() as stack:
@@ -49,11 +43,12 @@ def convert(
             reference, kind = split(plan, split_max_size).targets[0].path, plain[0].name
             found += done(plan)
         else:
-            own = passing(request.own_precision, first, how.threads, "the importance matrix")
+            own = temporary_model(request.own_precision, first, how.threads, "the importance matrix", TERMINAL)
             reference, kind = stack.enter_context(own)
-        matrix = automatic(reference, automatic_path(first.parent, request.stem), how.threads, console.note, collecting)
+        matrix = automatic(reference, automatic_path(first.parent, request.stem), how.threads, TERMINAL)
         plan = request.plan(quantized, matrix)
-        found += done(plan, measurer(plan, lambda: standing(reference, kind), how.threads) if receipt else None)
+        measure = measurer(plan, lambda: existing(reference, kind), how.threads, TERMINAL) if receipt else None
+        found += done(plan, measure)
     if how.as_json:
         console.print_json(found)
 

@@ -15,10 +15,10 @@ from ggufrun.quantize import ggml
 from ggufrun.units import parse_size, size_text
 
 if TYPE_CHECKING:
-    from ggufrun.cli.receipt import Receipts
     from ggufrun.convert.plan import Plan
     from ggufrun.convert.target import Target
     from ggufrun.evaluate.statistics import Comparison
+    from ggufrun.workflows.receipts import Receipts
 
 
 def split(plan: Plan, max_size: str | None) -> Plan:

@@ -8,8 +8,6 @@ docs/quality.md describes both.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +24,9 @@ from ggufrun.evaluate.imatrix import Collector
 from ggufrun.evaluate.text import CALIBRATION, Text, builtin_text, cut
 from ggufrun.filelock import claimed
 from ggufrun.quantize.imatrix import Imatrix
-from ggufrun.workflows.open_model import Note, context_for_chunks, open_model, silent
+from ggufrun.workflows.compare_models import work_ahead
+from ggufrun.workflows.open_model import context_for_chunks, open_model
+from ggufrun.workflows.watch import NOBODY, Watch
 
 RESUME_KEY = "ggufrun.imatrix.resume"
 """In an unfinished file: a digest of the text and the settings, and the chunks done."""
@@ -41,15 +41,6 @@ SAVE_EVERY = 10
 
 SAMPLE_BYTES = 4096
 """Of each tensor, for the digest of a model."""
-
-Counts = Generator[int, None, None]
-Follow = Callable[[Counts, int], AbstractContextManager[Iterator[int]]]
-"""Watches a generator of chunk counts, of which so many steps are to come; closes it at the end."""
-
-
-def unwatched(counts: Counts, total: int) -> AbstractContextManager[Iterator[int]]:
-    """Nobody watches."""
-    return closing(counts)
 
 
 @dataclass(frozen=True)
@@ -98,19 +89,19 @@ def finished(work: Collection) -> Imatrix | None:
     return load_imatrix(work.target) if found is not None and found == work.digest else None
 
 
-def collect(work: Collection, resume: bool, note: Note = silent, follow: Follow = unwatched) -> Imatrix:
+def collect(work: Collection, resume: bool, watch: Watch = NOBODY) -> Imatrix:
     """Do it; what an interrupt finds done is saved. ``resume`` goes on from such a file, and takes a
     finished one as it is. TargetError where another process is at it.
     """
     with claimed(work.target, "wait for it, or write elsewhere with -o"):
-        return _collect(work, resume, note, follow)
+        return _collect(work, resume, watch)
 
 
-def _collect(work: Collection, resume: bool, note: Note, follow: Follow) -> Imatrix:
+def _collect(work: Collection, resume: bool, watch: Watch) -> Imatrix:
     if resume and (done_before := finished(work)):
         return done_before
     target, length = work.target, work.params.length
-    with open_model(work.model, context_for_chunks(work.params), work.margin, note=note) as model:
+    with open_model(work.model, context_for_chunks(work.params), work.margin, note=watch.note) as model:
         pieces = cut(model, work.whole, length, work.limit, work.parse_special, work.skip)
         collector = Collector(work.process_output)
         digest = _digest(pieces, work)
@@ -119,10 +110,10 @@ def _collect(work: Collection, resume: bool, note: Note, follow: Follow) -> Imat
             belongs(known, read_header(work.model.path), work.model.path)
             _resume(collector, known, target, digest, len(pieces))
         start = saved = collector.chunks
-        note(work_ahead(len(pieces) - start, work.params))
+        watch.note(work_ahead(len(pieces) - start, work.params))
         steps_ahead = -(-(len(pieces) - start) // work.params.at_once)
         try:
-            with follow(collector.run(model, work.params, pieces, start), steps_ahead) as counts:
+            with watch.steps(collector.run(model, work.params, pieces, start), steps_ahead, "collecting") as counts:
                 for done in counts:
                     if work.save_every and done - saved >= work.save_every and done < len(pieces):
                         _save(work, collector, f"{digest} {done}")
@@ -132,15 +123,10 @@ def _collect(work: Collection, resume: bool, note: Note, follow: Follow) -> Imat
             done = collector.chunks
             if done > start:
                 _save(work, collector, f"{digest} {done}")
-                note(f"{target}: saved after {done} of {len(pieces)} chunks; --resume goes on from there")
+                watch.note(f"{target}: saved after {done} of {len(pieces)} chunks; --resume goes on from there")
             raise
     _save(work, collector)
     return collector.result([work.name], length)
-
-
-def work_ahead(count: int, params: ChunkParams) -> str:
-    """One line about the chunks that are to be computed."""
-    return f"{count} chunk{'s' if count != 1 else ''} of {params.length} tokens, {params.at_once} at once"
 
 
 def _digest(text: Text, work: Collection) -> str:
@@ -183,7 +169,7 @@ def _save(work: Collection, collector: Collector, state: str | None = None) -> N
 
 
 def automatic(
-    model: Path, target: Path, threads: int | None, note: Note = silent, follow: Follow = unwatched
+    model: Path, target: Path, threads: int | None, watch: Watch = NOBODY
 ) -> Imatrix:
     """The importance matrix of ``model`` on the text of our own: ``target``, if that is what it is, else measured now
     and kept there. UsageError for a ``target`` that is something else.
@@ -192,7 +178,7 @@ def automatic(
         ModelParams(model), target, builtin_text(CALIBRATION), f"ggufrun {CALIBRATION}", ChunkParams(threads=threads)
     )
     if known := finished(work):
-        note(f"  importance matrix: {target}, measured before")
+        watch.note(f"  importance matrix: {target}, measured before")
         return known
     if target.exists():
         header = read_header(target)
@@ -201,8 +187,8 @@ def automatic(
                 f"{target} is there, and was not measured on {model.name} as it is now and the text of our own",
                 f"use it with --imatrix {target}, or remove it",
             )
-    note(f"  measuring an importance matrix on the calibration text, kept as {target}")
-    collect(work, True, note, follow)
+    watch.note(f"  measuring an importance matrix on the calibration text, kept as {target}")
+    collect(work, True, watch)
     return load_imatrix(target)
 
 

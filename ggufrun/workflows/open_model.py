@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ggufrun.checkpoint.ggufchecks import check_model
@@ -42,6 +42,23 @@ def check_file(path: Path) -> None:
         source.close()
         header = source.header
     check_model(path, header)
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where models go: layers on the GPU (None: those that fit), devices, and bytes left free on each."""
+
+    gpu_layers: int | None = None
+    placement: Placement = field(default_factory=Placement)
+    margin: int = MARGIN
+
+    def model(self, path: Path) -> ModelParams:
+        """How a model is opened so."""
+        return ModelParams(path, self.gpu_layers, placement=self.placement)
+
+
+ANYWHERE = Where()
+"""What fits goes to the GPU."""
 
 
 def context_for_chunks(params: ChunkParams) -> ContextParams:

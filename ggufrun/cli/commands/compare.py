@@ -117,11 +117,12 @@ def _measure(
     chunks: int | None,
     place: placement.PlaceFlags,
 ) -> list[Ranked]:
-    from ggufrun.cli.measuring import measure
+    from ggufrun.cli.terminal.watch import TERMINAL
     from ggufrun.convert.describe import describe
+    from ggufrun.workflows.compare_models import compare_models
 
     described = [describe(path)[0] for path in sources]
-    found = measure(reference, sources, whole, params, chunks, place)
+    found = compare_models(reference, sources, whole, params, chunks, placement.where(place), TERMINAL)
     return [
         Ranked(path, about.file_type, about.file_bytes, about.bits_per_weight, one)
         for path, about, one in zip(sources, described, found, strict=True)

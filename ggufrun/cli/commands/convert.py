@@ -98,10 +98,10 @@ def convert(
     """
     from ggufrun.checkpoint.adapter import AdapterRequest, split_request
     from ggufrun.cli import auto_imatrix, upstream
-    from ggufrun.cli.receipt import beside, measurer
     from ggufrun.cli.terminal import console
     from ggufrun.cli.terminal.progress import fetch_bar
     from ggufrun.cli.terminal.proof_line import print_proof
+    from ggufrun.cli.terminal.watch import TERMINAL
     from ggufrun.cli.writing import split, write
     from ggufrun.convert.adapter import plan_adapter
     from ggufrun.convert.imatrix import load_imatrix
@@ -109,6 +109,7 @@ def convert(
     from ggufrun.hub import adapter_files, checkpoint_files, companion_files, upstream_files
     from ggufrun.quantize.types import parse_file_type
     from ggufrun.workflows.convert import ConvertRequest, read_template
+    from ggufrun.workflows.receipts import measurer, plain_or_temporary
     from ggufrun.workflows.source import source_folder
     from ggufrun.workflows.write import prove_vocabulary
 
@@ -169,6 +170,8 @@ def convert(
         return
     measure = None
     if receipt and not how.dry_run:
-        measure = measurer(plan, lambda: beside(plan, request.own_precision, how.threads), how.threads)
+        measure = measurer(
+            plan, lambda: plain_or_temporary(plan, request.own_precision, how.threads, TERMINAL), how.threads, TERMINAL
+        )
     write(split(plan, split_max_size), how, measure)
     print_proof(proof)

@@ -82,7 +82,7 @@ def imatrix(
     if target.is_dir():
         target = target / f"{base_name(source)}-imatrix.gguf"
 
-    from ggufrun.cli.auto_imatrix import collecting
+    from ggufrun.cli.terminal.watch import TERMINAL
     from ggufrun.convert.writer import check_targets
     from ggufrun.engine.chunks import ChunkParams
     from ggufrun.evaluate.text import CALIBRATION
@@ -107,7 +107,7 @@ def imatrix(
         console.note(f"{target} was measured before, on the same model and text; --force measures it again")
     else:
         check_targets([(target, 0)], force or resume, [source])
-        found = collect(work, resume, console.note, collecting)
+        found = collect(work, resume, TERMINAL)
     _report(target, found)
 
 

@@ -64,10 +64,10 @@ def inspect(
     Architecture, sizes, types, vocabulary and chat template; of checkpoints, too. The flags of devices and of the cache
     belong to --fit.
     """
-    from ggufrun.cli.receipt import read
     from ggufrun.cli.terminal import diff_table
     from ggufrun.convert.describe import describe
     from ggufrun.hub import resolve_model
+    from ggufrun.workflows.receipts import read
 
     if diff is not None:
         diff_table.show(resolve_model(path), resolve_model(diff), tensors, as_json)

@@ -79,8 +79,9 @@ def perplexity(
 def _alone(model: Model, params: ChunkParams, text: Text, quiet: bool) -> dict[str, Any]:
     from ggufrun.evaluate import statistics
     from ggufrun.evaluate.perplexity import Scores, score
+    from ggufrun.workflows.compare_models import work_ahead
 
-    measuring.announce(len(text), params)
+    console.note(work_ahead(len(text), params))
     parts: list[Scores] = []
     try:
         with progress.steps(score(model, params, text), len(text), "measuring", talks=not quiet) as steps:
@@ -101,8 +102,9 @@ def _alone(model: Model, params: ChunkParams, text: Text, quiet: bool) -> dict[s
 def _beside(model: Model, base: Model, params: ChunkParams, text: Text, whole: str, quiet: bool) -> dict[str, Any]:
     from ggufrun.evaluate.perplexity import Scores, score_against
     from ggufrun.evaluate.statistics import compare
+    from ggufrun.workflows.compare_models import work_ahead
 
-    measuring.announce(len(text), params)
+    console.note(work_ahead(len(text), params))
     if not quiet:
         _write(HEAD)
     parts: list[Scores] = []

@@ -14,13 +14,13 @@ from ggufrun.cli.terminal import console
 from ggufrun.errors import UsageError
 
 if TYPE_CHECKING:
-    from ggufrun.cli.fitting import Limit
     from ggufrun.cli.flags.common import WriteFlags
-    from ggufrun.cli.receipt import Receipts
     from ggufrun.convert.plan import Plan
     from ggufrun.quantize.imatrix import Imatrix
     from ggufrun.quantize.plan import QuantizeOptions
     from ggufrun.quantize.types import FileType
+    from ggufrun.workflows.fit_type import Limit
+    from ggufrun.workflows.receipts import Receipts
 
 
 def register(app: typer.Typer) -> None:
@@ -66,10 +66,10 @@ def quantize(
 
     The bytes are those that llama.cpp's own quantizer would write. One input that fails does not stop the others.
     """
-    from ggufrun.cli.fitting import parse_limit
     from ggufrun.cli.jobs import find_sources, print_outcomes, run_all, sort_arguments
     from ggufrun.convert.imatrix import load_imatrix
     from ggufrun.engine.context import ContextParams
+    from ggufrun.workflows.fit_type import parse_limit
 
     names, file_types = sort_arguments(arguments)
     if receipt and split_max_size:
@@ -120,7 +120,7 @@ class _Job:
 
     def run(self, source: Path, what: str) -> list[dict[str, Any]]:
         """Quantize ``source``; ``what`` stands before the progress bar."""
-        from ggufrun.cli.fitting import choose
+        from ggufrun.cli.fit_table import chosen_type
         from ggufrun.cli.writing import carry_out, split
         from ggufrun.convert.plan import plan_quantize
         from ggufrun.workflows.targets import base_name, target_namer
@@ -128,8 +128,8 @@ class _Job:
         file_types = self.file_types
         fields: dict[str, Any] = {"input": str(source)}
         if self.limit is not None:
-            fit = choose(source, file_types, self.options, self.limit)
-            file_types = [fit.chosen]
+            chosen, fit = chosen_type(source, file_types, self.options, self.limit)
+            file_types = [chosen]
             fields["fit"] = fit.as_dict()
         path_of = target_namer(self.output, base_name(source), len(file_types))
         plan = plan_quantize(source, file_types, path_of, self.options, self.imatrix)
@@ -160,7 +160,7 @@ class _Job:
         self, plan: Plan, source: Path, file_types: Sequence[FileType], path_of: Callable[[FileType], Path]
     ) -> Plan:
         """The same plan with an importance matrix that is measured now, once all else is known to go well."""
-        from ggufrun.cli.auto_imatrix import collecting
+        from ggufrun.cli.terminal.watch import TERMINAL
         from ggufrun.convert.plan import plan_quantize
         from ggufrun.convert.writer import check_targets
         from ggufrun.workflows.imatrix import automatic, automatic_path
@@ -170,17 +170,18 @@ class _Job:
         sizes = ((target.path, target.size) for target in plan.targets)
         check_targets(sizes, self.how.force or self.how.resume, plan.source.files)
         place = automatic_path(plan.targets[0].path.parent, base_name(source))
-        found = automatic(source, place, self.how.threads, console.note, collecting)
+        found = automatic(source, place, self.how.threads, TERMINAL)
         return plan_quantize(source, file_types, path_of, self.options, found)
 
 
 def _receipt(source: Path, plan: Plan, threads: int | None) -> Callable[[], Receipts]:
-    from ggufrun.cli.receipt import check_reference, measurer, standing
+    from ggufrun.cli.terminal.watch import TERMINAL
     from ggufrun.convert.describe import describe
+    from ggufrun.workflows.receipts import check_reference, existing, measurer
 
     check_reference(source)
     kind = describe(source)[0].file_type
-    return measurer(plan, lambda: standing(source, kind), threads)
+    return measurer(plan, lambda: existing(source, kind), threads, TERMINAL)
 
 
 def _layers(text: str | None) -> tuple[int, ...]:

@@ -80,8 +80,3 @@ def open_model(
     params = placement.params(path, place)
     margin = workflow.margin_with(params, wanted, beside, placement.margin(place))
     return workflow.open_model(params, wanted, margin, Model, console.note)
-
-
-def announce(count: int, params: ChunkParams) -> None:
-    """One line about the work ahead."""
-    console.note(f"{count} chunk{'s' if count > 1 else ''} of {params.length} tokens, {params.at_once} at once")

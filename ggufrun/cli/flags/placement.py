@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ggufrun.engine.model import ModelParams
     from ggufrun.engine.placement.offload import Placement
+    from ggufrun.workflows.open_model import Where
 
 GpuLayers = Annotated[
     str | None,
@@ -159,6 +160,14 @@ def connect(flags: PlaceFlags) -> None:
         from ggufrun.engine.placement.remote import parse
 
         to(parse(flags.rpc))
+
+
+def where(flags: PlaceFlags) -> Where:
+    """How the flags say that models are placed, workers connected."""
+    from ggufrun.workflows.open_model import Where
+
+    connect(flags)
+    return Where(layers(flags), placement(flags), margin(flags))
 
 
 def params(path: Path, flags: PlaceFlags, **rest: Any) -> ModelParams:

@@ -7,31 +7,32 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ggufrun.checkpoint.gguffile import Header, Kind, Value, encode
+from ggufrun.checkpoint.ggufheader import read_header
+from ggufrun.convert.annotate import annotate
+from ggufrun.convert.plan import Plan
+from ggufrun.convert.target import Target
+from ggufrun.engine.chunks import ChunkParams
 from ggufrun.errors import GgufrunError, UsageError
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    from ggufrun.checkpoint.gguffile import Header, Value
-    from ggufrun.convert.plan import Plan
-    from ggufrun.convert.target import Target
-    from ggufrun.evaluate.statistics import Comparison
+from ggufrun.evaluate.statistics import Comparison
+from ggufrun.evaluate.text import SAMPLE, builtin_text
+from ggufrun.quantize import ggml
+from ggufrun.workflows.compare_models import compare_models
+from ggufrun.workflows.temporary_model import temporary_model
+from ggufrun.workflows.watch import NOBODY, Watch
 
 PREFIX = "ggufrun.receipt."
 CONTEXT = 512
 
-Receipts = Mapping[Path, "Comparison"]
+Receipts = Mapping[Path, Comparison]
 
 
 def check_reference(path: Path) -> None:
     """UsageError for a source that is quantized itself: beside it the loss would look smaller than it is."""
-    from ggufrun.checkpoint.ggufheader import read_header
-    from ggufrun.quantize import ggml
-
     for info in read_header(path).tensors:
         if ggml.block_type(int(info.type)).quantized:
             raise UsageError(
@@ -41,10 +42,14 @@ def check_reference(path: Path) -> None:
 
 
 def measurer(
-    plan: Plan, reference: Callable[[], AbstractContextManager[tuple[Path, str]]], threads: int | None
+    plan: Plan,
+    reference: Callable[[], AbstractContextManager[tuple[Path, str]]],
+    threads: int | None,
+    watch: Watch = NOBODY,
 ) -> Callable[[], Receipts]:
-    """What `ggufrun.cli.writing.write` calls when the targets of ``plan`` stand. ``reference`` opens the file to
-    compare with, and its type."""
+    """What measures the targets of ``plan`` once they are written. ``reference`` opens the file to compare with, and
+    its type. UsageError where there is nothing to measure.
+    """
     if all(target.file_type.plain for target in plan.targets):
         raise UsageError("--receipt has nothing to measure", "name a quantized type, such as q4_k_m")
 
@@ -52,31 +57,23 @@ def measurer(
         targets = [target for target in plan.targets if not target.file_type.plain]
         try:
             with reference() as (path, kind):
-                return _measure(path, kind, targets, threads)
+                return _measure(path, kind, targets, threads, watch)
         except GgufrunError as error:
             raise type(error)(f"written, but without a receipt: {error.what}", error.todo) from error
 
     return run
 
 
-def _measure(reference: Path, kind: str, targets: Sequence[Target], threads: int | None) -> Receipts:
-    from ggufrun.cli.flags.placement import PLAIN
-    from ggufrun.cli.measuring import measure
-    from ggufrun.convert.annotate import annotate
-    from ggufrun.engine.chunks import ChunkParams
-    from ggufrun.evaluate.text import SAMPLE, builtin_text
-
+def _measure(reference: Path, kind: str, targets: Sequence[Target], threads: int | None, watch: Watch) -> Receipts:
     whole = builtin_text(SAMPLE)
     paths = [target.path for target in targets]
-    found = measure(reference, paths, whole, ChunkParams(CONTEXT, threads=threads), None, PLAIN)
+    found = compare_models(reference, paths, whole, ChunkParams(CONTEXT, threads=threads), watch=watch)
     for path, one in zip(paths, found, strict=True):
         annotate(path, PREFIX, _keys(one, kind, whole))
     return dict(zip(paths, found, strict=True))
 
 
 def _keys(found: Comparison, reference: str, text: str) -> dict[str, Value]:
-    from ggufrun.checkpoint.gguffile import Kind, encode
-
     digest = hashlib.sha256(text.encode()).hexdigest()
     spread = found.kld_spread
     values: dict[str, tuple[Any, Kind]] = {
@@ -98,23 +95,23 @@ def _keys(found: Comparison, reference: str, text: str) -> dict[str, Value]:
 
 
 @contextmanager
-def standing(path: Path, kind: str) -> Iterator[tuple[Path, str]]:
+def existing(path: Path, kind: str) -> Iterator[tuple[Path, str]]:
     """A reference that is there anyway."""
     yield path, kind
 
 
 @contextmanager
-def beside(plan: Plan, make: Callable[[Path], Plan], threads: int | None) -> Iterator[tuple[Path, str]]:
+def plain_or_temporary(
+    plan: Plan, make: Callable[[Path], Plan], threads: int | None, watch: Watch = NOBODY
+) -> Iterator[tuple[Path, str]]:
     """A plain target of ``plan`` as the reference, or a file that is written for the occasion and removed: ``make``
     plans it under the path it is given.
     """
-    from ggufrun.cli.passing import passing
-
     plain = next((target for target in plan.targets if target.file_type.plain), None)
     if plain is not None:
         yield plain.path, plain.file_type.name
         return
-    with passing(make, plan.targets[0].path, threads, "the receipt") as found:
+    with temporary_model(make, plan.targets[0].path, threads, "the receipt", watch) as found:
         yield found
 
 

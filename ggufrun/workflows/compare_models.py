@@ -1,54 +1,52 @@
-"""Files beside a reference: which are opened together, and the figures of each. For compare and for receipts."""
+"""Models compared with a reference: which are opened together, and the figures of each. For compare and receipts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ggufrun.cli.flags import measuring
-from ggufrun.cli.terminal import progress
+from ggufrun.engine.chunks import ChunkParams
+from ggufrun.engine.model import Model
+from ggufrun.engine.placement import system_memory
+from ggufrun.engine.placement.devices import has_gpu
+from ggufrun.engine.placement.memory_check import size_on_disk
 from ggufrun.errors import NotFoundError
-
-if TYPE_CHECKING:
-    from ggufrun.cli.flags.placement import PlaceFlags
-    from ggufrun.engine.chunks import ChunkParams
-    from ggufrun.engine.model import Model
-    from ggufrun.evaluate.perplexity import Scores
-    from ggufrun.evaluate.statistics import Comparison
+from ggufrun.evaluate.perplexity import Scores, score_against
+from ggufrun.evaluate.statistics import Comparison, compare
+from ggufrun.evaluate.text import cut
+from ggufrun.workflows.open_model import ANYWHERE, Where, context_for_chunks, margin_with, open_model
+from ggufrun.workflows.watch import NOBODY, Watch
 
 
-def measure(
+def compare_models(
     reference: Path,
     sources: Sequence[Path],
     whole: str,
     params: ChunkParams,
-    chunks: int | None,
-    place: PlaceFlags,
+    chunks: int | None = None,
+    where: Where = ANYWHERE,
+    watch: Watch = NOBODY,
 ) -> list[Comparison]:
-    """The figures of each of ``sources`` beside ``reference`` over the text ``whole``."""
-    from ggufrun.evaluate.perplexity import Scores, score_against
-    from ggufrun.evaluate.statistics import compare
-    from ggufrun.evaluate.text import cut
-
+    """The figures of each of ``sources`` compared with ``reference`` over the text ``whole``, in their order."""
     for path in (reference, *sources):
         if not path.is_file():
             raise NotFoundError(f"{path}: no such file", "give the path of a .gguf file")
+    context = context_for_chunks(params)
     results: list[Comparison] = []
-    with measuring.open_model(reference, place, params) as base:
+    with open_model(where.model(reference), context, where.margin, note=watch.note) as base:
         pieces = cut(base, whole, params.length, chunks)
         for group in groups(reference, sources):
-            measuring.announce(len(pieces), params)
+            watch.note(work_ahead(len(pieces), params))
             with ExitStack() as stack:
                 models: list[Model] = []
                 for path in group:
-                    opened = measuring.open_model(path, place, params, [base, *models])
-                    models.append(stack.enter_context(opened))
+                    margin = margin_with(where.model(path), context, [base, *models], where.margin)
+                    models.append(stack.enter_context(open_model(where.model(path), context, margin, note=watch.note)))
                 parts: list[list[Scores]] = [[] for _ in group]
                 work = score_against(base, models, params, pieces, whole)
                 names = group[0].name if len(group) == 1 else f"{len(group)} models"
-                with progress.steps(work, len(pieces), names) as steps:
+                with watch.steps(work, len(pieces), names) as steps:
                     for scores in steps:
                         for known, new in zip(parts, scores, strict=True):
                             known.append(new)
@@ -56,14 +54,16 @@ def measure(
     return results
 
 
+def work_ahead(count: int, params: ChunkParams) -> str:
+    """One line about the chunks that are to be computed."""
+    return f"{count} chunk{'s' if count != 1 else ''} of {params.length} tokens, {params.at_once} at once"
+
+
 def groups(reference: Path, sources: Sequence[Path]) -> Iterator[list[Path]]:
-    """``sources`` in order, as many at once as memory holds beside the reference: each group runs the reference anew.
+    """``sources`` in order, as many at once as memory holds next to the reference: each group runs the reference again.
 
     One at a time on a GPU, whose memory is not ours to guess.
     """
-    from ggufrun.engine.placement.devices import has_gpu
-    from ggufrun.engine.placement.memory_check import size_on_disk
-
     room = 0 if has_gpu() else _available() - size_on_disk(reference)
     group: list[Path] = []
     taken = 0
@@ -80,7 +80,5 @@ def groups(reference: Path, sources: Sequence[Path]) -> Iterator[list[Path]]:
 
 def _available() -> int:
     """Bytes of memory that are free or can be freed, less a quarter for everything that is not weights."""
-    from ggufrun.engine.placement import system_memory
-
     found = system_memory.memory()
     return found.available * 3 // 4 if found.available is not None else (found.total or 0) // 2
