@@ -7,7 +7,7 @@ llama.cpp's own converter.
 
 from __future__ import annotations
 
-import json
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,12 @@ from tests.families import no_vocabulary, replace_vocabulary
 from tests.layouts import layout, sparse
 from tests.layouts.patterns import collapse, expand
 
+
+@functools.cache
+def recipe_of(name: str) -> dict[str, Any]:
+    return layout.load(layout.FOLDER / f"{name}.json")
+
+
 NAMES = sorted(path.stem for path in layout.FOLDER.glob("*.json"))
 
 UNITS = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
@@ -27,14 +33,34 @@ UNITS = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 BETTER: dict[str, dict[str, Any]] = {
     # llama.cpp refuses to load a Qwen 1 without it
     "QWenLMHeadModel": {"qwen.attention.layer_norm_rms_epsilon": 9.999999974752427e-07},
+    # the converter forgets it; it rotates as these do
+    "falcon-11B": {"falcon.rope.freq_base": 500042.0},
+    # the converter reads keys that only the older form of the checkpoint has, and takes its own defaults for the values
+    "glm-4-9b-chat-hf": {
+        "chatglm.context_length": 131072,
+        "chatglm.attention.layer_norm_rms_epsilon": 1.56249996052793e-07,
+        "chatglm.rope.freq_base": 5000000.0,
+    },
+    "glm-edge-1.5b-chat": {"chatglm.context_length": 8192},
+    # the converter counts layers that predict a further token where transformers has left none
+    "Qwen3.5-27B-text": {
+        "qwen35.block_count": 64,
+        "qwen35.attention.recurrent_layers": [True, True, True, False] * 16,
+        "qwen35.nextn_predict_layers": None,
+    },
+    "Qwen3.5-35B-A3B-text": {
+        "qwen35moe.block_count": 40,
+        "qwen35moe.attention.recurrent_layers": [True, True, True, False] * 10,
+        "qwen35moe.nextn_predict_layers": None,
+    },
 }
 """Keys that are not as llama.cpp's converter writes them, and their values here, by the layout's name or architecture;
 None stands for no such key. Why: see ``BETTER`` in test_convert_families.py, unless it is said here."""
 
-
-def recipe_of(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((layout.FOLDER / f"{name}.json").read_text("utf-8"))
-    return found
+OTHER_ORDER_OF_KEYS = {
+    "Kimi-K2-Instruct": "transformers does not know kimi_k2, so the converter meets the keys without its defaults",
+}
+"""Where the same keys are written in another order than by llama.cpp's converter, which no reader notices."""
 
 
 def planned(parent: Path, recipe: dict[str, Any], tensors: list[str]) -> dict[str, Any]:
@@ -69,11 +95,11 @@ def test_published_layout(tmp_path: Path, name: str) -> None:
             assert mine["tensors"] == theirs["tensors"]
             assert mine["metadata"] == wanted
             keys = [[key for key in values if key not in changes] for values in (mine["metadata"], left)]
-            assert keys[0] == keys[1]
+            assert keys[0] == keys[1] or name in OTHER_ORDER_OF_KEYS
             assert layout_of == "saved" or mine["order"] == theirs["order"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if "parameters" in recipe_of(name)])
 def test_parameters_are_as_many_as_published(name: str) -> None:
     """The shapes are those of the checkpoint: their sum is the published number, to its last digit."""
     recipe = recipe_of(name)

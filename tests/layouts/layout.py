@@ -2,19 +2,25 @@
 
 Written by people, and kept when the rest is recorded:
 
-- ``checkpoint``: its name on the hub, ``config_from``: where its config.json is known from, ``parameters``: how many
-  it was published with (the test holds the shapes against that), ``config``: config.json, without keys that are about
-  training or generation.
+- ``checkpoint``: its name on the hub. ``config``: its config.json, without keys about training or generation;
+  ``config_from``: where it is known from. ``parameters``: how many it was published with (the test holds the shapes
+  against that; left out where none was published).
 - ``class``: the class of transformers, where ``architectures`` names another. ``for_class``: changes of config.json
   that it needs. ``dtype``: that of the tensors, where config.json says another.
-- ``rename``: patterns and replacements that give the tensors their published names, where transformers has since
-  changed them. Then ``saved`` are the names that it writes today; with ``published_only`` there is no such list.
-- ``types``: patterns of names and the types of those tensors. ``copy``: prefixes, and what else they stand for: layers
-  that predict further tokens. ``also``: tensors that the class does not have.
+- ``in_memory``: the published names are those of the class in memory, not those that it is saved with. ``types``:
+  patterns of names and the types of those tensors. ``copy``: prefixes, and what else they stand for: layers that
+  predict further tokens. ``rename``: patterns and replacements that give the tensors their published names; an empty
+  one leaves a tensor out. ``transposed``: a pattern of those whose last two dimensions were published the other way
+  round. ``also``: tensors that the class does not have. ``also_saved``: transformers writes other names or shapes
+  today, which are kept as ``saved`` and must become the same GGUF.
+- ``converter_config``, ``hidden_from_converter``: what llama.cpp's converter needs to be told, and a pattern of tensors
+  that it must not see, to get through at all.
 - ``by_hand``: where ``tensors`` come from that transformers has no class for.
 
 Recorded: ``tensors``, lines in the form of ``patterns.py``; ``saved``; ``gguf``: what llama.cpp's converter makes of
 them, with a digest of the tensors in their order.
+
+A long list that repeats itself is kept as ``{"times": 16, "list": [...]}``.
 """
 
 from __future__ import annotations
@@ -29,6 +35,27 @@ from typing import Any
 from tests.layouts.patterns import Entry, expand
 
 FOLDER = Path(__file__).parent.parent / "golden" / "layouts"
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The content of a file, its lists in full."""
+    found: dict[str, Any] = _unpacked(json.loads(path.read_text("utf-8")))
+    return found
+
+
+def _unpacked(value: Any) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {"times", "list"}:
+            return value["list"] * value["times"]
+        return {key: _unpacked(item) for key, item in value.items()}
+    return value
+
+
+def _packed(value: list[Any]) -> Any:
+    for period in range(1, len(value) // 2 + 1):
+        if len(value) > 8 and len(value) % period == 0 and value == value[:period] * (len(value) // period):
+            return {"times": len(value) // period, "list": value[:period]}
+    return value
 
 
 def folder(parent: Path, recipe: Mapping[str, Any]) -> Path:
@@ -54,7 +81,7 @@ def n_values(recipe: Mapping[str, Any]) -> int:
     for name, _, shape in expand(recipe["tensors"]):
         if name.endswith("_blocks"):
             total += 2 * math.prod(shape)
-        elif not name.endswith(("_scale_inv", "_scales", ".inv_freq", ".attn.bias", ".masked_bias")):
+        elif not name.endswith(("_scale_inv", "_scales", ".inv_freq", ".attn.bias", ".attention.bias", ".masked_bias")):
             total += math.prod(shape)
     return total
 
@@ -71,4 +98,4 @@ def _text(value: Any, depth: int) -> str:
         return "{\n" + ",\n".join(lines) + "\n" + " " * depth + "}"
     if isinstance(value, list) and value and isinstance(value[0], str) and " " in value[0]:
         return "[\n" + ",\n".join(pad + json.dumps(item) for item in value) + "\n" + " " * depth + "]"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(_packed(value) if isinstance(value, list) else value, ensure_ascii=False)

@@ -7,8 +7,8 @@ Run from the root of the repository with the oracle's Python. ``layout.py`` desc
 
 from __future__ import annotations
 
+import copy
 import importlib
-import json
 import re
 import runpy
 import sys
@@ -32,21 +32,24 @@ NOT_FP8 = re.compile(
 )
 
 
-def as_named(model: Any) -> dict[str, Any]:
-    """The tensors that transformers would save of ``model``, under the names that it would give them."""
+def as_named(model: Any, in_memory: bool) -> dict[str, Any]:
+    """The tensors that transformers would save of ``model``, under the names that it would give them, or those that
+    they have in memory.
+    """
     loading = importlib.import_module("transformers.core_model_loading")
     modeling = importlib.import_module("transformers.modeling_utils")
     state = model.state_dict()
     for key in model._keys_to_ignore_on_save or ():
         state.pop(key, None)
     state = modeling.remove_tied_weights_from_state_dict(state, model)
-    return dict(loading.revert_weight_conversion(model, state))
+    return state if in_memory else dict(loading.revert_weight_conversion(model, state))
 
 
-def entries(recipe: Mapping[str, Any]) -> list[Entry]:
+def entries(recipe: Mapping[str, Any], in_memory: bool = False) -> list[Entry]:
     """The tensors of the model class that config.json describes, built without memory for them."""
     torch, transformers = importlib.import_module("torch"), importlib.import_module("transformers")
-    config = recipe["config"] | recipe.get("for_class", {})
+    # transformers writes into what it is given
+    config = copy.deepcopy(recipe["config"] | recipe.get("for_class", {}))
     found = getattr(transformers, recipe.get("class") or config["architectures"][0])
     kind = recipe.get("dtype") or config.get("torch_dtype") or config.get("dtype")
     torch.set_default_dtype(getattr(torch, kind or "bfloat16"))
@@ -56,7 +59,7 @@ def entries(recipe: Mapping[str, Any]) -> list[Entry]:
     finally:
         torch.set_default_dtype(torch.float32)
     names = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.int64: "I64"}
-    return [(name, names[tensor.dtype], tuple(tensor.shape)) for name, tensor in as_named(model).items()]
+    return [(name, names[tensor.dtype], tuple(tensor.shape)) for name, tensor in as_named(model, in_memory).items()]
 
 
 def renamed(tensors: list[Entry], rules: Mapping[str, str]) -> list[Entry]:
@@ -97,18 +100,23 @@ def in_mxfp4(tensors: list[Entry]) -> list[Entry]:
 
 def published(recipe: Mapping[str, Any]) -> dict[str, list[str]]:
     """``tensors``, and ``saved`` where transformers would name them otherwise than they were published."""
-    made = entries(recipe)
-    found = renamed(made, recipe.get("rename", {}))
+    found = entries(recipe, recipe.get("in_memory", False))
     types = recipe.get("types", {})
     found = [(n, next((t for p, t in types.items() if re.search(p, n)), kind), shape) for n, kind, shape in found]
     for start, other in recipe.get("copy", {}).items():
         found += [(other + n.removeprefix(start), kind, shape) for n, kind, shape in found if n.startswith(start)]
+    found = renamed(found, recipe.get("rename", {}))
+    if turned := recipe.get("transposed"):
+        found = [
+            (name, kind, (*shape[:-2], shape[-1], shape[-2]) if re.search(turned, name) else shape)
+            for name, kind, shape in found
+        ]
     found += expand(recipe.get("also", ()))
     method = (recipe["config"].get("quantization_config") or {}).get("quant_method")
     if method in ("fp8", "mxfp4"):
         found = in_fp8(found) if method == "fp8" else in_mxfp4(found)
-    if recipe.get("rename") and not recipe.get("published_only"):
-        return {"tensors": collapse(found), "saved": collapse(made)}
+    if recipe.get("also_saved"):
+        return {"tensors": collapse(found), "saved": collapse(entries(recipe))}
     return {"tensors": collapse(found)}
 
 
@@ -173,19 +181,21 @@ def main(script: str, names: list[str]) -> None:
     for path in sorted(layout.FOLDER.glob("*.json")):
         if names and path.stem not in names:
             continue
-        recipe = json.loads(path.read_text("utf-8"))
+        recipe = layout.load(path)
         recipe.pop("gguf", None)
         if "by_hand" not in recipe:
             recipe.pop("saved", None)
             recipe |= published(recipe)
         with tempfile.TemporaryDirectory() as scratch:
             folder = layout.folder(Path(scratch), recipe)
-            sparse.write(folder, recipe["config"], expand(recipe["tensors"]))
+            hidden = recipe.get("hidden_from_converter", "$^")
+            tensors = [entry for entry in expand(recipe["tensors"]) if not re.search(hidden, entry[0])]
+            sparse.write(folder, recipe["config"] | recipe.get("converter_config", {}), tensors)
             recipe["gguf"] = answer(script, folder, layout.outtype(recipe))
         path.write_text(layout.text(recipe), "utf-8")
         n_values = layout.n_values(recipe)
         error = recipe["gguf"].get("error", "")
-        sys.stdout.write(f"{path.stem} {n_values:,} of {recipe['parameters']} {error}\n")
+        sys.stdout.write(f"{path.stem} {n_values:,} of {recipe.get('parameters')} {error}\n")
         sys.stdout.flush()
 
 

@@ -114,7 +114,7 @@ def _read_all(tensors: Mapping[str, Tensor], settings: Settings) -> Found:
             if result is None:
                 continue
             method, weight = result
-            if weight.name in names or weight.name in tensors.keys() - own:
+            if weight.name in names or (weight.name in tensors and weight.name not in own):
                 raise FormatError(f"{weight.name} is there twice, quantized and as it is", "remove the stray file")
             weights[weight.name if weight.name in own else stem + form.anchor] = weight
             names.add(weight.name)

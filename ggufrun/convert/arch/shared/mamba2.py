@@ -46,8 +46,10 @@ def mamba_sizes(config: Config, inner: int) -> Sizes:
 
 
 def check_heads(config: Config, sizes: Sizes) -> None:
-    """Refuse heads that do not fill the width."""
-    if mamba_heads(config) * config.integer("mamba_d_head") != sizes["mamba_inner"] or not sizes["group"]:
+    """Refuse heads that do not fill the width. Their size may be given as "auto": what fills it."""
+    n_heads, inner = mamba_heads(config), sizes["mamba_inner"]
+    size = inner // n_heads if config.values.get("mamba_d_head") == "auto" else config.integer("mamba_d_head")
+    if n_heads * size != inner or not sizes["group"]:
         raise FormatError(f"{config.path} has heads of Mamba that do not fill its width", "correct the file")
 
 
