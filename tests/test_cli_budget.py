@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ggufrun.cli import budget, doctor_findings, doctor_offload
 from ggufrun.cli.flags import placement
+from ggufrun.cli.jobs import device_proof, doctor_findings
+from ggufrun.cli.terminal import memory_table
 from ggufrun.engine.context import ContextParams
 from ggufrun.engine.model import ModelParams
 from ggufrun.engine.placement import fit
@@ -24,6 +25,7 @@ from ggufrun.engine.placement.offload import Placement
 from ggufrun.evaluate import device_check
 from ggufrun.native.library import llama
 from ggufrun.units import size_text
+from ggufrun.workflows import memory_budget
 from tests import workers
 from tests.shapes import Kind, Shape, write_shape
 
@@ -98,7 +100,7 @@ def advised(free: int, whole: bool, params: ContextParams = SHORT, host: int = 6
         return found
 
     found = fit.Fit(33 if whole else 20, 33, MODEL.placement, footprint(params.n_ctx or 0, free, host=host), 0)
-    return budget.advice(MODEL, params, found, measured)
+    return memory_budget.advice(MODEL, params, found, measured)
 
 
 def test_what_would_fit() -> None:
@@ -119,7 +121,7 @@ def test_what_would_fit() -> None:
 def test_sizes_and_the_summary() -> None:
     assert (size_text(3 << 20), size_text(-GIB * 3 // 2)) == ("3.0 MiB", "-1.50 GiB")
     found = fit.Fit(33, 33, Placement(shares=(20.0, 13.0), cpu_experts=600), footprint(1024, 9 * GIB), 512 << 20)
-    assert budget.summary(found) == (
+    assert memory_table.summary(found) == (
         "33 of 33 layers on the devices, context 1,024 of 32,768 tokens, shares 20,13, experts of 32 layers with the "
         "processor, 512.0 MiB kept free on each"
     )
@@ -165,7 +167,7 @@ PROOF: dict[str, Any] = {
     ],
 )
 def test_the_verdict(change: dict[str, Any], state: str, words: str) -> None:
-    found = doctor_offload.verdict(PROOF | change)
+    found = device_proof.verdict(PROOF | change)
     assert found[0] == state and found[1].startswith(words) and "\n" not in found[1]
 
 
@@ -181,8 +183,8 @@ def test_wrong_numbers_differ() -> None:
 def test_a_device_that_ends_the_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def end(error: str) -> str:
         code = f"import sys, os; sys.stderr.write({error!r}); sys.stderr.flush(); os.abort()"
-        monkeypatch.setattr(doctor_offload, "PROBE", code)
-        return str(doctor_offload._prove(Path("model"), "CUDA0", "")["error"])
+        monkeypatch.setattr(device_proof, "PROBE", code)
+        return str(device_proof._prove(Path("model"), "CUDA0", "")["error"])
 
     message = "ggml_cuda_compute_forward: failed\nCUDA error: no kernel image is available for execution\nmore\n"
     assert end(message).startswith("this engine is built for other cards than this one")

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from ggufrun.cli import doctor_findings, doctor_offload
 from ggufrun.cli.commands import doctor
+from ggufrun.cli.jobs import device_proof, doctor_findings
 from ggufrun.engine.placement import system_memory
 from ggufrun.evaluate import build, machine
 from ggufrun.quantize import ggml, kernels
@@ -197,7 +197,7 @@ def test_the_models_folder_is_the_one_that_list_shows(monkeypatch: pytest.Monkey
 
 def test_the_embedded_model_comes_along() -> None:
     """In a clone it is found where it stands, in a package where the build configuration puts it."""
-    assert doctor_offload.EMBEDDED == ROOT / "models" / "tang-poet"
+    assert device_proof.EMBEDDED == ROOT / "models" / "tang-poet"
     line = '"models/tang-poet" = "ggufrun/data/tang-poet"'
     assert line in (ROOT / "pyproject.toml").read_text("utf-8")
-    assert doctor_offload.PACKAGE / "data" == ROOT / "ggufrun" / "data"
+    assert device_proof.PACKAGE / "data" == ROOT / "ggufrun" / "data"

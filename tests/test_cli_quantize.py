@@ -13,7 +13,7 @@ import pytest
 
 from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.cli.flags.common import TypeFlags, WriteFlags
-from ggufrun.cli.jobs import sort_arguments
+from ggufrun.cli.jobs.several_inputs import sort_arguments
 from ggufrun.convert.annotate import annotate
 from ggufrun.convert.imatrix import load_imatrix
 from ggufrun.engine.chunks import ChunkParams

@@ -15,9 +15,9 @@ import pytest
 from typer.testing import CliRunner
 
 from ggufrun.checkpoint.ggufheader import read_header
-from ggufrun.cli import upstream as command
 from ggufrun.cli.app import app
 from ggufrun.cli.flags.common import WriteFlags
+from ggufrun.cli.jobs import upstream as command
 from ggufrun.convert import pipeline, upstream
 from ggufrun.convert.plan import plan_quantize
 from ggufrun.errors import FormatError, NotFoundError, TargetError, UnsupportedError, UsageError

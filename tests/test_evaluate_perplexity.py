@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggufrun.cli.commands.perplexity import report
+from ggufrun.cli.jobs.comparison import report
 from ggufrun.engine.chunks import ChunkParams, Floats
 from ggufrun.engine.model import Model, ModelParams
 from ggufrun.errors import EngineError, UsageError

@@ -46,8 +46,10 @@ ROOMS: dict[str, set[str]] = {
 INNER: dict[str, dict[str, set[str]]] = {
     "cli": {
         "terminal": set(),
-        "flags": {"terminal", ""},
+        "flags": {"terminal"},
+        "jobs": {"flags", "terminal"},
         "talk": {"flags", "terminal"},
+        "commands": {"flags", "jobs", "talk", "terminal"},
     },
     "chat": {"formats": set()},
     "convert": {"vocab": {""}, "arch.shared": {"vocab", ""}, "arch": {"arch.shared", "vocab", ""}},

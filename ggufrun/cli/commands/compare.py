@@ -184,7 +184,7 @@ def _print(reference: Path, ranked: Sequence[Ranked]) -> None:
 
 
 def _as_dict(one: Ranked) -> dict[str, Any]:
-    from ggufrun.cli.commands.perplexity import as_dict
+    from ggufrun.cli.jobs.comparison import as_dict
 
     return {
         "path": str(one.path),

@@ -97,12 +97,12 @@ def convert(
     Several -t write several files from one read. No intermediate file, no torch.
     """
     from ggufrun.checkpoint.adapter import AdapterRequest, split_request
-    from ggufrun.cli import auto_imatrix, upstream
+    from ggufrun.cli.jobs import auto_imatrix, upstream
+    from ggufrun.cli.jobs.output import split, write
     from ggufrun.cli.terminal import console
     from ggufrun.cli.terminal.progress import fetch_bar
     from ggufrun.cli.terminal.proof_line import print_proof
     from ggufrun.cli.terminal.watch import TERMINAL
-    from ggufrun.cli.writing import split, write
     from ggufrun.convert.adapter import plan_adapter
     from ggufrun.convert.imatrix import load_imatrix
     from ggufrun.convert.plan import Wishes

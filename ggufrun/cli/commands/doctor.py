@@ -15,10 +15,10 @@ from typing import Annotated, Any
 import typer
 
 from ggufrun import __version__
-from ggufrun.cli import budget, doctor_offload
-from ggufrun.cli.doctor_findings import Finding, judge
 from ggufrun.cli.flags import measuring, placement
-from ggufrun.cli.terminal import abort, console
+from ggufrun.cli.jobs import device_proof
+from ggufrun.cli.jobs.doctor_findings import Finding, judge
+from ggufrun.cli.terminal import abort, console, memory_table
 from ggufrun.errors import EngineError, GgufrunError
 
 MARKS = {"ok": ("✓", "+", "green"), "hint": ("!", "!", "yellow"), "bad": ("✗", "x", "red")}
@@ -51,12 +51,12 @@ def register(app: typer.Typer) -> None:
         with abort.guarded():
             chosen = budget_of(model, context, rpc) if model is not None else None
         if as_json:
-            extra = {} if chosen is None else {"budget": budget.as_json(*chosen)}
+            extra = {} if chosen is None else {"budget": memory_table.as_json(*chosen)}
             console.print_json({**facts, **extra, "findings": [asdict(finding) for finding in findings]})
         else:
             show(findings)
             if chosen is not None:
-                budget.show(*chosen)
+                memory_table.show(*chosen)
         # A broken engine is worth an exit status, so that a script may ask.
         if problem := facts["engine"].get("error"):
             raise EngineError(problem, facts["engine"]["todo"])
@@ -83,7 +83,7 @@ def collect(rpc: str = "") -> dict[str, Any]:
         "disk_free": machine.disk_free(Path()),
         "engine": engine.get("engine", {}),
         "kernels": engine.get("kernels", {}),
-        "offload": doctor_offload.prove_all(engine.get("engine", {}).get("devices", []), rpc),
+        "offload": device_proof.prove_all(engine.get("engine", {}).get("devices", []), rpc),
         "nvidia": [asdict(card) for card in machine.nvidia_cards()],
         "amd": machine.amd_present(),
         "models": {
@@ -144,8 +144,11 @@ def broken(what: str) -> dict[str, str]:
 def budget_of(name: str, context: int | None, rpc: str | None) -> tuple[Any, list[str]]:
     """Where the model called ``name`` would go."""
     from ggufrun.engine.context import ContextParams
+    from ggufrun.workflows.memory_budget import budget
 
-    return budget.budget(measuring.find(name), ContextParams(n_ctx=context), placement.PlaceFlags(rpc=rpc))
+    flags = placement.PlaceFlags(rpc=rpc)
+    model = placement.params(measuring.find(name), flags)
+    return budget(model, ContextParams(n_ctx=context), placement.margin(flags))
 
 
 # --- showing ----------------------------------------------------------------------------------------------------------

@@ -73,17 +73,19 @@ def inspect(
         diff_table.show(resolve_model(path), resolve_model(diff), tensors, as_json)
         return
     if fit:
-        from ggufrun.cli import budget
+        from ggufrun.cli.terminal import memory_table
         from ggufrun.engine.context import ContextParams
+        from ggufrun.workflows.memory_budget import budget
 
         params = ContextParams(
             n_ctx=context, n_ubatch=ubatch_size, flash_attention=flash_attention, type_k=type_k, type_v=type_v
         )
-        chosen, lines = budget.budget(measuring.find(path), params, place)
+        model = placement.params(measuring.find(path), place)
+        chosen, lines = budget(model, params, placement.margin(place))
         if as_json:
-            console.print_json(budget.as_json(chosen, lines))
+            console.print_json(memory_table.as_json(chosen, lines))
         else:
-            budget.show(chosen, lines)
+            memory_table.show(chosen, lines)
         return
     file = resolve_model(path)
     found, header = describe(file)

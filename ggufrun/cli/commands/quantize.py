@@ -66,7 +66,7 @@ def quantize(
 
     The bytes are those that llama.cpp's own quantizer would write. One input that fails does not stop the others.
     """
-    from ggufrun.cli.jobs import find_sources, print_outcomes, run_all, sort_arguments
+    from ggufrun.cli.jobs.several_inputs import find_sources, print_outcomes, run_all, sort_arguments
     from ggufrun.convert.imatrix import load_imatrix
     from ggufrun.engine.context import ContextParams
     from ggufrun.workflows.fit_type import parse_limit
@@ -120,8 +120,8 @@ class _Job:
 
     def run(self, source: Path, what: str) -> list[dict[str, Any]]:
         """Quantize ``source``; ``what`` stands before the progress bar."""
-        from ggufrun.cli.fit_table import chosen_type
-        from ggufrun.cli.writing import carry_out, split
+        from ggufrun.cli.jobs.fit_table import chosen_type
+        from ggufrun.cli.jobs.output import carry_out, split
         from ggufrun.convert.plan import plan_quantize
         from ggufrun.workflows.targets import base_name, target_namer
 

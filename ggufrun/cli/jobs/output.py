@@ -89,7 +89,7 @@ def cost(found: Comparison) -> str:
 
 
 def _receipt(receipts: Receipts, path: Path) -> dict[str, Any]:
-    from ggufrun.cli.commands.perplexity import as_dict
+    from ggufrun.cli.jobs.comparison import as_dict
 
     return {"bytes": path.stat().st_size, "receipt": as_dict(receipts[path])} if path in receipts else {}
 

@@ -22,8 +22,8 @@ def convert(
     """``convert --imatrix auto``: the plain targets first, or a temporary file in the checkpoint's own precision; the
     matrix is measured on that, and then the other targets are made.
     """
+    from ggufrun.cli.jobs.output import carry_out, split
     from ggufrun.cli.terminal.watch import TERMINAL
-    from ggufrun.cli.writing import carry_out, split
     from ggufrun.workflows.imatrix import automatic, automatic_path
     from ggufrun.workflows.receipts import existing, measurer
     from ggufrun.workflows.temporary_model import temporary_model, temporary_path

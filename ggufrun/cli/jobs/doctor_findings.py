@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ggufrun.cli import doctor_offload
+from ggufrun.cli.jobs import device_proof
 from ggufrun.units import size_text
 
 LITTLE_DISK = 10 << 30
@@ -52,7 +52,7 @@ def judge(facts: dict[str, Any]) -> list[Finding]:
         *judge_memory(facts["memory"]),
         *judge_devices(facts["engine"], facts["nvidia"]),
         *judge_amd(facts["engine"], facts["amd"]),
-        *(Finding("offload", text, state, hint) for state, text, hint in map(doctor_offload.verdict, facts["offload"])),
+        *(Finding("offload", text, state, hint) for state, text, hint in map(device_proof.verdict, facts["offload"])),
         *judge_disk(facts["disk_free"]),
         judge_models(facts["models"]),
     ]

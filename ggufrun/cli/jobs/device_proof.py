@@ -18,7 +18,7 @@ from ggufrun.errors import GgufrunError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PACKAGE = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parents[2]
 
 EMBEDDED = next(
     (path for path in (PACKAGE / "data" / "tang-poet", PACKAGE.parent / "models" / "tang-poet") if path.is_dir()), None
@@ -28,7 +28,7 @@ EMBEDDED = next(
 PATIENCE = 600
 """Seconds for one device: code for another architecture is compiled by the driver at first, which takes minutes."""
 
-PROBE = "import sys; from ggufrun.cli.doctor_offload import probe; probe(*sys.argv[1:])"
+PROBE = "import sys; from ggufrun.cli.jobs.device_proof import probe; probe(*sys.argv[1:])"
 
 NO_MODEL = "there is no model to try it with: run `ggufrun doctor` of a clone of the repository"
 

@@ -29,7 +29,7 @@ def convert(
     Plain types are the converter's own files; the others are quantized from one that is removed afterwards.
     """
     from ggufrun.checkpoint.ggufheader import read_header
-    from ggufrun.cli.writing import write
+    from ggufrun.cli.jobs.output import write
     from ggufrun.convert import upstream
     from ggufrun.convert.plan import plan_quantize
     from ggufrun.convert.writer import check_targets
