@@ -256,6 +256,19 @@ def nvfp4(seed: int, shape: tuple[int, int], kind: str) -> Sample:
     return Sample(scheme(4, "tensor_group", "nvfp4-pack-quantized", "float", group_size=16), shape, tensors, "ct", "")
 
 
+def nvfp4_of(kind: str) -> Callable[[int, tuple[int, int]], Sample]:
+    """Weights with scales of their own, so that a mix-up would be seen."""
+
+    def make(seed: int, shape: tuple[int, int]) -> Sample:
+        found = nvfp4(seed, shape, kind)
+        ending = "_scale_2" if kind == "modelopt" else "_global_scale"
+        dtype, values = found.tensors[ending]
+        changed = (values * (1 + seed % 7 / 7)).astype(np.float32)
+        return Sample(found.settings, shape, found.tensors | {ending: (dtype, changed)}, found.kind, "", found.config)
+
+    return make
+
+
 def mxfp4(seed: int, shape: tuple[int, int]) -> Sample:
     chance = np.random.default_rng(seed)
     outputs, inputs = shape
@@ -402,14 +415,19 @@ def whole(architecture: str, make: Callable[[int, tuple[int, int]], Sample], **c
         names = {"w1": (INNER, WIDTH), "w3": (INNER, WIDTH), "w2": (WIDTH, INNER)}
         linear |= {f"block_sparse_moe.experts.{n}.{key}": shape for n in range(EXPERTS) for key, shape in names.items()}
         plain["block_sparse_moe.gate"] = (EXPERTS, WIDTH)
+    elif "num_experts" in config:
+        linear |= {f"mlp.experts.{n}.{key}": shape for n in range(EXPERTS) for key, shape in mlp.items()}
+        plain["mlp.gate"] = (EXPERTS, WIDTH)
     else:
         linear |= {f"mlp.{key}": shape for key, shape in mlp.items()}
+    if architecture.startswith("Qwen3"):
+        plain |= {"self_attn.q_norm": (WIDTH // 4,), "self_attn.k_norm": (WIDTH // 4,)}
     chance = np.random.default_rng(5)
     stored: Stored = {}
     modules = {}
 
     def add(name: str, *shape: int) -> None:
-        stored[name] = ("F16", (chance.standard_normal(shape) * 0.02).astype(np.float16))
+        stored[name] = ("F16", (chance.standard_normal(shape) * 0.02 + ("norm" in name)).astype(np.float16))
 
     add("model.embed_tokens.weight", VOCABULARY, WIDTH)
     for layer in range(2):
@@ -426,6 +444,16 @@ def whole(architecture: str, make: Callable[[int, tuple[int, int]], Sample], **c
     return Whole(found, stored, modules)
 
 
+QWEN3_MOE = {
+    "model_type": "qwen3_moe",
+    "num_experts": EXPERTS,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": INNER,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "head_dim": 16,
+}
 MIXTRAL = {"num_local_experts": EXPERTS, "num_experts_per_tok": 2}
 
 WHOLES: dict[str, Whole] = {

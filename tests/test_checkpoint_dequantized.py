@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from ggufrun.checkpoint.open import open_checkpoint
+from ggufrun.checkpoint.quantized.blocks import widened
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert import pipeline
 from ggufrun.convert.plan import Wishes, plan_convert
@@ -44,7 +45,10 @@ def values(tensor: Tensor, start: int, stop: int) -> npt.NDArray[np.float32]:
     rows = tensor.rows(start, stop)
     if tensor.dtype == "MXFP4":
         found: npt.NDArray[np.float32] = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType.MXFP4)
+        np.testing.assert_array_equal(found, widened(tensor).rows(start, stop))
         return found
+    if tensor.dtype == "NVFP4":
+        return widened(tensor).rows(start, stop)
     assert tensor.dtype == "F32" and rows.dtype == np.float32
     return rows
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from ggufrun.checkpoint.quantized import as_float32
 from ggufrun.checkpoint.tensor import Rows, Tensor
-from ggufrun.convert import transforms
+from ggufrun.convert import stacks, transforms
 from ggufrun.errors import FormatError, UnsupportedError
 from tests.checkpoints import encode
 
@@ -85,15 +86,25 @@ def test_split() -> None:
 @pytest.mark.parametrize("shape", [(6, 5), (5,), (2, 3, 4)])
 def test_stack(shape: tuple[int, ...]) -> None:
     parts = [Stored(*shape, name=str(number)) for number in range(4)]
-    check(transforms.stacked("all", [part.tensor for part in parts]), np.stack([part.array for part in parts]))
+    check(stacks.stacked("all", [part.tensor for part in parts]), np.stack([part.array for part in parts]))
 
 
 def test_a_stack_of_different_things() -> None:
     first = Stored(6, 5).tensor
     with pytest.raises(FormatError, match="shape"):
-        transforms.stacked("all", [first, Stored(5, 6).tensor])
-    with pytest.raises(UnsupportedError, match="F16"):
-        transforms.stacked("all", [first, Stored(6, 5, dtype="F16").tensor])
+        stacks.stacked("all", [first, Stored(5, 6).tensor])
+    with pytest.raises(UnsupportedError, match="I32"):
+        stacks.stacked("all", [first, replace(Stored(6, 5).tensor, dtype="I32")])
+
+
+def test_a_stack_of_several_types_is_in_f32() -> None:
+    """Some experts are quantized, others not."""
+    parts = [Stored(6, 5, dtype="BF16", name="a"), Stored(6, 5, name="b"), Stored(6, 5, dtype="F16", name="c")]
+    found = stacks.stacked("all", [part.tensor for part in parts])
+    assert (found.dtype, found.precision, found.shape) == ("F32", "BF16", (3, 6, 5))
+    for number, part in enumerate(parts):
+        expected = as_float32(part.tensor.dtype, part.tensor.rows(0, 6))
+        np.testing.assert_array_equal(found.rows(6 * number, 6 * number + 6), expected)
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (3, 6, 5)])

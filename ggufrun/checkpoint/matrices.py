@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 
 from ggufrun.checkpoint.quantized import Floats, as_float32
+from ggufrun.checkpoint.quantized.blocks import widened
 from ggufrun.checkpoint.quantized.floats import CONVERTERS
-from ggufrun.checkpoint.quantized.mxfp4 import MXFP4, widened
 from ggufrun.checkpoint.tensor import Rows, Tensor
 from ggufrun.errors import UnsupportedError
 
@@ -25,8 +25,7 @@ def read_floats(tensor: Tensor, start: int, stop: int) -> Floats:
 
 def as_floats(base: Tensor) -> Tensor:
     """A tensor to which something is added: as it is, or as the floats that its blocks stand for. UnsupportedError."""
-    if base.dtype == MXFP4:
-        return widened(base)
+    base = widened(base)
     if base.dtype not in CONVERTERS:
         raise UnsupportedError(f"{base.name} holds {base.dtype} values", "merge into an unquantized checkpoint")
     return base

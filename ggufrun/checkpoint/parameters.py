@@ -20,7 +20,7 @@ from ggufrun.checkpoint.adapterconfig import ends_with_any
 from ggufrun.checkpoint.matrices import Matrices, as_floats, read_floats
 from ggufrun.checkpoint.modelnames import HALVES, BaseNames
 from ggufrun.checkpoint.quantized import Floats
-from ggufrun.checkpoint.quantized.mxfp4 import MXFP4
+from ggufrun.checkpoint.quantized.blocks import MXFP4
 from ggufrun.checkpoint.tensor import Rows, Tensor
 from ggufrun.errors import FormatError, UnsupportedError
 

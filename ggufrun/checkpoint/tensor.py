@@ -39,6 +39,17 @@ STORAGE: dict[str, type[np.generic]] = {
 
 
 @dataclass(frozen=True)
+class BlockScale:
+    """The factor of all values of a tensor in NVFP4, or one for each matrix of its first dimension.
+
+    They are kept as they are stored, where they multiply or divide: their reciprocals would be rounded.
+    """
+
+    values: tuple[float, ...]
+    divides: bool = False
+
+
+@dataclass(frozen=True)
 class Tensor:
     """A named array on disk.
 
@@ -49,7 +60,7 @@ class Tensor:
     BF16 as uint16, block types as uint8 of shape (rows, bytes a row). It may be called from several threads.
 
     ``precision`` is set where rows are computed while they are read (always as ``F32``): the stored type whose
-    precision they have at best.
+    precision they have at best. ``scale`` belongs to blocks of NVFP4, which do not hold it.
     """
 
     name: str
@@ -57,6 +68,7 @@ class Tensor:
     shape: tuple[int, ...]
     rows: Callable[[int, int], Rows]
     precision: str = ""
+    scale: BlockScale | None = None
 
     @property
     def n_per_row(self) -> int:

@@ -9,11 +9,14 @@ from dataclasses import replace
 import gguf
 
 from ggufrun.checkpoint import gguffile
+from ggufrun.checkpoint.quantized.blocks import BLOCKS
 from ggufrun.checkpoint.tensor import Source, Tensor
 from ggufrun.convert.arch.shared.family import Family, Stack
 from ggufrun.convert.arch.shared.layout import n_blocks
 from ggufrun.convert.config import Config
-from ggufrun.convert.transforms import stacked, take_columns, zeros
+from ggufrun.convert.kept import with_scales
+from ggufrun.convert.stacks import stacked
+from ggufrun.convert.transforms import take_columns, zeros
 from ggufrun.errors import FormatError, NotFoundError, UnsupportedError
 from ggufrun.quantize import ggml
 from ggufrun.quantize.types import FILE_TYPES, FileType
@@ -52,10 +55,6 @@ FLOATS = {"F32": ggml.F32, "F16": ggml.F16, "BF16": ggml.BF16, "F64": ggml.F32}
 """The ggml type that holds a checkpoint's values without loss that matters (F64 is rounded)."""
 
 
-KEPT = "MXFP4"
-"""A type that stays as it is: whatever it were turned into would not be better, only larger or worse."""
-
-
 def mapped(config: Config, family: Family, source: Source) -> dict[str, Tensor]:
     """The checkpoint's tensors under their GGUF names, in the converter's order; refuses what does not fit."""
     names = gguf.get_tensor_name_map(family.arch, n_blocks(config))
@@ -82,7 +81,7 @@ def mapped(config: Config, family: Family, source: Source) -> dict[str, Tensor]:
                 f"{name} has the shape {found[name].shape}, config.json says {wanted.shape}",
                 "config.json does not belong to these weights",
             )
-    return found
+    return with_scales(family.arch, found)
 
 
 def with_true_vocabulary(config: Config, family: Family, source: Source) -> tuple[Config, tuple[str, ...]]:
@@ -110,7 +109,7 @@ def _transformed(config: Config, family: Family, source: Source) -> Iterator[Ten
         kept = None if tensor.name.endswith(NOT_WEIGHTS) else family.kept(config, tensor)
         if kept is None:
             continue
-        if kept.dtype not in (*FLOATS, KEPT):
+        if kept.dtype not in (*FLOATS, *BLOCKS):
             raise UnsupportedError(f"{kept.name} holds {kept.dtype} values", "convert an unquantized checkpoint")
         if kept.n_values == 0 or len(kept.shape) > gguffile.MAX_DIMENSIONS or not kept.shape:
             raise FormatError(
@@ -156,14 +155,9 @@ def _layer_stacks(config: Config, stack: Stack, layer: str, held: Mapping[tuple[
         yield stacked(name, [tensor for tensor in tensors if tensor is not None])
 
 
-def kept_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names of those that stay as they are in every file."""
-    return [name for name, tensor in tensors.items() if tensor.dtype == KEPT]
-
-
 def own_precision(tensors: Mapping[str, Tensor]) -> FileType:
     """The plain file type that holds the checkpoint as it is: that of its first matrix."""
-    first = next((tensor for tensor in tensors.values() if len(tensor.shape) > 1 and tensor.dtype != KEPT), None)
+    first = next((tensor for tensor in tensors.values() if len(tensor.shape) > 1 and tensor.dtype not in BLOCKS), None)
     dtype = "F32" if first is None else first.precision or first.dtype
     return FILE_TYPES["F32" if dtype == "F64" else dtype]
 
@@ -171,8 +165,8 @@ def own_precision(tensors: Mapping[str, Tensor]) -> FileType:
 def plain_type(model_arch: gguf.MODEL_ARCH, tensor: Tensor, file_type: FileType) -> int:
     """The ggml type of a tensor in a file without quantization: vectors, norms and a few tables stay F32."""
     name = tensor.name
-    if tensor.dtype == KEPT:
-        return ggml.block_types()[KEPT.lower()].id
+    if tensor.dtype in BLOCKS:
+        return ggml.block_types()[tensor.dtype.lower()].id
     if len(tensor.shape) <= 1 or name.endswith("_norm.weight") or not name.endswith(".weight"):
         return ggml.F32
     stem = ".".join(part for part in name.removesuffix(".weight").split(".") if not part.isdecimal())

@@ -21,11 +21,11 @@ from ggufrun.checkpoint.ggufsource import GGUFSource
 from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.tensor import Checkpoint, Source, Tensor, Weightless
 from ggufrun.checkpoint.tensortypes import TensorType
-from ggufrun.convert import arch, metadata
+from ggufrun.convert import arch, kept, metadata
 from ggufrun.convert.arch.shared.hyper import check_written
 from ggufrun.convert.arch.shared.text import is_text
 from ggufrun.convert.config import Config, read_config
-from ggufrun.convert.mapping import KEPT, kept_tensors, mapped, own_precision, plain_type, with_true_vocabulary
+from ggufrun.convert.mapping import mapped, own_precision, plain_type, with_true_vocabulary
 from ggufrun.convert.merging import check_output, left_out, some_of
 from ggufrun.convert.target import Model, Target, make_target, quantized_target, split_target, without_layers
 from ggufrun.convert.vocab.special import replace_template
@@ -113,9 +113,7 @@ def plan_convert(
         writer, original, renamed = _metadata(source, config, family, tensors, wishes)
         targets = []
         for file_type in file_types or (own,):
-            # so llama.cpp's converter calls a file whose experts are in MXFP4, whatever the rest
-            written = FILE_TYPES["MXFP4_MOE"] if file_type.plain and kept_tensors(tensors) else file_type
-            model = Model(_with_file_type(writer, written), tensors)
+            model = Model(_with_file_type(writer, kept.file_type(tensors, file_type)), tensors)
             path = path_of(file_type)
             if file_type.plain:
                 types = [(key, plain_type(family.arch, tensor, file_type)) for key, tensor in tensors.items()]
@@ -221,15 +219,15 @@ class _Quantizable:
 
 def _keeping(options: QuantizeOptions, tensors: Mapping[str, Tensor]) -> QuantizeOptions:
     """``options`` with the types of tensors that stay as they are, after those that the user gave."""
-    names = set(kept_tensors(tensors))
-    kept = sorted({name.split(".", 2)[-1] for name in names})
-    if not kept:
-        return options
-    if any(name not in names and name.split(".", 2)[-1] in kept for name in tensors):
-        # an adapter has changed those of some layers
-        kept = sorted(names)
-    pattern = "|".join(map(re.escape, kept))
-    return replace(options, tensor_types=(*options.tensor_types, (pattern, KEPT.lower())))
+    rules = []
+    for kind, names in kept.kept_tensors(tensors).items():
+        ends = sorted({name.split(".", 2)[-1] for name in names})
+        if any(name not in names and name.split(".", 2)[-1] in ends for name in tensors):
+            # an adapter has changed those of some layers, or not all are quantized
+            ends = sorted(names)
+        # attn_output.weight also ends like output.weight
+        rules.append(("|".join(rf"(^|[0-9]\.){re.escape(end)}$" for end in ends), kind.lower()))
+    return replace(options, tensor_types=(*options.tensor_types, *rules))
 
 
 def split_plan(plan: Plan, max_bytes: int) -> Plan:

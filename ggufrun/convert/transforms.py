@@ -12,6 +12,7 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
+from ggufrun.checkpoint.quantized.blocks import widened
 from ggufrun.checkpoint.tensor import Rows, Tensor
 from ggufrun.errors import FormatError, UnsupportedError
 
@@ -40,6 +41,9 @@ def take_rows(tensor: Tensor, order: Order, shape: tuple[int, ...] | None = None
 
     ``shape`` is that of the result where it has more than two dimensions. Rows that lie together are read together.
     """
+    if tensor.scale is not None and len(tensor.scale.values) > 1:
+        # rows would leave the matrix that their scale is for
+        tensor = widened(tensor)
     order = order.reshape(-1)
     shape = shape or (len(order), *tensor.shape[1:])
     if len(tensor.shape) == 1:
@@ -92,6 +96,7 @@ def rotary_permutation(tensor: Tensor, n_head: int) -> Tensor:
 
 def every_other_value(tensor: Tensor, first: int) -> Tensor:
     """Of each row every second value, from ``first`` on, which is 0 or 1."""
+    tensor = widened(tensor)
     *outer, n_per_row = tensor.shape
 
     def rows(start: int, stop: int) -> Rows:
@@ -106,35 +111,6 @@ def split_rows(tensor: Tensor, *parts: tuple[str, int]) -> list[Tensor]:
     cuts = np.cumsum([rows for _, rows in parts])[:-1]
     pieces = zip(parts, np.split(numbers, cuts), strict=True)
     return [renamed(take_rows(tensor, rows), name) for (name, _), rows in pieces]
-
-
-def stacked(name: str, tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors of one shape and type as one with a new first dimension."""
-    first = tensors[0]
-    for tensor in tensors:
-        if tensor.shape != first.shape:
-            raise FormatError(
-                f"{tensor.name} has the shape {tensor.shape}, {first.name} {first.shape}", "download them again"
-            )
-        if tensor.dtype != first.dtype:
-            raise UnsupportedError(
-                f"{tensor.name} holds {tensor.dtype} values, {first.name} {first.dtype}", "save them in one type"
-            )
-    each = first.n_rows
-
-    def rows(start: int, stop: int) -> Rows:
-        if start >= stop:
-            return first.rows(0, 0)
-        parts = [
-            tensors[number].rows(max(start - number * each, 0), min(stop - number * each, each))
-            for number in range(start // each, -(-stop // each))
-        ]
-        if len(first.shape) == 1:
-            # a vector is one row
-            parts = [part.reshape(1, -1) for part in parts]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    return replace(first, name=name, shape=(len(tensors), *first.shape), rows=rows)
 
 
 class _Recent:
@@ -169,6 +145,7 @@ _recent = _Recent(capacity=2)
 
 def transposed(tensor: Tensor) -> Tensor:
     """The last two dimensions swapped; of the whole model, at most two matrices stay in memory for it."""
+    tensor = widened(tensor)
     *outer, height, width = tensor.shape
 
     def rows(start: int, stop: int) -> Rows:
@@ -187,6 +164,7 @@ def transposed(tensor: Tensor) -> Tensor:
 
 def plus_one(tensor: Tensor) -> Tensor:
     """Every value plus one: in the stored type for F16 and F32, in F32 for the others, as the reference adds."""
+    tensor = widened(tensor)
     if tensor.dtype not in ("F16", "F32", "F64", "BF16"):
         raise UnsupportedError(f"{tensor.name} holds {tensor.dtype} values", "convert an unquantized checkpoint")
 
@@ -206,6 +184,7 @@ def scaled(tensor: Tensor, factor: float | Sequence[tuple[int, float]]) -> Tenso
     """Every value times ``factor``, or, from the top, so many rows times each factor: in the stored type for F16 and
     F32, in F32 for the others, as the reference multiplies. The file is still one of the stored type.
     """
+    tensor = widened(tensor)
     if tensor.dtype not in ("F16", "F32", "F64", "BF16"):
         raise UnsupportedError(f"{tensor.name} holds {tensor.dtype} values", "convert an unquantized checkpoint")
     parts = [(tensor.n_rows, factor)] if isinstance(factor, float) else factor
@@ -231,6 +210,7 @@ def scaled(tensor: Tensor, factor: float | Sequence[tuple[int, float]]) -> Tenso
 
 def minus_exp(tensor: Tensor) -> Tensor:
     """Minus the exponential of every value, in F32: computed in double precision and rounded once."""
+    tensor = widened(tensor)
     if tensor.dtype not in ("F16", "F32", "F64", "BF16"):
         raise UnsupportedError(f"{tensor.name} holds {tensor.dtype} values", "convert an unquantized checkpoint")
 
@@ -266,6 +246,7 @@ def padded(tensor: Tensor, n_rows: int) -> Tensor:
     """A matrix with rows of zeros at its end, ``n_rows`` in all; as it is where it has as many."""
     if len(tensor.shape) != 2 or tensor.n_rows >= n_rows:
         return tensor
+    tensor = widened(tensor)
 
     def rows(start: int, stop: int) -> Rows:
         found = tensor.rows(min(start, tensor.n_rows), min(stop, tensor.n_rows))
@@ -277,6 +258,7 @@ def padded(tensor: Tensor, n_rows: int) -> Tensor:
 
 def take_columns(tensor: Tensor, order: Order) -> Tensor:
     """The values of every row in the order of their numbers in ``order``."""
+    tensor = widened(tensor)
     if tensor.shape[-1] != len(order):
         raise FormatError(
             f"{tensor.name} has {tensor.shape[-1]} columns, {len(order)} were expected",

@@ -8,70 +8,85 @@ Source: OCP's "Microscaling Formats (MX)" specification; NVIDIA's and compressed
 
 from __future__ import annotations
 
-from functools import cache
+from dataclasses import replace
 from math import prod
 
 import numpy as np
-import numpy.typing as npt
 
-from ggufrun.checkpoint.quantized.floats import Floats, fp8_values, round_to
-from ggufrun.checkpoint.quantized.module import Module, computed, floats_of, read_vector
+from ggufrun.checkpoint.quantized.blocks import (
+    MXFP4,
+    MXFP4_VALUES,
+    NVFP4,
+    NVFP4_BYTES,
+    NVFP4_SCALES,
+    NVFP4_VALUES,
+    widened,
+)
+from ggufrun.checkpoint.quantized.module import AGAIN, Module, floats_of
 from ggufrun.checkpoint.quantized.mxfp4 import in_blocks
-from ggufrun.checkpoint.tensor import Rows, Tensor
-from ggufrun.errors import UnsupportedError
+from ggufrun.checkpoint.tensor import BlockScale, Rows, Tensor
+from ggufrun.errors import FormatError, UnsupportedError
 
-NVFP4_VALUES, MXFP4_VALUES, MXFP6_BYTES = 16, 32, 24
-"""Of one scale; the last is the bytes of 32 values of 6 bits."""
-HALF_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-E2M1 = (*HALF_E2M1, *(-value for value in HALF_E2M1))
+SIGN = np.uint8(0x80)
+MXFP6_BYTES = 24
+"""Of 32 values of 6 bits."""
 
 
 def read_nvfp4(module: Module, packed: Tensor, overall: str) -> Tensor:
-    """A weight whose scale of the whole is the part ``overall``, if it has one. FormatError."""
+    """A weight whose scale of the whole is the part ``overall``, if it has one, in ggml's blocks. FormatError."""
     scale = module.part("_scale", "F8_E4M3")
     *outer, half = packed.shape
     columns = 2 * half
     if scale.shape != (*outer, columns // NVFP4_VALUES) or columns % NVFP4_VALUES:
         raise module.wrong_shape("_scale", (*outer, columns // NVFP4_VALUES))
-    factors = _overall(module, packed, overall)
-    divides = overall == "_global_scale"
-    height = packed.n_rows // len(factors)
-    table = _pairs()
+    # a block of ggml's takes four scales: the last of a row may be filled up
+    missing = -scale.n_per_row % NVFP4_SCALES
+    whole = _overall(module, packed, overall)
 
     def rows(start: int, stop: int) -> Rows:
-        values: Floats = np.take(table, packed.rows(start, stop)).view(np.float32)
-        scales = fp8_values("F8_E4M3")[scale.rows(start, stop)]
-        whole = factors[np.arange(start, stop) // height, None]
-        with np.errstate(all="ignore"):
-            scales = scales / whole if divides else scales * whole
-            view = values.reshape(stop - start, -1, NVFP4_VALUES)
-            view *= scales[:, :, None]
-        return round_to("BF16", values)
+        scales, values = scale.rows(start, stop), packed.rows(start, stop)
+        if (scales > SIGN).any():
+            raise FormatError(f"{scale.name} has a scale below zero", AGAIN)
+        if missing:
+            scales = np.pad(scales, ((0, 0), (0, missing)))
+            values = np.pad(values, ((0, 0), (0, missing * NVFP4_VALUES // 2)))
+        return in_nvfp4_blocks(values, scales & ~SIGN)
 
-    return computed(module, (*outer, columns), rows, "BF16")
+    tensor = Tensor(module.name, NVFP4, (*outer, columns), rows, scale=whole)
+    if not missing:
+        return tensor
+    padded = widened(replace(tensor, shape=(*outer, columns + missing * NVFP4_VALUES)))
+    return replace(
+        padded,
+        shape=(*outer, columns),
+        rows=lambda start, stop: np.ascontiguousarray(padded.rows(start, stop)[:, :columns]),
+    )
 
 
-def _overall(module: Module, packed: Tensor, ending: str) -> Floats:
+def in_nvfp4_blocks(packed: Rows, scales: Rows) -> Rows:
+    """Packed values, 8 bytes for each of ``scales`` (rows, scales), as ggml's blocks: (rows, bytes)."""
+    n_rows, count = scales.shape
+    values = packed.reshape(n_rows * count, NVFP4_VALUES // 2)
+    low, high = values & 0x0F, values >> 4
+    found = np.empty((n_rows * count // NVFP4_SCALES, NVFP4_BYTES), np.uint8)
+    found[:, :NVFP4_SCALES] = scales.reshape(-1, NVFP4_SCALES)
+    mixed = np.empty_like(values)
+    # the first 8 values are in the first 4 bytes, by twos
+    mixed[:, 0::2] = low[:, :4] | (low[:, 4:] << 4)
+    mixed[:, 1::2] = high[:, :4] | (high[:, 4:] << 4)
+    found[:, NVFP4_SCALES:] = mixed.reshape(len(found), NVFP4_BYTES - NVFP4_SCALES)
+    return found.reshape(n_rows, count // NVFP4_SCALES * NVFP4_BYTES)
+
+
+def _overall(module: Module, packed: Tensor, ending: str) -> BlockScale | None:
     """The scale of the tensor, or of each matrix in it."""
     found = module.maybe(ending, "F32", "F16", "BF16")
     if found is None:
-        return np.ones(1, np.float32)
+        return None
     if found.n_values not in (1, prod(packed.shape[:-2])):
         raise module.wrong_shape(ending, (1,))
-    if found.n_values == 1:
-        return floats_of(found, 0, 1).reshape(-1)
-    read_vector(found)
-    return floats_of(found, 0, found.n_rows).reshape(-1)
-
-
-@cache
-def _pairs() -> npt.NDArray[np.uint64]:
-    """The two values of each byte, as one number to look up."""
-    codes = np.array(E2M1, np.float32)
-    numbers = np.arange(256)
-    pairs = np.stack([codes[numbers & 15], codes[numbers >> 4]], axis=1)
-    found: npt.NDArray[np.uint64] = pairs.view(np.uint64).reshape(-1)
-    return found
+    values = floats_of(found, 0, found.n_rows).reshape(-1)
+    return BlockScale(tuple(values.tolist()), divides=ending == "_global_scale")
 
 
 def read_mxfp4(module: Module, packed: Tensor) -> Tensor:
@@ -89,4 +104,4 @@ def read_mxfp4(module: Module, packed: Tensor) -> Tensor:
     def rows(start: int, stop: int) -> Rows:
         return in_blocks(packed.rows(start, stop), scale.rows(start, stop))
 
-    return Tensor(module.name, "MXFP4", (*outer, 2 * half), rows)
+    return Tensor(module.name, MXFP4, (*outer, 2 * half), rows)

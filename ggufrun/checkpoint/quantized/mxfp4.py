@@ -12,25 +12,21 @@ from __future__ import annotations
 
 import numpy as np
 
+from ggufrun.checkpoint.quantized.blocks import MXFP4, MXFP4_BYTES, MXFP4_VALUES
 from ggufrun.checkpoint.quantized.module import AGAIN, Module
 from ggufrun.checkpoint.tensor import Rows, Tensor
 from ggufrun.errors import FormatError
-
-MXFP4 = "MXFP4"
-"""The type of a tensor that holds ggml's blocks."""
-
-BYTES, VALUES = 16, 32
-"""Of a block, without its exponent."""
-
-EXPONENT_BIAS = 127
-E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
-"""What four bits are worth."""
 
 
 def read(module: Module) -> Tensor:
     """The two tensors as one of type MXFP4. FormatError where they do not fit each other."""
     blocks, scales = module.parts["_blocks"], module.part("_scales", "U8")
-    if blocks.dtype != "U8" or len(blocks.shape) < 3 or blocks.shape != (*scales.shape, BYTES) or not blocks.n_values:
+    if (
+        blocks.dtype != "U8"
+        or len(blocks.shape) < 3
+        or blocks.shape != (*scales.shape, MXFP4_BYTES)
+        or not blocks.n_values
+    ):
         raise FormatError(
             f"{blocks.name} is {blocks.dtype} {blocks.shape}, {scales.name} {scales.dtype} {scales.shape}", AGAIN
         )
@@ -39,31 +35,17 @@ def read(module: Module) -> Tensor:
     def rows(start: int, stop: int) -> Rows:
         return in_blocks(blocks.rows(start * count, stop * count), scales.rows(start, stop))
 
-    return Tensor(module.name, MXFP4, (*outer, count * VALUES), rows)
+    return Tensor(module.name, MXFP4, (*outer, count * MXFP4_VALUES), rows)
 
 
 def in_blocks(packed: Rows, exponents: Rows) -> Rows:
     """Packed values, 16 bytes for each of ``exponents`` (rows, blocks), as ggml's blocks: (rows, bytes)."""
     n_rows, count = exponents.shape
-    values = packed.reshape(n_rows * count, BYTES)
+    values = packed.reshape(n_rows * count, MXFP4_BYTES)
     low, high = values & 0x0F, values >> 4
-    found = np.empty((n_rows * count, 1 + BYTES), np.uint8)
+    found = np.empty((n_rows * count, 1 + MXFP4_BYTES), np.uint8)
     found[:, 0] = exponents.reshape(-1)
     # the first 16 values are in the first 8 bytes, by twos
     found[:, 1::2] = low[:, :8] | (low[:, 8:] << 4)
     found[:, 2::2] = high[:, :8] | (high[:, 8:] << 4)
-    return found.reshape(n_rows, count * (1 + BYTES))
-
-
-def widened(tensor: Tensor) -> Tensor:
-    """A tensor of ggml's blocks as the floats that they stand for; BF16 holds each of them exactly."""
-
-    def rows(start: int, stop: int) -> Rows:
-        blocks = tensor.rows(start, stop).reshape(-1, 1 + BYTES)
-        values = np.concatenate([blocks[:, 1:] & 0x0F, blocks[:, 1:] >> 4], axis=1)
-        exponents = blocks[:, :1].astype(np.int32) - EXPONENT_BIAS
-        with np.errstate(over="ignore"):
-            found: Rows = np.ldexp(E2M1[values], exponents)
-        return found.reshape(stop - start, tensor.n_per_row)
-
-    return Tensor(tensor.name, "F32", tensor.shape, rows, "BF16")
+    return found.reshape(n_rows, count * (1 + MXFP4_BYTES))
