@@ -75,6 +75,7 @@ def test_sound_ones(values: dict[str, Any]) -> None:
         {"rope__dimension_count": 18},
         {"attention__key_length": 128, "rope__dimension_count": 130},
         {"attention__key_length": 1 << 20},
+        {"ssm__inner_size": 1 << 24},
         {"attention__sliding_window": (1 << 31) - 1},
         {"attention__head_count_kv": [4, 4, 1 << 20, 4]},
         {"embedding_length": 1 << 24},

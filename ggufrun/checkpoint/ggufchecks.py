@@ -57,6 +57,14 @@ MOST: dict[str, int] = {
     "attention.sliding_window": 1 << 30,
     "context_length": (1 << 31) - 1,
     "rope.dimension_sections": 1 << 14,
+    "kda.head_dim": 1 << 14,
+    "wkv.head_size": 1 << 14,
+    "token_shift_count": 1 << 8,
+    "ssm.conv_kernel": 1 << 10,
+    "ssm.inner_size": 1 << 18,
+    "ssm.state_size": 1 << 14,
+    "ssm.group_count": 1 << 14,
+    "ssm.time_step_rank": 1 << 18,
     "vocab_size": 1 << 24,
 }
 """Sizes beyond those of any model, with which llama.cpp would compute the memory that it takes."""

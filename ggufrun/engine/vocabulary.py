@@ -7,13 +7,18 @@ from functools import cached_property
 from typing import Any
 
 from ggufrun.errors import EngineError, UnsupportedError
+from ggufrun.native.deep_stack import stack_for, with_stack
 from ggufrun.native.library import llama
 
 NULL = -1
 """``LLAMA_TOKEN_NULL``: the vocabulary has no such token."""
 
-NONE_TYPE, SPM_TYPE = 0, 1
-"""``enum llama_vocab_type``: no vocabulary; SentencePiece BPE with byte fallback (LLaMA and its family)."""
+NONE_TYPE, SPM_TYPE, BPE_TYPE = 0, 1, 2
+"""``enum llama_vocab_type``: no vocabulary; SentencePiece BPE with byte fallback (LLaMA and its family); byte-level BPE
+(GPT-2 and its family)."""
+
+SHALLOW = 256
+"""Bytes of text that any thread's stack is enough for."""
 
 BYTE_ATTRIBUTE = 1 << 5
 """``LLAMA_TOKEN_ATTR_BYTE``."""
@@ -74,18 +79,24 @@ class Vocab:
             raise EngineError(f"a text of {len(raw)} bytes is too long to tokenize", "split it")
         ids: list[int] = []
         if raw:
-            api = llama()
-            capacity = len(raw) + 2
+            if self.kind != BPE_TYPE or len(raw) <= SHALLOW:
+                ids = self._tokenize(raw, special)
+            else:
+                ids = with_stack(lambda: self._tokenize(raw, special), stack_for(text))
+        return [self.bos, *ids] if bos and self.add_bos else ids
+
+    def _tokenize(self, raw: bytes, special: bool) -> list[int]:
+        api = llama()
+        capacity = len(raw) + 2
+        buffer = (ctypes.c_int32 * capacity)()
+        count = api.llama_tokenize(self._vocab, raw, len(raw), buffer, capacity, False, special)
+        if count < 0 and -count <= 2 * MAX_TEXT:
+            capacity = -count
             buffer = (ctypes.c_int32 * capacity)()
             count = api.llama_tokenize(self._vocab, raw, len(raw), buffer, capacity, False, special)
-            if count < 0 and -count <= 2 * MAX_TEXT:
-                capacity = -count
-                buffer = (ctypes.c_int32 * capacity)()
-                count = api.llama_tokenize(self._vocab, raw, len(raw), buffer, capacity, False, special)
-            if count < 0:
-                raise EngineError("the text cannot be tokenized", "split it")
-            ids = buffer[:count]
-        return [self.bos, *ids] if bos and self.add_bos else ids
+        if count < 0:
+            raise EngineError("the text cannot be tokenized", "split it")
+        return list(buffer[:count])
 
     def is_eog(self, token: int) -> bool:
         """Does ``token`` end a generation: EOS, EOT and their kin."""

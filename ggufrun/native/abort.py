@@ -77,7 +77,7 @@ def without_build_path(text: str) -> str:
     >>> without_build_path("/tmp/build/vendor/llama.cpp/ggml/src/ggml.c:12: GGML_ASSERT(a) failed")
     'ggml/src/ggml.c:12: GGML_ASSERT(a) failed'
     """
-    return re.sub(r"(?<!\S)/\S*?/(?=(?:ggml/)?src/[\w./-]+:\d+)", "", text)
+    return re.sub(r"(?<!\S)(?:\.\.)?/\S*?/(?=(?:ggml/)?src/[\w./-]+:\d+)", "", text)
 
 
 def _tell(text: str) -> None:

@@ -25,7 +25,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from ggufrun.processors import processors
 from tests.attack import child, found, mutations
-from tests.attack.jobs import JOBS, TEXT, WEIGHTS
+from tests.attack.jobs import JOBS, LONG, TEXT, WEIGHTS
 from tests.attack.models import Model, base, with_vocabulary
 from tests.attack.sweeps import SWEEPS, steps
 from tests.attack.vocabularies import VOCABULARIES
@@ -76,13 +76,14 @@ def build_step(sweep: str, number: int, only: str | None) -> tuple[Case, Model, 
 
 def command(job: str, folder: Path) -> list[str]:
     """The command line of a job for the model in ``folder``."""
-    meant = {"MODEL": "model.gguf", "TEXT": str(folder.parent / "text.txt"), "SOUND": "sound.gguf"}
+    meant = {"MODEL": "model.gguf", "TEXT": "../text.txt", "LONG": "../long.txt", "SOUND": "sound.gguf"}
     return [meant.get(word, word) for word in JOBS[job]]
 
 
 def prepare(parent: Path) -> None:
     """The files that cases share."""
     (parent / "text.txt").write_text(TEXT)
+    (parent / "long.txt").write_text(LONG, encoding="utf-8")
 
 
 def learn(parent: Path) -> None:

@@ -100,11 +100,15 @@ FOUND = (
     Found("abort", "command-r7b", "template", number("attention.sliding_window", (1 << 31) - 1), "sliding_window ="),
     Found("memory", "command-r7b", "chat", number("attention.key_length", 1 << 20), "key_length = 1048576"),
     Found("abort", "qwen3.5", "grammar", numbers("rope.dimension_sections", [-2] * 4), "says rope.dimension_sections"),
+    Found("memory", "qwen3-next-80b", "complete", number("ssm.inner_size", 1 << 24), "says ssm.inner_size = 16777216"),
+    Found("SIGFPE", "deepseek-v3.2", "complete", number("nextn_predict_layers", 3), "says nextn_predict_layers = 3"),
     Found("memory", "command-r-plus", "inspect", word("model", "rwkv"), "refused.*kind rwkv", "plamo2"),
     Found("memory", "llama-tied-linear", "complete", word("model", "rwkv"), "kind rwkv, but the byte .."),
     Found("abort", "llama-tied-linear", "complete", word("model", "plamo2"), "kind plamo2, but it has no token", "bpe"),
     Found("abort", "llama-tied-linear", "doctor", token(300, "▁t1"), "has the token '▁t1' twice"),
     Found("abort", "gpt-neox", "complete", token(3 + 0x20, ""), "no token for the byte 20"),
+    Found("SIGSEGV", "granite-moe", "long", word("pre", "deepseek-v3"), "takes .* tokens, and the context has", "bpe"),
+    Found("abort", "granite-moe", "long", word("pre", "whitespace"), "kind gpt2, but its text", "bpe"),
     Found("SIGSEGV", "granite-moe", "grammar", token(300, "▁" * 100_000), "a token of 300000 bytes", "bpe"),
 )
 

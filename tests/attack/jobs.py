@@ -5,6 +5,9 @@ from __future__ import annotations
 TEXT = "hi there, she has the tea: " * 12
 """What is measured on: long enough for a chunk of every vocabulary."""
 
+LONG = "0xDEADbeef" * 10_000 + "静夜思" * 30_000 + "a" * 60_000 + " " * 60_000 + "!" * 60_000
+"""Runs that no page has, but a file of base64 or of measurements does."""
+
 JOBS: dict[str, tuple[str, ...]] = {
     "complete": ("complete", "MODEL", "-p", "hi <s> the", "-n", "3", "-t", "1", "--temp", "0"),
     "pieces": ("complete", "MODEL", "-p", "hi", "-n", "2", "-t", "1", "-c", "64", "-ub", "8", "-fa", "off"),
@@ -13,6 +16,7 @@ JOBS: dict[str, tuple[str, ...]] = {
     "grammar": ("complete", "MODEL", "-p", "hi", "-n", "3", "-t", "1", "-c", "64", "--grammar", 'root ::= "a" [b-z]*'),
     "draft": ("complete", "MODEL", "-p", "hi", "-n", "4", "-t", "1", "-c", "64", "-md", "SOUND"),
     "drafting": ("complete", "SOUND", "-p", "hi", "-n", "4", "-t", "1", "-c", "64", "-md", "MODEL"),
+    "long": ("complete", "MODEL", "-f", "LONG", "-n", "1", "-t", "1", "-c", "64"),
     "bench": ("bench", "MODEL", "-p", "5", "-n", "2", "-r", "1", "-t", "1"),
     "perplexity": ("perplexity", "MODEL", "-f", "TEXT", "--chunks", "1", "-c", "16", "-t", "1"),
     "imatrix": ("imatrix", "MODEL", "-f", "TEXT", "--chunks", "1", "-c", "16", "-t", "1", "-o", "out.imatrix.gguf"),
@@ -25,5 +29,5 @@ JOBS: dict[str, tuple[str, ...]] = {
     "requantize": ("quantize", "MODEL", "q8_0", "-o", "out.gguf", "--force", "--pure"),
 }
 
-WEIGHTS: dict[str, int] = {"complete": 6, "chat": 4, "inspect": 3, "doctor": 1, "draft": 1, "drafting": 1}
+WEIGHTS: dict[str, int] = {"long": 1, "complete": 6, "chat": 4, "inspect": 3, "doctor": 1, "draft": 1, "drafting": 1}
 """How often each is chosen; the others twice."""
