@@ -16,24 +16,17 @@ from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.quantized import as_float32
 from tests.conftest import Oracle
 from tests.safetensors_files import load_floats
-from tests.test_checkpoint_lora import Arrays, assert_merged, values
+from tests.test_checkpoint_lora import assert_merged, values
 
 GOLDEN = Path(__file__).parent / "golden" / "peft-experts"
 CASES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
-
-
-def turned(case: str, tensors: Arrays) -> Arrays:
-    """MXFP4 keeps matrices the other way round than the floats that peft merged."""
-    if not case.endswith("mxfp4"):
-        return tensors
-    return {name: array.swapaxes(1, 2) if array.ndim == 3 else array for name, array in tensors.items()}
 
 
 def assert_case(folder: Path) -> None:
     plain = open_checkpoint(folder)
     before = {name: tensor for name, tensor in plain.tensors.items() if tensor.dtype != "MXFP4"}
     source = open_checkpoint(folder, [AdapterRequest(folder)])
-    ours, theirs = values(source), turned(folder.name, load_floats(folder / "merged.safetensors"))
+    ours, theirs = values(source), load_floats(folder / "merged.safetensors")
     assert theirs.keys() <= ours.keys() == plain.tensors.keys()
     assert_merged({name: ours[name] for name in theirs}, theirs)
     for name in before.keys() - theirs.keys():

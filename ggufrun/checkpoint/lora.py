@@ -183,7 +183,7 @@ class _Merge:
                     if delta.b_bias is not None and (bias := edit(f"{module}.bias")):
                         bias.addend, bias.scale = delta.b_bias, change.scale
             else:
-                found += parameters.find_parameters(adapter, names, self.tensors, module)
+                found += parameters.find_parameters(adapter, names, self.tensors, module, self._model_type)
         if lost:
             raise FormatError(
                 f"the base has no {lost[0]}, which {adapter.path} changes ({len(lost)} such)",

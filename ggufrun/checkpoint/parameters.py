@@ -54,10 +54,12 @@ class Parameter:
     place: Place
 
 
-def find_parameters(adapter: Adapter, names: BaseNames, tensors: Mapping[str, Tensor], module: str) -> list[Parameter]:
+def find_parameters(
+    adapter: Adapter, names: BaseNames, tensors: Mapping[str, Tensor], module: str, model_type: str
+) -> list[Parameter]:
     """The parameters that the changes of ``module`` belong to; FormatError where that cannot be told."""
     deltas = sorted(adapter.deltas[module], key=lambda delta: -delta.depth)
-    places = {name: _place(names, tensors, module, name) for name in NAMES}
+    places = {name: _place(names, tensors, module, name, model_type) for name in NAMES}
     present = {name: place for name, place in places.items() if place is not None}
     targets = adapter.settings.parameters
     chosen = [name for name in present if ends_with_any(f"{module}.{name}", targets)] or list(present)
@@ -72,10 +74,15 @@ def find_parameters(adapter: Adapter, names: BaseNames, tensors: Mapping[str, Te
     return [Parameter(f"{module}.{name}", delta, present[name]) for name, delta in zip(chosen, deltas, strict=True)]
 
 
-def _place(names: BaseNames, tensors: Mapping[str, Tensor], module: str, parameter: str) -> Place | None:
+def _place(
+    names: BaseNames, tensors: Mapping[str, Tensor], module: str, parameter: str, model_type: str
+) -> Place | None:
     found = names.find(f"{module}.{parameter}")
     if found is not None:
         tensor = tensors[found]
+        if tensor.dtype == MXFP4 and model_type in TRANSPOSED_MODELS and len(tensor.shape) == 3:
+            # published as (out, in), unlike the floats of the running model
+            tensor = _turned(as_floats(tensor))
         shape = tensor.shape
         return Place((shape[0], shape[1], shape[2]), whole=tensor) if len(shape) == 3 else None
     apart = tuple(tuple(tensors[name] for name in halves) for halves in names.experts(module, parameter))
@@ -154,9 +161,7 @@ def changed(adapter: Adapter, parameter: Parameter, model_type: str, cache: Matr
     place, delta = parameter.place, parameter.delta
     if delta.b_bias is not None or delta.magnitude is not None:
         raise UnsupportedError(f"{adapter.path} changes {parameter.name} by more than a product", "merge it with peft")
-    swapped = place.whole is not None and place.whole.dtype == MXFP4
-    transposed = model_type in TRANSPOSED_MODELS
-    factors = Factors(adapter, parameter.name, delta, place.shape, transposed, swapped)
+    factors = Factors(adapter, parameter.name, delta, place.shape, model_type in TRANSPOSED_MODELS)
     scale = np.float32(adapter.scale(parameter.name, factors.rank))
     if place.whole is not None:
         yield place.whole.name, _whole(place.whole, factors, scale, cache)
@@ -192,3 +197,17 @@ def _apart(base: Tensor, factors: Factors, scale: np.float32, cache: Matrices, e
         return result
 
     return Tensor(base.name, "F32", base.shape, rows, base.precision or base.dtype)
+
+
+def _turned(tensor: Tensor) -> Tensor:
+    """Matrices (experts, rows, columns) as (experts, columns, rows); one is read whole for any row of it."""
+    experts, height, width = tensor.shape
+
+    def rows(start: int, stop: int) -> Rows:
+        parts = [np.empty((0, height), np.float32)]
+        for expert in range(start // width, -(-stop // width)):
+            matrix = read_floats(tensor, expert * height, (expert + 1) * height)
+            parts.append(matrix.T[max(start - expert * width, 0) : min(stop - expert * width, width)])
+        return np.concatenate(parts)
+
+    return Tensor(tensor.name, "F32", (experts, width, height), rows, tensor.precision or tensor.dtype)

@@ -26,7 +26,7 @@ from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.quantized import as_float32
 from ggufrun.checkpoint.tensor import Rows, Tensor
 from ggufrun.convert import arch, metadata
-from ggufrun.convert.adapterexperts import ExpertChanges
+from ggufrun.convert.adapterexperts import MERGE, ExpertChanges, scaled_apart
 from ggufrun.convert.arch.shared.family import Family, is_tied
 from ggufrun.convert.arch.shared.layout import n_blocks, n_layers
 from ggufrun.convert.config import Config, read_config
@@ -39,7 +39,6 @@ from ggufrun.quantize import ggml
 from ggufrun.quantize.types import FILE_TYPES, FileType
 
 TYPES = {"F32": ggml.F32, "F16": ggml.F16, "BF16": ggml.BF16}
-MERGE = "merge it instead: leave --lora-out away"
 NOWHERE = "to which llama.cpp adds nothing at run time"
 EMBEDDING = "token_embd.weight"
 
@@ -114,13 +113,16 @@ class _Changes:
             )
         yield from self._whole()
         for module, deltas in adapter.deltas.items():
+            if self._family.kept_name(self._config, f"{module}.weight") is None:
+                if module == "lm_head":
+                    raise self._no_such("lm_head.weight")
+                self.left_out.append(module)
+                continue
             if self._experts.add(module, deltas):
                 continue
             pairs = [pair for delta in deltas for pair in self._pair(delta)]
             if self._has_place(pairs):
                 yield from pairs
-            elif module == "lm_head":
-                raise self._no_such("lm_head.weight")
             else:
                 self.left_out.append(module)
         for module, pairs in self._experts.pairs():
@@ -178,6 +180,8 @@ class _Changes:
             name = self._gguf_name(changed)
             if len(changed.shape) != 2 or changed.shape[1] != rank:
                 raise UnsupportedError(f"{name} is stored in another shape than {delta.module} has", MERGE)
+            if name.removesuffix(".weight") + ".scale" in self._expected:
+                raise scaled_apart(adapter.path, delta.module)
             if name == EMBEDDING and is_tied(config):
                 raise UnsupportedError(
                     f"{adapter.path} changes the embedding of a model whose output is the same matrix, which "

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -27,9 +28,11 @@ from ggufrun.convert.arch.shared.text import is_text
 from ggufrun.convert.config import Config
 from ggufrun.errors import FormatError, UnsupportedError
 
-EXPERTS = re.compile(r"layers\.(\d{1,5})\.(?:(?:.*\.)?experts|mlp\.(?:input|output)_linear)")
+EXPERTS = re.compile(r"(?:mtp\.)?layers\.(\d{1,5})\.(?:(?:.*\.)?experts|mlp\.(?:input|output)_linear)")
 """The canonical name of a module whose parameters are all experts of a layer."""
-LAYER = re.compile(r"layers\.(\d{1,5})\.")
+LAYER = re.compile(r"(?:mtp\.)?layers\.(\d{1,5})\.")
+AHEAD = "mtp."
+"""How names of layers begin that predict further tokens; others of these just have higher numbers."""
 
 LINEAR = {"input_linear": "gate_up_proj", "output_linear": "down_proj"}
 """What Granite's mixtures called their parameters' modules."""
@@ -42,6 +45,15 @@ INPUT_FIRST_MODELS = ("gpt_oss", "llama4", "llama4_text")
 
 ALTERNATING_MODELS = ("gpt_oss",)
 """``model_type`` of those whose experts have a row of gate, one of up, and so on."""
+
+MERGE = "merge it instead: leave --lora-out away"
+
+
+def scaled_apart(adapter: Path, module: str) -> UnsupportedError:
+    """The error for a change of a weight that the model multiplies by a scale of its own."""
+    return UnsupportedError(
+        f"{adapter} changes {module}, which llama.cpp multiplies by a scale, but not what an adapter adds to it", MERGE
+    )
 
 
 @dataclass
@@ -61,6 +73,7 @@ class ExpertChanges:
         self._cache = Matrices()
         self._together: list[tuple[str, str, str, Delta]] = []
         self._apart: dict[str, _Apart] = {}
+        self._ahead: list[str] = []
 
     def add(self, module: str, deltas: Sequence[Delta]) -> bool:
         """Take the changes of a module, if it is of experts."""
@@ -69,12 +82,18 @@ class ExpertChanges:
             layer = LAYER.match(key)
             if layer is None or len(deltas) != 1:
                 raise self._no_such(module)
+            if key.startswith(AHEAD):
+                self._ahead.append(module)
+                return True
             name = f"blk.{layer[1]}.ffn_{PARTS[found['part']]}_exps.weight"
             self._apart.setdefault(name, _Apart(module)).deltas[int(found["number"])] = deltas[0]
             return True
         match = EXPERTS.fullmatch(canonical(module))
         if match is None or not is_text(module):
             return False
+        if key.startswith(AHEAD):
+            self._ahead.append(module)
+            return True
         for parameter, delta in zip(self._parameters(module, deltas), deltas, strict=True):
             self._together.append((match[1], module, parameter, delta))
         return True
@@ -93,7 +112,9 @@ class ExpertChanges:
         return chosen[::-1]
 
     def pairs(self) -> Iterator[tuple[str, list[Tensor]]]:
-        """For each module its tensors of the GGUF adapter, ``a`` before ``b``."""
+        """For each module its tensors of the GGUF adapter, ``a`` before ``b``; none where llama.cpp adds nothing."""
+        for module in self._ahead:
+            yield module, []
         for layer, module, parameter, delta in self._together:
             yield module, list(self._parameter_pairs(layer, module, parameter, delta))
         for name, apart in self._apart.items():
@@ -124,6 +145,8 @@ class ExpertChanges:
     def _shape(self, name: str, module: str) -> tuple[int, int, int]:
         if name not in self._expected:
             raise self._no_such(module)
+        if name.removesuffix(".weight") + ".scale" in self._expected:
+            raise scaled_apart(self._adapter.path, module)
         experts, rows, columns = self._expected[name].shape
         return experts, rows, columns
 
@@ -168,7 +191,7 @@ class ExpertChanges:
                 raise UnsupportedError(
                     f"{adapter.path} changes experts of a layer by matrices of different ranks, or by biases, which "
                     "llama.cpp cannot add",
-                    "merge it instead: leave --lora-out away",
+                    MERGE,
                 )
 
         def first(number: int) -> Floats:

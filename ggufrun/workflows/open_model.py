@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ggufrun.checkpoint.ggufadapter import check_adapter
 from ggufrun.checkpoint.ggufchecks import check_model
 from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.checkpoint.ggufsource import GGUFSource
+from ggufrun.engine.adapters import Adapter
 from ggufrun.engine.chunks import ChunkParams
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.model import Model, ModelParams
@@ -42,6 +44,17 @@ def check_file(path: Path) -> None:
         source.close()
         header = source.header
     check_model(path, header)
+
+
+def check_adapters(model: Path, adapters: Sequence[Adapter]) -> None:
+    """Refuse adapters that do not fit the GGUF at ``model``, before the engine touches them."""
+    if not adapters:
+        return
+    source = GGUFSource(model)
+    tensors = source.header.tensors
+    source.close()
+    for adapter in adapters:
+        check_adapter(adapter.path, read_header(adapter.path), model, tensors)
 
 
 @dataclass(frozen=True)
@@ -108,6 +121,7 @@ def open_model(
     ``quiet`` leaves out the hints about idle cards. Where the driver refuses the memory all the same, fewer layers are
     tried, and that is noted.
     """
+    check_adapters(model.path, context.adapters)
     found = fitted(model, context, margin)
     if not quiet:
         hint(model, note)
