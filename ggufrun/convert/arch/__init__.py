@@ -55,14 +55,6 @@ MODULES = (
 )
 
 
-SAVED_AS = {
-    "Qwen2_5OmniForConditionalGeneration": "Qwen2_5OmniModel",
-    "Qwen2_5OmniThinkerForConditionalGeneration": "Qwen2_5OmniModel",
-    "Qwen3OmniMoeThinkerForConditionalGeneration": "Qwen3OmniMoeForConditionalGeneration",
-}
-"""Names that transformers gives when it saves a model, or its thinker alone, and the published one."""
-
-
 def families() -> dict[str, Family]:
     """Every family by each of its names."""
     modules = (importlib.import_module(f"{__name__}.{name}") for name in MODULES)
@@ -74,8 +66,7 @@ def find(config: Config) -> Family:
     known = families()
     for name in config.architectures:
         # FSDP puts its name before that of a class that it has sharded
-        plain = name.removeprefix("FSDP")
-        family = known.get(name) or known.get(SAVED_AS.get(plain, plain))
+        family = known.get(name) or known.get(name.removeprefix("FSDP"))
         if family:
             return family.chosen(config) if family.chosen else family
     name = config.architectures[0]
