@@ -38,12 +38,6 @@ REFUSED: dict[str, tuple[str, dict[str, Any], type[GgufrunError], str]] = {
         UnsupportedError,
         "llama3",
     ),
-    "sections of rotation": (
-        "llama-dynamic",
-        {"rope_scaling": {"type": "default", "mrope_section": [1, 1]}},
-        UnsupportedError,
-        "sections",
-    ),
     "too few long factors": (
         "minicpm-longrope",
         {"hidden_size": 96},

@@ -73,6 +73,16 @@ def test_what_is_off_is_not_read(tmp_path: Path, why: str) -> None:
         assert header(tmp_path / "beside" / name, with_values(case, OFF[why])) == plain, name
 
 
+@pytest.mark.parametrize("kind", ["mrope", "default"])
+def test_sections_of_a_rotation_in_a_model_of_text_alone(tmp_path: Path, kind: str) -> None:
+    """As the text of a Qwen2-VL has them that was taken out of it: time, height and width of text are the same."""
+    more = {"rope_scaling": {"type": kind, "mrope_section": [1, 1, 2]}}
+    for name in ("qwen2", "llama-dynamic", "olmo2"):
+        case = replace(CASES[name], config={**CASES[name].config, "rope_scaling": None})
+        plain = header(tmp_path / "plain" / name, case)
+        assert header(tmp_path / "beside" / name, with_values(case, more)) == plain
+
+
 def test_a_switch_that_is_on(tmp_path: Path) -> None:
     """The values count again, and are judged."""
     case = with_values(CASES["qwen2-moe"], {"use_sliding_window": True, "sliding_window": "4k"})

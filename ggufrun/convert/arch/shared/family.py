@@ -155,7 +155,7 @@ class Family:
         if config.values.get(TIED) is True and names is not None and not any(map(_is_output, names)):
             # of a model around the text's, its own word counts, and the text's config may say otherwise
             values[TIED] = True
-        values = in_force(values)
+        values = in_force(values, self.sections)
         for key, default in self.defaults.items():
             if callable(default):
                 if values.get(key) is None:
@@ -174,7 +174,7 @@ class Family:
 
     def check_config(self, config: Config) -> None:
         """Raise UnsupportedError or FormatError for what the GGUF could not express."""
-        rope.check_rope(config, self.scalings, self.sections)
+        rope.check_rope(config, self.scalings)
         self.sizes(config)
         if not self.tied and is_tied(config):
             raise UnsupportedError(

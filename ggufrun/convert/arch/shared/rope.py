@@ -109,15 +109,13 @@ def kind(config: Config) -> str:
     return str(rope(config).values.get("rope_type") or "default").lower()
 
 
-def check_rope(config: Config, kinds: Collection[str], sections: bool = False) -> None:
-    """Refuse a scaling that the GGUF could not express; ``sections``: it can tell those of images and time."""
+def check_rope(config: Config, kinds: Collection[str]) -> None:
+    """Refuse a scaling that the GGUF could not express."""
     if kind(config) not in kinds:
         raise UnsupportedError(
             f"{config.path} scales positions by {kind(config)!r}", f"only {', '.join(kinds)} can be told for this model"
         )
     parameters = rope(config)
-    if "mrope_section" in parameters.values and not sections:
-        raise UnsupportedError(f"{config.path} rotates in sections", "this release converts text models only")
     for key in ("rope_theta", *(["factor"] if kind(config) in ("linear", "yarn") else [])):
         if (key == "factor" or parameters.has(key)) and not parameters.number(key) > 0:
             raise FormatError(f"{config.path} says {key} = {parameters.values[key]} of its positions", "correct it")

@@ -45,8 +45,10 @@ POSITIONS = ("rope_scaling", "rope_parameters")
 NO_SCALING = (None, False, "", "none", "None")
 
 
-def in_force(values: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` with null for everything that a switch has turned off."""
+def in_force(values: Mapping[str, Any], sections: bool = True) -> dict[str, Any]:
+    """``values`` with null for everything that a switch has turned off. Without ``sections``, those of a rotation by
+    time, height and width are taken out: of text the three are one and the same.
+    """
     found = dict(values)
     for switch, keys in GOVERNED.items():
         if found.get(switch) is False:
@@ -55,7 +57,7 @@ def in_force(values: Mapping[str, Any]) -> dict[str, Any]:
     found |= {key: None for key in NOTHING_IF_ZERO if type(found.get(key)) is int and found[key] == 0}
     for key in POSITIONS:
         if key in found:
-            found[key] = _positions(found[key], found.get("use_mrope") is False)
+            found[key] = _positions(found[key], not sections or found.get("use_mrope") is False)
     return found
 
 
