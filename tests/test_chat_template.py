@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from datetime import datetime
 
 import pytest
 
-from ggufrun.chat.formats import limits, template
+from ggufrun.chat.formats import sandbox, template_process
+from ggufrun.chat.formats.limits import Bounds
 from ggufrun.chat.formats.template import ChatTemplate, TemplateExcess, TemplateRefusal
 from ggufrun.chat.formats.template_prompt import TemplatePrompt
 from ggufrun.engine.model import Model
@@ -38,15 +40,18 @@ def render_all(source: str) -> dict[str, str | None]:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time at which the answers were recorded."""
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The time at which the answers were recorded; the process that renders is a fork of this one."""
 
     class Clock(datetime):
         @classmethod
         def now(cls, tz: object = None) -> Clock:
             return cls(*chat_oracle.NOW)
 
-    monkeypatch.setattr(template, "datetime", Clock)
+    monkeypatch.setattr(sandbox, "datetime", Clock)
+    template_process.stop()
+    yield
+    template_process.stop()
 
 
 @pytest.mark.usefixtures("clock")
@@ -141,7 +146,7 @@ HUNGRY = [
 
 
 def test_one_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "SECONDS", 0.2)
+    monkeypatch.setattr(template_process, "BOUNDS", Bounds(seconds=0.2))
     with pytest.raises(TemplateExcess, match="does not come to an end in line 2"):
         render("x\n" + ENDLESS)
     with pytest.raises(TemplateExcess, match="writes without end"):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ggufrun.engine.model import Model
+from ggufrun.errors import GgufrunError
 from tests import fuzz_json, json_mutation
 from tests.fuzz import Target
 
@@ -43,6 +45,22 @@ def test_changes_stay_json_and_differ(value: str) -> None:
     assert len(found) > 30
     kept = [text for text in found if b"1" * 4000 not in text and b"0" * 380 not in text]
     assert len(kept) > 30 and all(json.loads(text) != 7.25 for text in kept)
+
+
+KEPT: list[tuple[str, str, dict[str, Any]]] = [
+    ("granite-4-h-small", "layer_types", {"layer_types": [{}, {}]}),
+    ("llama3-rope-freqs", "heads of", {"hidden_size": 2**31 - 1}),
+]
+"""Families, a word of the error, and values of config.json that were believed once."""
+
+
+@pytest.mark.parametrize(("name", "word", "changes"), KEPT)
+def test_kept_values(name: str, word: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    fuzz_json.family(tmp_path, name)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), **changes}))
+    with pytest.raises(GgufrunError, match=word):
+        fuzz_json.convert_family(tmp_path)
 
 
 def test_a_reader_that_believes_what_it_reads_is_found(tmp_path: Path) -> None:

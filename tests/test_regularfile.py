@@ -47,7 +47,7 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("cli.talk.input", "edited"): OWN,
     ("cli.talk.keyboard", "note"): OWN,
     ("cli.commands.doctor", "ask_engine"): OWN,
-    ("cli.doctor_offload", "_prove"): OWN,
+    ("cli.jobs.device_proof", "_prove"): OWN,
     ("cli.terminal.errors", "let_go"): OWN,
     ("cli.commands.worker", "follow"): OWN,
     ("processors", "_folders"): KERNEL,
@@ -57,7 +57,10 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("hub.in_use", "_open_in"): KERNEL,
     ("hub.in_use", "_program"): KERNEL,
     ("chat.formats.limits", "_limited"): KERNEL,
+    ("chat.formats.template_process", "_alone"): OWN,
+    ("chat.formats.template_process", "_serve"): "what its own parent sends",
     # methods of ours that are called so
+    ("api.model", "complete"): "opens a conversation",
     ("checkpoint.folder", "__init__"): "opens a checkpoint file as its format does",
     ("cli.talk.conversation", "_opening"): "opens a conversation",
 }

@@ -157,7 +157,7 @@ def _format(value: Any, vocab: Vocab, path: Path) -> Format | None:
     try:
         reverse = [str(stop) for stop in value["stops"]]
         if "template" in value:
-            return TemplatePrompt(vocab, ChatTemplate(value["template"]), reverse, dict(value["variables"]))
+            return TemplatePrompt(vocab, ChatTemplate(text(value["template"])), reverse, dict(value["variables"]))
         if "affixes" in value:
             prefix, suffix, bos = value["affixes"]
             return AffixPrompt(vocab, prefix=str(prefix), suffix=str(suffix), prefix_bos=bos is True, reverse=reverse)

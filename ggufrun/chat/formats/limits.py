@@ -8,40 +8,45 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-SECONDS = 5.0
-"""Of processor time. A template takes milliseconds."""
 
-BYTES = 1 << 30
-"""Beyond what the process has already."""
+@dataclass(frozen=True)
+class Bounds:
+    """``seconds`` of processor time, of which a template takes milliseconds, and ``n_bytes`` of memory beyond what the
+    process has already.
+    """
+
+    seconds: float = 5.0
+    n_bytes: int = 1 << 30
 
 
 class OutOfTime(Exception):
-    """It took longer than `SECONDS`."""
+    """It took longer than its bounds allow."""
 
 
 @contextmanager
-def bounded() -> Iterator[None]:
+def bounded(bounds: Bounds) -> Iterator[None]:
     """While this lasts, `OutOfTime` ends what takes too long, and MemoryError what wants too much.
 
     The former in the main thread and not on Windows, the latter on Linux only.
     """
     with ExitStack() as stack:
         if hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread():
-            stack.enter_context(_timed())
+            stack.enter_context(_timed(bounds.seconds))
         if sys.platform == "linux":
-            stack.enter_context(_limited())
+            stack.enter_context(_limited(bounds.n_bytes))
         yield
 
 
 @contextmanager
-def _timed() -> Iterator[None]:
+def _timed(seconds: float) -> Iterator[None]:
     def late(number: int, frame: object) -> None:
         raise OutOfTime
 
     previous = signal.signal(signal.SIGVTALRM, late)
-    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         yield
     finally:
@@ -50,13 +55,13 @@ def _timed() -> Iterator[None]:
 
 
 @contextmanager
-def _limited() -> Iterator[None]:
+def _limited(n_bytes: int) -> Iterator[None]:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     with Path("/proc/self/statm").open() as file:
         now = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    wanted = min(limit for limit in (now + BYTES, soft, hard) if limit != resource.RLIM_INFINITY)
+    wanted = min(limit for limit in (now + n_bytes, soft, hard) if limit != resource.RLIM_INFINITY)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
     try:

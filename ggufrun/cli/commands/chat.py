@@ -87,6 +87,10 @@ def _run(flags: ChatFlags, opening: str | None) -> None:
     small = None if flags.draft_model is None else choose_model.named(flags.draft_model)
     if small is not None:
         check_file(small)
+    if flags.style is None and not flags.in_prefix and not flags.in_suffix:
+        from ggufrun.chat.formats import template_process
+
+        template_process.prepare()
     carried: Carried | None = None
     before = path
     while True:

@@ -251,6 +251,7 @@ def run(flags: ChatFlags) -> None:
 
 
 def _run(flags: ChatFlags, list_file: Path, output: Path) -> None:
+    from ggufrun.chat.formats import template_process
     from ggufrun.chat.question_list import answer_all, answer_each, sizes
     from ggufrun.chat.session import Session
     from ggufrun.cli.flags import settings
@@ -278,6 +279,7 @@ def _run(flags: ChatFlags, list_file: Path, output: Path) -> None:
     small = None if flags.draft_model is None else choose_model.named(flags.draft_model)
     if alone:
         params = doubled(with_room_for_draft(params, draft), guidance)
+    template_process.prepare()
     count = min(sequences, len(left))
     with settings.open_model(model_path, flags, params if alone else together(params, count)) as model:
         choice = settings.choose_format(model, flags)

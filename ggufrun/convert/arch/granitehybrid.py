@@ -49,8 +49,9 @@ def expand(config: Config) -> int:
 def kinds(config: Config) -> list[str]:
     """What every layer is."""
     found = config.values.get("layer_types")
-    named = [TODAYS_NAMES.get(kind, kind) for kind in found] if isinstance(found, list) else found
-    return layer_types(Config(config.path, {**config.values, "layer_types": named}), (MAMBA_LAYER, ATTENTION_LAYER))
+    if isinstance(found, list) and all(isinstance(kind, str) for kind in found):
+        found = [TODAYS_NAMES.get(kind, kind) for kind in found]
+    return layer_types(Config(config.path, {**config.values, "layer_types": found}), (MAMBA_LAYER, ATTENTION_LAYER))
 
 
 def has_mamba(config: Config) -> bool:

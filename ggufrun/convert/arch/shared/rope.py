@@ -173,6 +173,10 @@ def partial_factor(config: Config, default: float | None = None) -> float:
     return part
 
 
+MAX_HEAD = 1 << 16
+"""Values of a head that factors are computed for; heads have up to 576."""
+
+
 def llama3_frequencies(config: Config, head: int) -> list[Tensor]:
     """Llama 3.1's scaling as the ``rope_freqs.weight`` tensor, one factor a rotation pair; empty for other scalings.
 
@@ -188,6 +192,8 @@ def llama3_frequencies(config: Config, head: int) -> list[Tensor]:
     original = values.integer(ORIGINAL)
     if not (factor > 0 and 0 < low <= high):
         raise FormatError(f"{config.path} has rope factors that make no sense", "correct the file")
+    if head > MAX_HEAD:
+        raise FormatError(f"{config.path} describes heads of {head} values", "correct the file")
     exponents = np.arange(0, head, 2, dtype=np.float32) / np.float32(head)
     # powers in double, rounded once: numpy's single-precision power is off by a unit in the last place in one case of
     # ten, torch's (which the reference converter uses) in one of a hundred
