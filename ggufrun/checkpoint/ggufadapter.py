@@ -8,12 +8,27 @@ Source: ``llama_adapter_lora_init_impl``, ``build_lora_mm`` and ``build_inp_embd
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ggufrun.checkpoint.gguffile import Header, TensorInfo
 from ggufrun.checkpoint.tensortypes import TensorType
 from ggufrun.errors import FormatError, UnsupportedError
+
+LATENT = r"attn_(q|q_a|q_b|kv_a_mqa|kv_b|k_b|v_b)|indexer\..*"
+IGNORED: Mapping[str, str] = {
+    "deepseek2": LATENT,
+    "deepseek32": LATENT,
+    "gemma3n": "per_layer_model_proj|altup_router",
+    "gemma4": "per_layer_model_proj",
+    "glm-dsa": LATENT,
+    "gpt2": "position_embd",
+    "kimi-linear": rf"{LATENT}|attn_(k|v|output)|ssm_.*",
+    "minicpm3": LATENT,
+}
+"""By architecture, the weights that llama.cpp multiplies without looking at adapters, which it ignores there: names
+without layer and ending. Seen in the logits of all families' tiny models."""
 
 A, B = ".lora_a", ".lora_b"
 EMBEDDING, OUTPUT, OUTPUT_NORM = "token_embd.weight", "output.weight", "output_norm.weight"
@@ -61,6 +76,18 @@ def check_adapter(path: Path, header: Header, model: Path, tensors: Sequence[Ten
                 f"{second.shape}",
                 THIS_MODEL,
             )
+
+
+def is_ignored(arch: str, name: str) -> bool:
+    """Whether llama.cpp computes with the weight ``name`` as if no adapter changed it."""
+    stem = re.sub(r"^blk\.\d+\.|\.(weight|bias)$", "", name)
+    return re.fullmatch(IGNORED.get(arch, ""), stem) is not None
+
+
+def ignored_weights(header: Header) -> list[str]:
+    """The weights that an adapter changes and that llama.cpp takes as they are."""
+    changed = [tensor.name.removesuffix(A) for tensor in header.tensors if tensor.name.endswith(A)]
+    return [name for name in changed if is_ignored(header.architecture, name)]
 
 
 def _check_embedding(path: Path, model: Path, known: Mapping[str, TensorInfo]) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 
 from ggufrun.checkpoint import gguffile
 from ggufrun.checkpoint.adapter import Adapter, AdapterRequest, Delta, open_adapter
+from ggufrun.checkpoint.ggufadapter import is_ignored
 from ggufrun.checkpoint.lora import plain_scale
 from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.quantized import as_float32
@@ -178,10 +179,15 @@ class _Changes:
         scaled = times(delta.b, scale * rank / adapter.settings.alpha)
         for changed in self._transformed(scaled, weight):
             name = self._gguf_name(changed)
-            if len(changed.shape) != 2 or changed.shape[1] != rank:
-                raise UnsupportedError(f"{name} is stored in another shape than {delta.module} has", MERGE)
+            if is_ignored(self._family.gguf_arch, name):
+                raise UnsupportedError(
+                    f"{adapter.path} changes {delta.module}, and llama.cpp ignores adapters of {name} at run time",
+                    MERGE,
+                )
             if name.removesuffix(".weight") + ".scale" in self._expected:
                 raise scaled_apart(adapter.path, delta.module)
+            if len(changed.shape) != 2 or changed.shape[1] != rank:
+                raise UnsupportedError(f"{name} is stored in another shape than {delta.module} has", MERGE)
             if name == EMBEDDING and is_tied(config):
                 raise UnsupportedError(
                     f"{adapter.path} changes the embedding of a model whose output is the same matrix, which "

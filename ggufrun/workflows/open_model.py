@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ggufrun.checkpoint.ggufadapter import check_adapter
+from ggufrun.checkpoint.ggufadapter import check_adapter, ignored_weights
 from ggufrun.checkpoint.ggufchecks import check_model
 from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.checkpoint.ggufsource import GGUFSource
@@ -46,15 +46,21 @@ def check_file(path: Path) -> None:
     check_model(path, header)
 
 
-def check_adapters(model: Path, adapters: Sequence[Adapter]) -> None:
-    """Refuse adapters that do not fit the GGUF at ``model``, before the engine touches them."""
+def check_adapters(model: Path, adapters: Sequence[Adapter], note: Note = silent) -> None:
+    """Refuse adapters that do not fit the GGUF at ``model``, before the engine touches them; note what it ignores."""
     if not adapters:
         return
     source = GGUFSource(model)
     tensors = source.header.tensors
     source.close()
     for adapter in adapters:
-        check_adapter(adapter.path, read_header(adapter.path), model, tensors)
+        header = read_header(adapter.path)
+        check_adapter(adapter.path, header, model, tensors)
+        if ignored := ignored_weights(header):
+            note(
+                f"llama.cpp ignores what {adapter.path.name} changes in {len(ignored)} weights, such as {ignored[0]}; "
+                "merge it to have all of it: ggufrun convert BASE --lora ADAPTER"
+            )
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ def open_model(
     ``quiet`` leaves out the hints about idle cards. Where the driver refuses the memory all the same, fewer layers are
     tried, and that is noted.
     """
-    check_adapters(model.path, context.adapters)
+    check_adapters(model.path, context.adapters, note)
     found = fitted(model, context, margin)
     if not quiet:
         hint(model, note)
