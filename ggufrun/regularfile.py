@@ -102,7 +102,10 @@ def read_bytes(path: Path, limit: int, todo: str = "download it again") -> bytes
         try:
             # the size of a file in /proc is 0, whatever it holds
             size = os.fstat(file.fileno()).st_size
-            data: bytes | None = file.read(limit + 1) if size <= limit else b""
+            # a buffer of the limit's size is not made for a small file
+            data: bytes | None = file.read(size + 1) if size <= limit else b""
+            if data and len(data) > size:
+                data += file.read(limit + 1 - len(data))
         except BlockingIOError:
             data = None
     if data is None:
