@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ggufrun.checkpoint.gguffile import Header, TensorInfo
+from ggufrun.checkpoint.ggufuses import UNMULTIPLIED
 from ggufrun.checkpoint.tensortypes import TensorType
 from ggufrun.errors import FormatError, UnsupportedError
 
@@ -32,9 +33,6 @@ without layer and ending. Seen in the logits of all families' tiny models."""
 
 A, B = ".lora_a", ".lora_b"
 EMBEDDING, OUTPUT, OUTPUT_NORM = "token_embd.weight", "output.weight", "output_norm.weight"
-NOT_MULTIPLIED = (TensorType.I8, TensorType.I16, TensorType.I32, TensorType.I64, TensorType.F64)
-"""Types that llama.cpp multiplies nothing with."""
-
 MERGE = "merge the adapter: ggufrun convert BASE --lora ADAPTER"
 THIS_MODEL = "give the adapter of this very model, as GGUF (ggufrun convert --lora-out)"
 
@@ -48,7 +46,7 @@ def check_adapter(path: Path, header: Header, model: Path, tensors: Sequence[Ten
     for name, first in found.items():
         if not name.endswith((A, B)):
             continue
-        if first.type in NOT_MULTIPLIED:
+        if first.type in UNMULTIPLIED:
             raise FormatError(f"{name} of {path.name} holds {first.type.name} values, which no adapter has", THIS_MODEL)
         weight = name.removesuffix(A)
         second, changed = found.get(weight + B), known.get(weight)

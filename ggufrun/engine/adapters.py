@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ggufrun.engine.model import Model
+from ggufrun.engine.model import Model, catching
 from ggufrun.errors import EngineError, NotFoundError, UsageError
 from ggufrun.native.library import forget_log, llama, reason
+from ggufrun.native.signals import held
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def attach(context: Any, model: Model, adapters: Sequence[Adapter]) -> None:
         if not adapter.path.is_file():
             raise NotFoundError(f"{adapter.path}: no such file", "give a GGUF adapter (ggufrun convert --lora-out)")
         forget_log()
-        pointer = api.llama_adapter_lora_init(model.pointer, os.fsencode(adapter.path))
+        with held(), catching(model.params):
+            pointer = api.llama_adapter_lora_init(model.pointer, os.fsencode(adapter.path))
         if not pointer:
             why = reason("llama.cpp gave no reason").removeprefix("failed to apply lora adapter: ")
             raise EngineError(

@@ -25,8 +25,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from ggufrun.processors import processors
 from tests.attack import child, found, mutations
-from tests.attack.jobs import JOBS, LONG, TEXT, WEIGHTS
-from tests.attack.models import Model, base, with_vocabulary
+from tests.attack.jobs import ADAPTERS, JOBS, LONG, TEXT, WEIGHTS
+from tests.attack.models import Model, adapter_of, base, with_vocabulary
 from tests.attack.sweeps import SWEEPS, steps
 from tests.attack.vocabularies import VOCABULARIES
 from tests.family_cases import CASES
@@ -60,7 +60,7 @@ def build(seed: Seed, number: int, only: str | None = None) -> tuple[Case, Model
         vocabulary = dice.choice(("sentencepiece", "bpe"))
     (job,) = dice.choices([*JOBS], [WEIGHTS.get(name, 2) for name in JOBS])
     sound = with_vocabulary(base(family, outtype), vocabulary)
-    model = sound.copy()
+    model = adapter_of(sound) if (only or job) in ADAPTERS else sound.copy()
     changes = mutations.change(model, dice)
     return Case(number, f"{family} {outtype} {vocabulary}", only or job, tuple(changes)), model, sound
 
@@ -69,7 +69,7 @@ def build_step(sweep: str, number: int, only: str | None) -> tuple[Case, Model, 
     """The same of a sweep."""
     family, vocabulary, said, put = steps(sweep)[number]
     sound = with_vocabulary(base(family, "F16"), vocabulary)
-    model = sound.copy()
+    model = adapter_of(sound) if only in ADAPTERS else sound.copy()
     put(model)
     return Case(number, f"{family} F16 {vocabulary}", only or "complete", (said,)), model, sound
 

@@ -57,6 +57,18 @@ def typed(name: str, kind: TensorType) -> Change:
     return turn
 
 
+def shaped(name: str, columns: int) -> Change:
+    """Every tensor of that name with so many columns."""
+
+    def change(model: Model) -> None:
+        for tensor in model.tensors:
+            if tensor.name.endswith(name):
+                tensor.shape = (*tensor.shape[:-1], columns)
+                tensor.data = bytes(tensor.n_bytes)
+
+    return change
+
+
 def without(name: str) -> Change:
     """No tensor of that name."""
 
@@ -107,6 +119,8 @@ FOUND = (
     Found("abort", "llama-tied-linear", "complete", word("model", "plamo2"), "kind plamo2, but it has no token", "bpe"),
     Found("abort", "llama-tied-linear", "doctor", token(300, "▁t1"), "has the token '▁t1' twice"),
     Found("abort", "gpt-neox", "complete", token(3 + 0x20, ""), "no token for the byte 20"),
+    Found("SIGSEGV", "llama-biases-yarn", "lora", typed("attn_q.weight.lora_a", TensorType.I8), "holds I8 values"),
+    Found("abort", "llama-biases-yarn", "lora", shaped("attn_q.weight.lora_b", 8), "its matrices in model.gguf are"),
     Found("SIGSEGV", "granite-moe", "long", word("pre", "deepseek-v3"), "takes .* tokens, and the context has", "bpe"),
     Found("abort", "granite-moe", "long", word("pre", "whitespace"), "kind gpt2, but its text", "bpe"),
     Found("SIGSEGV", "granite-moe", "grammar", token(300, "▁" * 100_000), "a token of 300000 bytes", "bpe"),
@@ -117,7 +131,8 @@ def run() -> Iterator[tuple[Found, str]]:
     """Each finding with what is wrong with how it ends today; an empty text where nothing is."""
     from tests.attack import child
     from tests.attack.__main__ import command, learn, prepare
-    from tests.attack.models import base, with_vocabulary
+    from tests.attack.jobs import ADAPTERS
+    from tests.attack.models import adapter_of, base, with_vocabulary
 
     child.warm()
     with tempfile.TemporaryDirectory(prefix="ggufrun-attack-") as temporary:
@@ -129,7 +144,7 @@ def run() -> Iterator[tuple[Found, str]]:
             folder.mkdir(exist_ok=True)
             sound = with_vocabulary(base(found.family, "F16"), found.vocabulary)
             sound.write(folder / "sound.gguf")
-            changed = sound.copy()
+            changed = adapter_of(sound) if found.job in ADAPTERS else sound.copy()
             found.change(changed)
             changed.write(folder / "model.gguf")
             outcome = child.run(command(found.job, folder), folder)

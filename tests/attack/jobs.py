@@ -17,6 +17,7 @@ JOBS: dict[str, tuple[str, ...]] = {
     "draft": ("complete", "MODEL", "-p", "hi", "-n", "4", "-t", "1", "-c", "64", "-md", "SOUND"),
     "drafting": ("complete", "SOUND", "-p", "hi", "-n", "4", "-t", "1", "-c", "64", "-md", "MODEL"),
     "long": ("complete", "MODEL", "-f", "LONG", "-n", "1", "-t", "1", "-c", "64"),
+    "lora": ("complete", "SOUND", "-p", "hi", "-n", "2", "-t", "1", "-c", "64", "--lora", "MODEL"),
     "bench": ("bench", "MODEL", "-p", "5", "-n", "2", "-r", "1", "-t", "1"),
     "perplexity": ("perplexity", "MODEL", "-f", "TEXT", "--chunks", "1", "-c", "16", "-t", "1"),
     "imatrix": ("imatrix", "MODEL", "-f", "TEXT", "--chunks", "1", "-c", "16", "-t", "1", "-o", "out.imatrix.gguf"),
@@ -31,3 +32,6 @@ JOBS: dict[str, tuple[str, ...]] = {
 
 WEIGHTS: dict[str, int] = {"long": 1, "complete": 6, "chat": 4, "inspect": 3, "doctor": 1, "draft": 1, "drafting": 1}
 """How often each is chosen; the others twice."""
+
+ADAPTERS = ("lora",)
+"""Jobs whose changed file is an adapter of the sound model."""

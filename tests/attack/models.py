@@ -10,6 +10,7 @@ from math import prod
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 
 from ggufrun.checkpoint.gguffile import DEFAULT_ALIGNMENT, Header, Kind, TensorInfo, Value, align, encode, serialize
@@ -118,3 +119,30 @@ def with_vocabulary(model: Model, name: str) -> Model:
         kind = {list: Kind.ARRAY, bool: Kind.BOOL, int: Kind.UINT32, str: Kind.STRING}[type(value)]
         model.set(f"tokenizer.ggml.{key}", value, kind)
     return model
+
+
+RANK = 4
+EMBEDDING = "token_embd.weight"
+
+
+def adapter_of(model: Model) -> Model:
+    """A small LoRA adapter of the model's first matrices."""
+    found = Model({"general.architecture": model.metadata["general.architecture"]})
+    for key, text in (("general.type", "adapter"), ("adapter.type", "lora")):
+        found.set(key, text, Kind.STRING)
+    found.set("adapter.lora.alpha", 8.0, Kind.FLOAT32)
+    # where it is the output, too, the embedding's adapter cannot be added
+    tied = all(tensor.name != "output.weight" for tensor in model.tensors)
+    matrices = [tensor for tensor in model.tensors if len(tensor.shape) > 1 and tensor.name.endswith(".weight")]
+    matrices = [tensor for tensor in matrices if not (tied and tensor.name == EMBEDDING)]
+    # to this one llama.cpp adds nothing, in either shape
+    matrices = [tensor for tensor in matrices if tensor.name != f"per_layer_{EMBEDDING}"]
+    for tensor in matrices[:9]:
+        *outer, rows, columns = tensor.shape
+        shapes = {"lora_a": (*outer, RANK, columns), "lora_b": (*outer, rows, RANK)}
+        if tensor.name == EMBEDDING:
+            shapes = {"lora_a": (rows, RANK), "lora_b": (columns, RANK)}
+        for part, shape in shapes.items():
+            data = np.full(shape, 0.01, np.float32).tobytes()
+            found.tensors.append(Tensor(f"{tensor.name}.{part}", shape, TensorType.F32, data))
+    return found
