@@ -242,6 +242,7 @@ def expert_cases() -> dict[str, Case]:
             ernie_shapes | {"model.mtp_block.0.mlp.up_proj.weight": (8, 48), "model.mtp_emb_norm.0.weight": (48,)},
         ),
         "ling-lite": Case(ling, ling_shapes),
+        "ling-lite-normed-output": Case(ling | {"norm_head": True}, ling_shapes),
         "ling-mini-2": Case(ling2, ling2_shapes | ahead),
         "ling-flash-2": Case(ling2 | {"num_nextn_predict_layers": 0}, without_ahead, "F32", "bf16"),
         "olmoe": Case(olmoe, olmoe_shapes),

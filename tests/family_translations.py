@@ -75,6 +75,9 @@ def ling(config: Config, tensors: Tensors) -> Checkpoint:
         "decoder_sparse_step": 1,
         "qkv_bias": False,
     }
+    if config.get("norm_head"):
+        output = tensors["lm_head.weight"]
+        tensors = {**tensors, "lm_head.weight": output / (output.norm(dim=0, keepdim=True) + 1e-7)}
     return config | changes, with_half_gate(bailing(config, tensors))
 
 
@@ -136,6 +139,9 @@ def pangu(config: Config, tensors: Tensors) -> Checkpoint:
 
 
 def baichuan(config: Config, tensors: Tensors) -> Checkpoint:
+    if "z_loss_weight" in config:
+        output = tensors["lm_head.weight"]
+        tensors = {**tensors, "lm_head.weight": output / output.norm(dim=1, keepdim=True)}
     return llama(config, split_attention(tensors, "self_attn.W_pack", config["hidden_size"]))
 
 

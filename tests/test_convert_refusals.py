@@ -316,7 +316,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], type[GgufrunError], str]] = {
     "more of a head rotated than there is": ("minimax-m2", {"rotary_dim": 32}, FormatError, "rotary_dim"),
     "experts in every second layer": ("ernie-4.5-moe", {"moe_layer_interval": 2}, UnsupportedError, "interval"),
     "experts that end early": ("ernie-4.5-moe", {"moe_layer_end_index": 1}, UnsupportedError, "end_index"),
-    "a normed output": ("ling-lite", {"norm_head": True}, UnsupportedError, "norm_head"),
+    "a normed output": ("ling-flash-2", {"norm_head": True}, UnsupportedError, "norm_head"),
     "dense layers in Ling 1": ("ling-lite", {"first_k_dense_replace": 1}, UnsupportedError, "first_k_dense"),
     "several shared experts in Ling 2": ("ling-flash-2", {"num_shared_experts": 2}, UnsupportedError, "shared"),
     "a window in no layer": ("olmo3", {"layer_types": ["full_attention"] * 4}, UnsupportedError, "no layer"),

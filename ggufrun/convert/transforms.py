@@ -16,6 +16,9 @@ from ggufrun.checkpoint.quantized.blocks import widened
 from ggufrun.checkpoint.tensor import Rows, Tensor
 from ggufrun.errors import FormatError, UnsupportedError
 
+SLICE_ROWS = 4096
+"""Rows that are read at a time where all must be seen before the first can be written."""
+
 Order = npt.NDArray[np.int64]
 """Which row of the source each row of the result is."""
 
@@ -206,6 +209,53 @@ def scaled(tensor: Tensor, factor: float | Sequence[tuple[int, float]]) -> Tenso
 
     dtype = "F16" if tensor.dtype == "F16" else "F32"
     return replace(tensor, dtype=dtype, rows=rows, precision=tensor.precision or tensor.dtype)
+
+
+def unit_rows(tensor: Tensor, least: float = 1e-12) -> Tensor:
+    """Every row divided by its length, or by ``least``, whichever is more: computed in F32. The file is still one of
+    the stored type.
+    """
+
+    def rows(start: int, stop: int) -> Rows:
+        found = _as_float32(tensor, tensor.rows(start, stop))
+        lengths = np.sqrt((found * found).sum(axis=1, keepdims=True))
+        unit: Rows = found / np.maximum(lengths, np.float32(least))
+        return unit
+
+    return replace(tensor, dtype="F32", rows=rows, precision=tensor.precision or tensor.dtype)
+
+
+def unit_columns(tensor: Tensor, more: float = 1e-7) -> Tensor:
+    """Every column divided by its length plus ``more``: computed in F32. The file is still one of the stored type.
+
+    The lengths are computed when the first row is read, from all rows, a few at a time.
+    """
+    lock = threading.Lock()
+    known: list[Rows] = []
+
+    def lengths() -> Rows:
+        with lock:
+            if not known:
+                squares = np.zeros(tensor.n_per_row, np.float64)
+                for start in range(0, tensor.n_rows, SLICE_ROWS):
+                    part = _as_float32(tensor, tensor.rows(start, min(start + SLICE_ROWS, tensor.n_rows)))
+                    squares += np.square(part, dtype=np.float64).sum(axis=0)
+                known.append(np.sqrt(squares).astype(np.float32) + np.float32(more))
+            return known[0]
+
+    def rows(start: int, stop: int) -> Rows:
+        unit: Rows = _as_float32(tensor, tensor.rows(start, stop)) / lengths()
+        return unit
+
+    return replace(tensor, dtype="F32", rows=rows, precision=tensor.precision or tensor.dtype)
+
+
+def _as_float32(tensor: Tensor, found: Rows) -> Rows:
+    if tensor.dtype not in ("F16", "F32", "F64", "BF16"):
+        raise UnsupportedError(f"{tensor.name} holds {tensor.dtype} values", "convert an unquantized checkpoint")
+    if tensor.dtype == "BF16":
+        return (found.astype(np.uint32) << 16).view(np.float32)
+    return found.astype(np.float32)
 
 
 def minus_exp(tensor: Tensor) -> Tensor:

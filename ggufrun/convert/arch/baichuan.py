@@ -1,8 +1,9 @@
 """Baichuan and Baichuan 2, 7B and 13B.
 
 Source of names and order: llama.cpp's ``conversion/baichuan.py``; sizes are those of the published checkpoints.
-llama.cpp tells the 7B (rotated positions) from the 13B (ALiBi) by the number of layers alone. Baichuan 2 normalizes
-its output matrix when it runs, which only a checkpoint that was saved with it normalized survives.
+llama.cpp tells the 7B (rotated positions) from the 13B (ALiBi) by the number of layers alone. Baichuan 2 divides each
+row of its output matrix by its length when it runs. llama.cpp does not, and its converter leaves that to the user; here
+the GGUF has the matrix that the model computes with.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ggufrun.convert.arch.shared.hyper import base_metadata
 from ggufrun.convert.arch.shared.layout import decoder_sizes
 from ggufrun.convert.arch.shared.rope import PLAIN
 from ggufrun.convert.config import Config
-from ggufrun.convert.transforms import rotary_permutation, split_rows
+from ggufrun.convert.transforms import rotary_permutation, split_rows, unit_rows
 
 LAYER = """
 attn_norm    width
@@ -30,6 +31,15 @@ ffn_gate     inner width
 ffn_up       inner width
 ffn_down     width inner
 """
+
+
+SECOND = 125696
+"""The size of Baichuan 2's vocabulary; that of the first is 64000."""
+
+
+def is_second(config: Config) -> bool:
+    """Is it Baichuan 2? Its config.json has a key that the first's has not, and its vocabulary is twice as large."""
+    return config.has("z_loss_weight") or config.integer("vocab_size") >= SECOND
 
 
 def check(config: Config) -> None:
@@ -46,7 +56,7 @@ def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
 
 def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
     if not tensor.name.endswith("self_attn.W_pack.weight"):
-        yield tensor
+        yield unit_rows(tensor) if tensor.name == "lm_head.weight" and is_second(config) else tensor
         return
     sizes = decoder_sizes(config)
     stem = tensor.name.removesuffix("W_pack.weight")
@@ -59,7 +69,7 @@ def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
 FAMILIES = (
     Family(
         names={
-            "BaichuanForCausalLM": ("baichuan-inc/Baichuan2-7B-Chat",),
+            "BaichuanForCausalLM": ("baichuan-inc/Baichuan2-7B-Chat", "baichuan-inc/Baichuan2-13B-Chat"),
             "BaiChuanForCausalLM": ("baichuan-inc/Baichuan-7B",),
         },
         title="Baichuan 1 and 2",

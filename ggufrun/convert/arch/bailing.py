@@ -30,7 +30,7 @@ from ggufrun.convert.arch.shared.layout import (
 from ggufrun.convert.arch.shared.next_tokens import ahead_metadata, layers_ahead, placed
 from ggufrun.convert.arch.shared.rope import partial_factor
 from ggufrun.convert.config import Config
-from ggufrun.convert.transforms import renamed, rotary_permutation, split_rows
+from ggufrun.convert.transforms import renamed, rotary_permutation, split_rows, unit_columns
 from ggufrun.convert.vocab.readers import bpe_vocabulary
 from ggufrun.errors import UnsupportedError
 
@@ -45,7 +45,7 @@ SELECTION_BIAS = "exp_probs_b.bias?  experts\n"
 
 def check(config: Config) -> None:
     config.require("hidden_act", ("silu",))
-    for key in ("use_bias", "use_qkv_bias", "norm_head", "multi_gate"):
+    for key in ("use_bias", "use_qkv_bias", "multi_gate"):
         config.require(key, (False,))
     config.integer("num_experts_per_tok")
 
@@ -60,6 +60,7 @@ def check_v1(config: Config) -> None:
 def check_v2(config: Config) -> None:
     check(config)
     config.require("use_qk_norm", (True,))
+    config.require("norm_head", (False,))
     config.require("num_shared_experts", (1,))
     found = sizes(config)
     if found["queries"] != found["width"]:
@@ -125,6 +126,9 @@ def v1_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
         yield rotary_permutation(q, counts["heads"])
         yield rotary_permutation(k, counts["kv_heads"])
         yield v
+    elif tensor.name == "lm_head.weight" and config.has("norm_head") and config.flag("norm_head"):
+        # the model divides its columns by their length when it runs, llama.cpp does not
+        yield unit_columns(tensor)
     else:
         yield renamed(tensor, tensor.name.replace(".attention.dense.", ".self_attn.o_proj."))
 

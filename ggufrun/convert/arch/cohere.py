@@ -121,7 +121,13 @@ FAMILIES = (
         kept_name=without_output,
     ),
     Family(
-        names={"CohereForCausalLM": ("CohereLabs/aya-23-8B",)},
+        names={
+            "CohereForCausalLM": (
+                "CohereLabs/c4ai-command-r-v01",
+                "CohereLabs/c4ai-command-r-plus",
+                "CohereLabs/aya-23-8B",
+            ),
+        },
         title="Command R, Aya",
         arch=gguf.MODEL_ARCH.COMMAND_R,
         vocab=bpe_vocabulary,

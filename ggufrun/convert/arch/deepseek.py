@@ -24,8 +24,8 @@ from ggufrun.convert.arch.shared.latent import (
     LOW_RANK_QUERY,
     QUERY,
     SPLIT,
+    latent_decoder_sizes,
     latent_metadata,
-    latent_sizes,
     split_expansion,
 )
 from ggufrun.convert.arch.shared.layout import (
@@ -106,9 +106,12 @@ EXPERT_STACK = Stack(
 
 
 def moe_sizes(config: Config) -> Sizes:
+    return {**decoder_sizes(config), **expert_sizes(config)}
+
+
+def expert_sizes(config: Config) -> Sizes:
     inner = config.integer("moe_intermediate_size")
     return {
-        **decoder_sizes(config),
         "experts": config.integer("n_routed_experts", high=65536),
         "expert": inner,
         "shared": inner * shared_experts(config, "n_shared_experts"),
@@ -116,7 +119,7 @@ def moe_sizes(config: Config) -> Sizes:
 
 
 def v2_sizes(config: Config) -> Sizes:
-    return {**moe_sizes(config), **latent_sizes(config)}
+    return {**latent_decoder_sizes(config), **expert_sizes(config)}
 
 
 def is_dense(config: Config, layer: int) -> bool:
@@ -234,7 +237,13 @@ def kimi_name(config: Config, name: str) -> str | None:
 LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
 
 V2_FAMILY = Family(
-    names={"DeepseekV2ForCausalLM": ("deepseek-ai/DeepSeek-V2-Lite",)},
+    names={
+        "DeepseekV2ForCausalLM": (
+            "deepseek-ai/DeepSeek-V2.5",
+            "deepseek-ai/DeepSeek-Coder-V2-Lite-Instruct",
+            "deepseek-ai/DeepSeek-V2-Lite-Chat",
+        ),
+    },
     title="DeepSeek-V2, V2.5, Coder-V2",
     arch=gguf.MODEL_ARCH.DEEPSEEK2,
     vocab=deepseek_vocabulary,
@@ -251,7 +260,13 @@ V2_FAMILY = Family(
 
 V3_FAMILY = replace(
     V2_FAMILY,
-    names={"DeepseekV3ForCausalLM": ("deepseek-ai/DeepSeek-V3",)},
+    names={
+        "DeepseekV3ForCausalLM": (
+            "deepseek-ai/DeepSeek-V3",
+            "moonshotai/Moonlight-16B-A3B-Instruct",
+            "moonshotai/Kimi-K2-Instruct",
+        ),
+    },
     title="DeepSeek-V3, R1, Kimi-K2, Moonlight",
     defaults=V3,
     check=check_v3,

@@ -137,7 +137,7 @@ def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
 
 V32 = replace(
     deepseek.V2_FAMILY,
-    names={"DeepseekV32ForCausalLM": ("deepseek-ai/DeepSeek-V3.2-Exp",)},
+    names={"DeepseekV32ForCausalLM": ("deepseek-ai/DeepSeek-V3.2",)},
     title="DeepSeek-V3.2",
     # the published package does not know the name, and the other family has the same tensors
     arch=gguf.MODEL_ARCH.GLM_DSA,
@@ -156,7 +156,7 @@ FAMILIES: tuple[Family, ...] = (
     V32,
     replace(
         V32,
-        names={"GlmMoeDsaForCausalLM": ("zai-org/GLM-5.2",)},
+        names={"GlmMoeDsaForCausalLM": ("zai-org/GLM-5",)},
         title="GLM-5",
         arch_name="",
         vocab=glm4_moe_vocabulary,

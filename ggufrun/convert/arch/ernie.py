@@ -150,7 +150,7 @@ EXPERT_STACK = Stack(
 
 FAMILIES = (
     Family(
-        names={"Ernie4_5_MoeForCausalLM": ("baidu/ERNIE-4.5-21B-A3B-PT",)},
+        names={"Ernie4_5_MoeForCausalLM": ("baidu/ERNIE-4.5-21B-A3B-PT", "baidu/ERNIE-4.5-300B-A47B-PT")},
         title="ERNIE 4.5, mixtures",
         arch=gguf.MODEL_ARCH.ERNIE4_5_MOE,
         vocab=llama_vocabulary,

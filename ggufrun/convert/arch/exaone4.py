@@ -78,7 +78,7 @@ def extra(config: Config) -> list[Tensor]:
 
 FAMILIES = (
     Family(
-        names={"Exaone4ForCausalLM": ("LGAI-EXAONE/EXAONE-4.0-32B",)},
+        names={"Exaone4ForCausalLM": ("LGAI-EXAONE/EXAONE-4.0-1.2B", "LGAI-EXAONE/EXAONE-4.0-32B")},
         title="EXAONE 4",
         arch=gguf.MODEL_ARCH.EXAONE4,
         vocab=bpe_vocabulary,

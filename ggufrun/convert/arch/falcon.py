@@ -101,7 +101,7 @@ def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
 FAMILIES = (
     Family(
         names={
-            "FalconForCausalLM": ("tiiuae/falcon-7b",),
+            "FalconForCausalLM": ("tiiuae/falcon-7b-instruct", "tiiuae/falcon-40b-instruct", "tiiuae/falcon-11B"),
             "RWForCausalLM": ("h2oai/h2ogpt-gm-oasst1-en-2048-falcon-7b-v3",),
         },
         title="Falcon",

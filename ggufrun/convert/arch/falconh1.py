@@ -127,7 +127,7 @@ def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
 
 FAMILIES = (
     Family(
-        names={"FalconH1ForCausalLM": ("tiiuae/Falcon-H1-0.5B-Base",)},
+        names={"FalconH1ForCausalLM": ("tiiuae/Falcon-H1-0.5B-Instruct",)},
         title="Falcon-H1",
         arch=gguf.MODEL_ARCH.FALCON_H1,
         vocab=bpe_vocabulary,

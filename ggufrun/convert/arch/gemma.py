@@ -169,7 +169,7 @@ def gemma3_name(config: Config, name: str) -> str | None:
 
 FAMILIES = (
     Family(
-        names={"GemmaForCausalLM": ("google/gemma-2b-it",)},
+        names={"GemmaForCausalLM": ("google/gemma-2b-it", "google/gemma-7b-it")},
         title="Gemma 1",
         arch=gguf.MODEL_ARCH.GEMMA,
         vocab=gemma_vocabulary,
@@ -184,7 +184,7 @@ FAMILIES = (
         transform=transform,
     ),
     Family(
-        names={"Gemma2ForCausalLM": ("google/gemma-2-2b-it",)},
+        names={"Gemma2ForCausalLM": ("google/gemma-2-2b-it", "google/gemma-2-9b-it", "google/gemma-2-27b-it")},
         title="Gemma 2",
         arch=gguf.MODEL_ARCH.GEMMA2,
         vocab=gemma2_vocabulary,
@@ -200,8 +200,12 @@ FAMILIES = (
     ),
     Family(
         names={
-            "Gemma3ForCausalLM": ("google/gemma-3-1b-it",),
-            "Gemma3ForConditionalGeneration": ("google/gemma-3-4b-it",),
+            "Gemma3ForCausalLM": ("google/gemma-3-1b-it", "google/gemma-3-270m-it"),
+            "Gemma3ForConditionalGeneration": (
+                "google/gemma-3-4b-it",
+                "google/gemma-3-12b-it",
+                "google/gemma-3-27b-it",
+            ),
         },
         title="Gemma 3",
         arch=gguf.MODEL_ARCH.GEMMA3,

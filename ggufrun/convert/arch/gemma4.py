@@ -244,7 +244,7 @@ FAMILIES = (
     Family(
         names={
             "Gemma4ForCausalLM": ("google/gemma-4-31B-it",),
-            "Gemma4ForConditionalGeneration": ("google/gemma-4-31B-it",),
+            "Gemma4ForConditionalGeneration": ("google/gemma-4-26B-A4B-it", "google/gemma-4-31B-it"),
         },
         title="Gemma 4",
         arch=gguf.MODEL_ARCH.GEMMA4,

@@ -137,7 +137,7 @@ def glm4_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
 
 
 GLM4_FAMILY = Family(
-    names={"Glm4ForCausalLM": ("zai-org/GLM-4-9B-0414",)},
+    names={"Glm4ForCausalLM": ("THUDM/GLM-4-9B-0414", "THUDM/GLM-4-32B-0414")},
     title="GLM-4-0414, GLM-Z1",
     arch=gguf.MODEL_ARCH.GLM4,
     vocab=glm4_vocabulary,
@@ -152,8 +152,8 @@ GLM4_FAMILY = Family(
 FAMILIES = (
     Family(
         names={
-            "ChatGLMModel": ("THUDM/chatglm3-6b",),
-            "ChatGLMForConditionalGeneration": ("zai-org/codegeex4-all-9b",),
+            "ChatGLMModel": ("THUDM/chatglm3-6b", "THUDM/glm-4-9b-chat"),
+            "ChatGLMForConditionalGeneration": ("THUDM/codegeex4-all-9b",),
         },
         title="ChatGLM2, ChatGLM3, GLM-4",
         arch=gguf.MODEL_ARCH.CHATGLM,
@@ -166,7 +166,7 @@ FAMILIES = (
         kept_name=chatglm_name,
     ),
     Family(
-        names={"GlmForCausalLM": ("zai-org/glm-4-9b-chat-hf",)},
+        names={"GlmForCausalLM": ("THUDM/glm-4-9b-chat-hf", "THUDM/glm-edge-1.5b-chat")},
         title="GLM-4 as transformers has it",
         arch=gguf.MODEL_ARCH.CHATGLM,
         vocab=chatglm_vocabulary,

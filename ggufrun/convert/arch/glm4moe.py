@@ -156,7 +156,7 @@ def lite_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
 
 
 GLM4_MOE = Family(
-    names={"Glm4MoeForCausalLM": ("zai-org/GLM-4.5-Air",)},
+    names={"Glm4MoeForCausalLM": ("zai-org/GLM-4.5-Air", "zai-org/GLM-4.6")},
     title="GLM-4.5, 4.6, 4.7",
     arch=gguf.MODEL_ARCH.GLM4_MOE,
     vocab=glm4_moe_vocabulary,

@@ -141,7 +141,7 @@ def neox_transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
 
 FAMILIES = (
     Family(
-        names={"GPT2LMHeadModel": ("openai-community/gpt2",)},
+        names={"GPT2LMHeadModel": ("openai-community/gpt2", "uer/gpt2-chinese-cluecorpussmall")},
         title="GPT-2",
         arch=gguf.MODEL_ARCH.GPT2,
         vocab=bpe_vocabulary,
@@ -156,7 +156,7 @@ FAMILIES = (
         transform=gpt2_transform,
     ),
     Family(
-        names={"GPTNeoXForCausalLM": ("EleutherAI/pythia-70m",)},
+        names={"GPTNeoXForCausalLM": ("EleutherAI/pythia-70m", "EleutherAI/gpt-neox-20b")},
         title="GPT-NeoX, Pythia",
         arch=gguf.MODEL_ARCH.GPTNEOX,
         vocab=bpe_vocabulary,

@@ -123,7 +123,7 @@ FAMILIES = (
     ),
     replace(
         llama.LLAMA,
-        names={"GraniteForCausalLM": ("ibm-granite/granite-3.3-2b-instruct",)},
+        names={"GraniteForCausalLM": ("ibm-granite/granite-3.3-2b-instruct", "ibm-granite/granite-3.3-8b-instruct")},
         title="Granite 3",
         arch=gguf.MODEL_ARCH.GRANITE,
         vocab=llama_vocabulary,

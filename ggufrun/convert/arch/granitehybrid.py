@@ -143,7 +143,13 @@ def chosen(config: Config) -> Family:
 
 HYBRID = replace(
     llama.LLAMA,
-    names={"GraniteMoeHybridForCausalLM": ("ibm-granite/granite-4.0-h-tiny",)},
+    names={
+        "GraniteMoeHybridForCausalLM": (
+            "ibm-granite/granite-4.0-h-tiny",
+            "ibm-granite/granite-4.0-h-350m",
+            "ibm-granite/granite-4.0-micro",
+        ),
+    },
     title="Granite 4",
     arch=gguf.MODEL_ARCH.GRANITE_HYBRID,
     vocab=bpe_vocabulary,

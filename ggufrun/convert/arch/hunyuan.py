@@ -169,7 +169,7 @@ def vl_name(config: Config, name: str) -> str | None:
 
 
 DENSE_FAMILY = Family(
-    names={"HunYuanDenseV1ForCausalLM": ("tencent/Hunyuan-4B-Instruct",)},
+    names={"HunYuanDenseV1ForCausalLM": ("tencent/Hunyuan-7B-Instruct", "tencent/Hunyuan-0.5B-Instruct")},
     title="Hunyuan",
     arch=gguf.MODEL_ARCH.HUNYUAN_DENSE,
     vocab=hunyuan_dense_vocabulary,

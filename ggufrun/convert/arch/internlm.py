@@ -56,7 +56,7 @@ def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
 
 FAMILIES = (
     Family(
-        names={"InternLM2ForCausalLM": ("internlm/internlm2-chat-7b",)},
+        names={"InternLM2ForCausalLM": ("internlm/internlm2-chat-7b", "internlm/internlm2_5-7b-chat")},
         title="InternLM 2, 2.5",
         arch=gguf.MODEL_ARCH.INTERNLM2,
         vocab=internlm2_vocabulary,

@@ -159,7 +159,9 @@ def layer(config: Config, number: int) -> str:
 
 def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     found, full = sizes(config), full_layers(config)
-    names = {"num_key_value_heads": 1, "head_dim": config.integer("qk_rope_head_dim")}
+    # published files have a head_dim that nothing is of the size of; llama.cpp's converter writes it
+    head = config.first("head_dim") or "qk_rope_head_dim"
+    names = {"num_key_value_heads": 1, "head_dim": config.integer(head)}
     base_metadata(Config(config.path, {**config.values, **names}), writer)
     writer.add_vocab_size(found["vocabulary"])
     writer.add_head_count_kv([int(number in full) for number in range(n_layers(config))])

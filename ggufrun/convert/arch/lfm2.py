@@ -169,7 +169,7 @@ def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
 
 
 LFM2 = Family(
-    names={"Lfm2ForCausalLM": ("LiquidAI/LFM2-1.2B",), "LFM2ForCausalLM": ("LiquidAI/LFM2-1.2B",)},
+    names={"Lfm2ForCausalLM": ("LiquidAI/LFM2-1.2B", "LiquidAI/LFM2-350M"), "LFM2ForCausalLM": ("LiquidAI/LFM2-700M",)},
     title="LFM2",
     arch=gguf.MODEL_ARCH.LFM2,
     vocab=bpe_vocabulary,

@@ -86,7 +86,12 @@ def dense_config(config: Config) -> Config:
 
 def sizes(config: Config) -> Sizes:
     expert = config.integer("intermediate_size")
-    experts = config.integer("num_local_experts", high=65536)
+    experts = config.integer("num_local_experts", low=0, high=65536)
+    if not experts:
+        raise UnsupportedError(
+            f"{config.path.name} says num_local_experts = 0, and llama.cpp loads a Llama 4 with experts only",
+            "run this model with another runtime",
+        )
     return {**decoder_sizes(dense_config(config)), "experts": experts, "expert": expert, "shared": expert}
 
 
@@ -113,7 +118,7 @@ FAMILIES = (
                 "meta-llama/Llama-4-Scout-17B-16E-Instruct",
                 "meta-llama/Llama-4-Maverick-17B-128E-Instruct",
             ),
-            "Llama4ForCausalLM": ("facebook/MobileLLM-R1-950M",),
+            "Llama4ForCausalLM": ("meta-llama/Llama-4-Scout-17B-16E-Instruct",),
         },
         title="Llama 4",
         arch=gguf.MODEL_ARCH.LLAMA4,

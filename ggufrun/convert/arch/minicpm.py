@@ -39,7 +39,9 @@ def extra(config: Config) -> list[Tensor]:
 
 FAMILIES = (
     Family(
-        names={"MiniCPMForCausalLM": ("openbmb/MiniCPM-2B-sft-bf16",)},
+        names={
+            "MiniCPMForCausalLM": ("openbmb/MiniCPM-2B-sft-bf16", "openbmb/MiniCPM-1B-sft-bf16", "openbmb/MiniCPM4-8B"),
+        },
         title="MiniCPM 1, 2, 4",
         arch=gguf.MODEL_ARCH.MINICPM,
         defaults={"tie_word_embeddings": True},

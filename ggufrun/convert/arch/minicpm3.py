@@ -11,8 +11,8 @@ import gguf
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch.shared.family import Family
 from ggufrun.convert.arch.shared.hyper import file_type
-from ggufrun.convert.arch.shared.latent import COMPRESSED, EXPANDED, LOW_RANK_QUERY, latent_sizes
-from ggufrun.convert.arch.shared.layout import GATED, NORMS, Sizes, decoder_sizes, n_layers
+from ggufrun.convert.arch.shared.latent import COMPRESSED, EXPANDED, LOW_RANK_QUERY, latent_decoder_sizes
+from ggufrun.convert.arch.shared.layout import GATED, NORMS, Sizes, n_layers
 from ggufrun.convert.arch.shared.rope import ORIGINAL, base_if_unusual, kind, long_factors, rope, standard
 from ggufrun.convert.config import Config
 from ggufrun.errors import FormatError, UnsupportedError
@@ -60,7 +60,7 @@ def check(config: Config) -> None:
 
 
 def sizes(config: Config) -> Sizes:
-    return {**decoder_sizes(config), **latent_sizes(config), "q_rank": config.integer("q_lora_rank")}
+    return {**latent_decoder_sizes(config), "q_rank": config.integer("q_lora_rank")}
 
 
 def metadata(config: Config, writer: gguf.GGUFWriter) -> None:

@@ -79,7 +79,7 @@ def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
 
 FAMILIES = (
     Family(
-        names={"MiniMaxM2ForCausalLM": ("MiniMaxAI/MiniMax-M2",)},
+        names={"MiniMaxM2ForCausalLM": ("MiniMaxAI/MiniMax-M2.7",)},
         title="MiniMax-M2",
         arch=gguf.MODEL_ARCH.MINIMAXM2,
         vocab=bpe_vocabulary,

@@ -52,8 +52,11 @@ FAMILIES = (
     replace(
         llama.LLAMA,
         names={
-            "Mistral3ForConditionalGeneration": ("mistralai/Mistral-Small-3.1-24B-Instruct-2503",),
-            "Ministral3ForCausalLM": ("mistralai/Ministral-3-8B-Instruct-2512",),
+            "Mistral3ForConditionalGeneration": (
+                "mistralai/Mistral-Small-3.1-24B-Instruct-2503",
+                "mistralai/Ministral-3-8B-Base-2512",
+            ),
+            "Ministral3ForCausalLM": ("mistralai/Ministral-3-8B-Base-2512",),
         },
         title="Mistral Small 3.1, Ministral 3",
         arch=gguf.MODEL_ARCH.MISTRAL3,

@@ -127,7 +127,7 @@ FAMILIES = (
         tied=False,
     ),
     Family(
-        names={"OlmoeForCausalLM": ("allenai/OLMoE-1B-7B-0924",)},
+        names={"OlmoeForCausalLM": ("allenai/OLMoE-1B-7B-0924-Instruct",)},
         title="OLMoE",
         arch=gguf.MODEL_ARCH.OLMOE,
         vocab=bpe_vocabulary,

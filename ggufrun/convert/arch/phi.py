@@ -167,7 +167,7 @@ def phi3_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
 
 FAMILIES = (
     Family(
-        names={"PhiForCausalLM": ("microsoft/phi-2",)},
+        names={"PhiForCausalLM": ("microsoft/phi-2", "microsoft/phi-1_5")},
         title="Phi 1, 1.5, 2",
         arch=gguf.MODEL_ARCH.PHI2,
         vocab=bpe_vocabulary,
@@ -181,7 +181,14 @@ FAMILIES = (
         tied=False,
     ),
     Family(
-        names={"Phi3ForCausalLM": ("microsoft/Phi-3-mini-4k-instruct",)},
+        names={
+            "Phi3ForCausalLM": (
+                "microsoft/Phi-3-mini-4k-instruct",
+                "microsoft/Phi-3-medium-4k-instruct",
+                "microsoft/phi-4",
+                "microsoft/Phi-3.5-mini-instruct",
+            ),
+        },
         title="Phi 3, 3.5, 4",
         arch=gguf.MODEL_ARCH.PHI3,
         vocab=phi3_vocabulary,

@@ -359,7 +359,7 @@ FAMILIES = (
     replace(
         QWEN35_FAMILY,
         names={
-            "Qwen3_5MoeForConditionalGeneration": ("Qwen/Qwen3.5-35B-A3B",),
+            "Qwen3_5MoeForConditionalGeneration": ("Qwen/Qwen3.5-35B-A3B", "Qwen/Qwen3.5-397B-A17B"),
             "Qwen3_5MoeForCausalLM": ("Qwen/Qwen3.5-35B-A3B",),
         },
         title="Qwen 3.5, mixtures",

@@ -169,8 +169,8 @@ def omni_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
 
 QWEN2VL = Family(
     names={
-        "Qwen2VLForConditionalGeneration": ("Qwen/Qwen2-VL-2B-Instruct",),
-        "Qwen2_5_VLForConditionalGeneration": ("Qwen/Qwen2.5-VL-7B-Instruct",),
+        "Qwen2VLForConditionalGeneration": ("Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2-VL-7B-Instruct"),
+        "Qwen2_5_VLForConditionalGeneration": ("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct"),
     },
     title="Qwen2-VL, Qwen2.5-VL",
     arch=gguf.MODEL_ARCH.QWEN2VL,
@@ -183,7 +183,9 @@ QWEN2VL = Family(
 
 QWEN3VL_MOE = replace(
     QWEN2VL,
-    names={"Qwen3VLMoeForConditionalGeneration": ("Qwen/Qwen3-VL-30B-A3B-Instruct",)},
+    names={
+        "Qwen3VLMoeForConditionalGeneration": ("Qwen/Qwen3-VL-235B-A22B-Instruct", "Qwen/Qwen3-VL-30B-A3B-Instruct"),
+    },
     title="Qwen3-VL, mixtures",
     arch=gguf.MODEL_ARCH.QWEN3VLMOE,
     vocab=bpe_vocabulary,
@@ -227,7 +229,14 @@ FAMILIES = (
     ),
     replace(
         QWEN2VL,
-        names={"Qwen3VLForConditionalGeneration": ("Qwen/Qwen3-VL-4B-Instruct",)},
+        names={
+            "Qwen3VLForConditionalGeneration": (
+                "Qwen/Qwen3-VL-4B-Instruct",
+                "Qwen/Qwen3-VL-2B-Instruct",
+                "Qwen/Qwen3-VL-32B-Instruct",
+                "Qwen/Qwen3-VL-8B-Instruct",
+            ),
+        },
         title="Qwen3-VL",
         arch=gguf.MODEL_ARCH.QWEN3VL,
         defaults=QWEN3,

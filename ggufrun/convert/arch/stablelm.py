@@ -82,7 +82,13 @@ def _norms(part: str, heads: str) -> Stack:
 
 
 STABLELM = Family(
-    names={"StableLmForCausalLM": ("stabilityai/stablelm-2-1_6b",)},
+    names={
+        "StableLmForCausalLM": (
+            "stabilityai/stablelm-2-1_6b-chat",
+            "stabilityai/stablelm-2-12b-chat",
+            "stabilityai/stablelm-3b-4e1t",
+        ),
+    },
     title="StableLM",
     arch=gguf.MODEL_ARCH.STABLELM,
     vocab=bpe_vocabulary,

@@ -47,7 +47,7 @@ def check(config: Config) -> None:
 
 FAMILIES = (
     Family(
-        names={"Starcoder2ForCausalLM": ("bigcode/starcoder2-3b",)},
+        names={"Starcoder2ForCausalLM": ("bigcode/starcoder2-3b", "bigcode/starcoder2-7b")},
         title="StarCoder2",
         arch=gguf.MODEL_ARCH.STARCODER2,
         vocab=bpe_vocabulary,

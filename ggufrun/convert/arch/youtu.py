@@ -12,8 +12,8 @@ import gguf
 
 from ggufrun.convert.arch import deepseek
 from ggufrun.convert.arch.shared.hyper import base_metadata
-from ggufrun.convert.arch.shared.latent import COMPRESSED, LOW_RANK_QUERY, SPLIT, latent_metadata, latent_sizes
-from ggufrun.convert.arch.shared.layout import GATED, NORMS, Sizes, decoder_sizes, n_layers
+from ggufrun.convert.arch.shared.latent import COMPRESSED, LOW_RANK_QUERY, SPLIT, latent_decoder_sizes, latent_metadata
+from ggufrun.convert.arch.shared.layout import GATED, NORMS, Sizes, n_layers
 from ggufrun.convert.config import Config
 
 DEFAULTS = {
@@ -43,7 +43,7 @@ def check(config: Config) -> None:
 
 
 def sizes(config: Config) -> Sizes:
-    return {**decoder_sizes(config), **latent_sizes(config)}
+    return latent_decoder_sizes(config)
 
 
 def metadata(config: Config, writer: gguf.GGUFWriter) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.shared.layout import Sizes
+from ggufrun.convert.arch.shared.layout import Sizes, decoder_sizes
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import renamed, row_numbers, take_rows, transposed
 
@@ -50,6 +50,12 @@ def latent_sizes(config: Config) -> Sizes:
         "values": heads * value,
         "expanded": heads * (nope + value),
     }
+
+
+def latent_decoder_sizes(config: Config) -> Sizes:
+    """Those of any decoder and of latent attention, where the width need not be a multiple of the heads."""
+    own = Config(config.path, {**config.values, "head_dim": config.integer("qk_rope_head_dim")})
+    return {**decoder_sizes(own), **latent_sizes(config)}
 
 
 def latent_metadata(sizes: Sizes, writer: gguf.GGUFWriter) -> None:
