@@ -105,7 +105,7 @@ def read_bytes(path: Path, limit: int, todo: str = "download it again") -> bytes
             # a buffer of the limit's size is not made for a small file
             data: bytes | None = file.read(size + 1) if size <= limit else b""
             if data and len(data) > size:
-                data += file.read(limit + 1 - len(data))
+                data += file.read(limit + 1 - len(data)) or b""
         except BlockingIOError:
             data = None
     if data is None:

@@ -12,8 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ggufrun.convert.vocab.probe import probe
 from ggufrun.convert.vocab.splitting import Splitting, splitting_of
 from ggufrun.convert.vocab.tokenizer_files import AGAIN, MAX_VOCABULARY, TokenizerFiles
+from ggufrun.convert.vocab.trial import needs_trial, try_out
 from ggufrun.convert.vocab.vocabulary import SPACE, Kind, Original, Vocabulary, looks_special
 from ggufrun.errors import FormatError, UnsupportedError
 
@@ -172,6 +174,9 @@ def load(files: TokenizerFiles, size: int) -> Any:
 
     if '"Regex"' in str(files.tokenizer.get("decoder")).replace("'", '"'):
         raise UnsupportedError("the decoder of tokenizer.json holds a regular expression", "remove it from the file")
+    if needs_trial(files.tokenizer):
+        texts = [*probe(), *(token.text for token in files.added)]
+        try_out(files.folder / files.bpe_name, files.tokenizer_text, texts)
     try:
         tokenizer = tokenizers.Tokenizer.from_str(files.tokenizer_text)
         tokenizer.no_padding()
