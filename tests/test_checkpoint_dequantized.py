@@ -73,6 +73,59 @@ def test_values_are_those_of_the_library(tmp_path: Path, name: str) -> None:
         source.close()
 
 
+@pytest.mark.parametrize("name", ["gptq-4bit-v1", "bnb-nf4"])
+def test_weights_of_gpt2_are_turned(tmp_path: Path, name: str) -> None:
+    """Its plain ones are (inputs, outputs), as the family expects; quantization makes ordinary layers of them."""
+    sample = replace(SAMPLES[name], config={"model_type": "gpt2"})
+    write(tmp_path, sample)
+    source = open_checkpoint(tmp_path)
+    tensor = source.tensors[NAME + ".weight"]
+    assert tensor.shape == tuple(reversed(sample.shape))
+    assert digest([np.ascontiguousarray(tensor.rows(0, tensor.n_rows).T)]) == GOLDEN["weights"][name]["sha256"]
+    np.testing.assert_array_equal(tensor.rows(3, 9), tensor.rows(0, tensor.n_rows)[3:9])
+    source.close()
+
+
+@pytest.mark.parametrize(
+    ("packing", "sample"),
+    [
+        ({"packing_format": "auto_round:auto_gptq"}, "gptq-4bit-v1"),
+        ({"packing_format": "auto_round:gptqmodel"}, "gptq-4bit-v2"),
+        ({"packing_format": "auto_round"}, "gptq-4bit-v2"),
+        ({"backend": "auto_round:gptq:exllamav2"}, "gptq-4bit-v1"),
+        ({"backend": "auto_round:exllamav2"}, "gptq-4bit-v2"),
+        ({"packing_format": "auto_round:auto_awq"}, "awq-gemm"),
+    ],
+)
+@pytest.mark.parametrize("method", ["auto-round", "intel/auto-round"])
+def test_what_autoround_writes(tmp_path: Path, packing: dict[str, str], sample: str, method: str) -> None:
+    """GPTQ's or AWQ's tensors, with other names for the formats of zero points."""
+    settings = {"quant_method": method, "bits": 4, "group_size": 32, "sym": False, **packing}
+    write(tmp_path, SAMPLES[sample], settings)
+    source = open_checkpoint(tmp_path)
+    assert digest([source.tensors[NAME + ".weight"].rows(0, 64)]) == GOLDEN["weights"][sample]["sha256"]
+    source.close()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_biases_of_zeros_that_autogptq_added(tmp_path: Path, count: int) -> None:
+    """Its first releases gave every quantized layer one; a kind that is not zero everywhere belongs to the model."""
+    sample = SAMPLES["gptq-4bit-v1"]
+    stems = [f"model.layers.{layer}.{kind}" for layer in range(2) for kind in ("self_attn.q_proj", "mlp.up_proj")]
+    stored = {stem + ending: part for stem in stems for ending, part in sample.tensors.items()}
+    for stem in stems[: 4 if count == 2 else 3]:
+        bias = np.full(64, stem == stems[0], np.float16)
+        stored[f"{stem}.bias"] = ("F16", bias)
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": sample.settings}))
+    (tmp_path / "model.safetensors").write_bytes(safetensors_bytes(stored))
+    source = open_checkpoint(tmp_path)
+    found = {name for name in source.tensors if name.endswith(".bias")}
+    source.close()
+    # where a layer lacks one, they were not added to all
+    kept = [stems[0], stems[2]] if count == 2 else stems[:3]
+    assert found == {f"{stem}.bias" for stem in kept}
+
+
 def test_every_sample_was_recorded() -> None:
     assert list(GOLDEN["weights"]) == list(SAMPLES) and list(GOLDEN["wholes"]) == list(WHOLES)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -155,3 +157,24 @@ def test_mxfp4_of_compressed_tensors_stays_in_every_family(monkeypatch: pytest.M
             for key, tensor in kinds.items():
                 floats = gguf.quants.dequantize(tensor.data, gguf.GGMLQuantizationType.MXFP4)
                 np.testing.assert_array_equal(floats, wanted[key].data)
+
+
+def test_an_adapter_on_nvfp4_ends_with_advice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """llama.cpp stops at an assertion, which says nothing to a user."""
+    replace_vocabulary(monkeypatch, some_vocabulary)
+    path = convert(write(tmp_path / "m", whole("LlamaForCausalLM", nvfp4_of("modelopt"))), "F16")[0]
+    adapter = tmp_path / "adapter.gguf"
+    writer = gguf.GGUFWriter(adapter, "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 8.0)
+    writer.add_tensor("blk.0.ffn_up.weight.lora_a", np.ones((4, 64), np.float32))
+    writer.add_tensor("blk.0.ffn_up.weight.lora_b", np.ones((128, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    command = [sys.executable, "-m", "ggufrun", "complete", str(path), "-p", "t1", "-n", "1", "--lora", str(adapter)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "adds no LoRA adapter to weights in NVFP4; merge it" in done.stderr.splitlines()[-1]

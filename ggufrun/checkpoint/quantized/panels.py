@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from dataclasses import replace
 
 import numpy as np
 
@@ -30,6 +31,8 @@ class Panels:
 
     def columns(self, tensor: Tensor, start: int, stop: int) -> Rows:
         """Columns ``start`` to ``stop`` of a matrix as the rows of a C-contiguous array in the stored type."""
+        if start >= stop:
+            return np.empty((0, tensor.n_rows), STORAGE[tensor.dtype])
         width = max(1, PANEL_BYTES // max(1, tensor.n_rows * _item_bytes(tensor)))
         parts = [
             self._panel(tensor, number, width)[max(start - number * width, 0) : stop - number * width]
@@ -49,6 +52,12 @@ class Panels:
                     self._size -= self._kept.popitem(last=False)[1].nbytes
             self._kept.move_to_end(key)
             return found
+
+
+def turned(tensor: Tensor, panels: Panels) -> Tensor:
+    """A matrix with its two dimensions swapped."""
+    height, width = tensor.shape
+    return replace(tensor, shape=(width, height), rows=lambda start, stop: panels.columns(tensor, start, stop))
 
 
 def _item_bytes(tensor: Tensor) -> int:

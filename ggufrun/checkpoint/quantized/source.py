@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from ggufrun.checkpoint.quantized.floats import FLOATS, as_float32
 from ggufrun.checkpoint.quantized.methods import FORMS, NOT_WEIGHTS, OTHERS, PARTS, READ_METHODS, refuse
 from ggufrun.checkpoint.quantized.module import Module, read_vector
-from ggufrun.checkpoint.quantized.panels import Panels
+from ggufrun.checkpoint.quantized.panels import Panels, turned
 from ggufrun.checkpoint.quantized.scaled import FP8
 from ggufrun.checkpoint.quantized.settings import OWN_FILES, Settings, read_settings
 from ggufrun.checkpoint.tensor import Checkpoint, Rows, Tensor
@@ -20,6 +20,9 @@ PACKED = ("I8", "U8", "I16", "I32")
 
 NATIVE = ("MXFP4", "BitNet", "FP8")
 """Methods in which models are trained and published: nothing need have been lost."""
+
+INPUTS_FIRST = ("gpt2",)
+"""Values of ``model_type`` whose plain weights are (inputs, outputs); quantized, they are the other way round."""
 
 LAYER_NUMBER = re.compile(r"\.\d+\.")
 
@@ -99,7 +102,7 @@ def _notes(found: Found) -> tuple[str, ...]:
 
 
 def _read_all(tensors: Mapping[str, Tensor], settings: Settings) -> Found:
-    panels = Panels()
+    panels, turning = Panels(), Panels()
     weights: dict[str, Tensor] = {}
     names: set[str] = set()
     used: set[str] = set()
@@ -114,6 +117,8 @@ def _read_all(tensors: Mapping[str, Tensor], settings: Settings) -> Found:
             if result is None:
                 continue
             method, weight = result
+            if settings.model_type in INPUTS_FIRST and len(weight.shape) == 2:
+                weight = turned(weight, turning)
             if weight.name in names or (weight.name in tensors and weight.name not in own):
                 raise FormatError(f"{weight.name} is there twice, quantized and as it is", "remove the stray file")
             weights[weight.name if weight.name in own else stem + form.anchor] = weight
