@@ -184,7 +184,10 @@ def modelopt(sample: Sample) -> torch.Tensor:
 
     parts = tensors(sample)
     weight = NVFP4QTensor(torch.Size(sample.shape), torch.bfloat16, parts[""])
-    return weight.dequantize(scale=parts["_scale"], double_scale=parts["_scale_2"], block_sizes={-1: 16})
+    whole = (
+        parts["_scale_2"].reshape(-1, *[1] * (len(sample.shape) - 1)) if parts["_scale_2"].ndim else parts["_scale_2"]
+    )
+    return weight.dequantize(scale=parts["_scale"], double_scale=whole, block_sizes={-1: 16})
 
 
 def fp8(sample: Sample) -> torch.Tensor:
@@ -192,6 +195,25 @@ def fp8(sample: Sample) -> torch.Tensor:
 
     parts = tensors(sample)
     return Fp8Dequantize(None)._dequantize_one(parts[""], parts["_scale_inv"], torch.float32)
+
+
+def fused(sample: Sample) -> torch.Tensor:
+    """transformers' own where it knows the scales, else the product that they are made for."""
+    parts = tensors(sample)
+    if "_scale_inv" in parts:
+        return fp8(sample)
+    scale = parts["_scale"]
+    return parts[""].float() * (scale.reshape(-1, 1, 1) if scale.ndim == 1 else scale)
+
+
+def chatglm(sample: Sample) -> torch.Tensor:
+    """No library exists: what its kernels do, in whole numbers."""
+    parts = tensors(sample)
+    stored, scale = parts[""].int(), parts["_scale"]
+    if sample.config["quantization_bit"] == 4:
+        low = ((stored & 15) ^ 8) - 8
+        stored = torch.stack([stored >> 4, low], dim=-1).reshape(sample.shape)
+    return stored.to(scale.dtype) * scale[:, None]
 
 
 def bitnet(sample: Sample) -> torch.Tensor:
@@ -215,6 +237,8 @@ KINDS = {
     "ct": compressed,
     "modelopt": modelopt,
     "fp8": fp8,
+    "fused": fused,
+    "chatglm": chatglm,
     "bitnet": bitnet,
 }
 

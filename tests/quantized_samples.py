@@ -311,6 +311,36 @@ def bitnet(seed: int, shape: tuple[int, int], auto: bool) -> Sample:
     return Sample(said, shape, tensors, "bitnet", "")
 
 
+def chatglm(seed: int, shape: tuple[int, int], bits: int) -> Sample:
+    chance = np.random.default_rng(seed)
+    tensors: Stored = {
+        "": ("I8", octets(chance, shape[0], shape[1] * bits // 8).view(np.int8)),
+        "_scale": ("F16", floats(chance, "F16", shape[0])),
+    }
+    return Sample({}, shape, tensors, "chatglm", "", {"model_type": "chatglm", "quantization_bit": bits})
+
+
+def fused(seed: int, shape: tuple[int, int, int], scales: tuple[int, ...], method: str) -> Sample:
+    """The matrices of experts in one tensor of FP8."""
+    chance = np.random.default_rng(seed)
+    values = octets(chance, *shape)
+    values[(values & 127) == 127] = 1
+    ending = "_scale_inv" if method == "fp8" else "_scale"
+    tensors: Stored = {"": ("F8_E4M3", values), ending: ("F32", floats(chance, "F32", *scales))}
+    return Sample({"quant_method": method}, shape, tensors, "fused", "")
+
+
+def nvfp4_fused(seed: int, shape: tuple[int, int, int]) -> Sample:
+    chance = np.random.default_rng(seed)
+    count, outputs, inputs = shape
+    tensors: Stored = {
+        "": ("U8", octets(chance, count, outputs, inputs // 2)),
+        "_scale": ("F8_E4M3", e4m3(chance, count, outputs, inputs // 16)),
+        "_scale_2": ("F32", floats(chance, "F32", count)),
+    }
+    return Sample({"quant_method": "modelopt", "quant_algo": "NVFP4"}, shape, tensors, "modelopt", "")
+
+
 SAMPLES: dict[str, Sample] = {
     **{
         f"gptq-{bits}bit-{'v2' if v2 else 'v1'}{'-order' if order else ''}": gptq(bits, (64, 96), bits, 32, v2, order)
@@ -360,6 +390,14 @@ SAMPLES: dict[str, Sample] = {
     "modelopt-nvfp4": nvfp4(74, (32, 128), "modelopt"),
     "fp8-block": fp8(81, (64, 96), (32, 32)),
     "fp8-block-bf16": fp8(82, (64, 96), (32, 16), "BF16"),
+    "fp8-experts": fused(83, (3, 64, 96), (3, 2, 3), "fp8"),
+    "fp8-experts-columns": fused(84, (3, 40, 24), (3, 1, 24), "fbgemm_fp8"),
+    "fp8-experts-rows": fused(85, (3, 40, 24), (3, 40, 1), "fbgemm_fp8"),
+    "fp8-experts-one-each": fused(86, (3, 40, 24), (3,), "modelopt"),
+    "modelopt-nvfp4-experts": nvfp4_fused(87, (3, 16, 128)),
+    "modelopt-nvfp4-short-blocks": nvfp4(88, (16, 80), "modelopt"),
+    "chatglm-4bit": chatglm(95, (48, 64), 4),
+    "chatglm-8bit": chatglm(96, (48, 64), 8),
     "bitnet": bitnet(91, (64, 48), False),
     "bitnet-auto": bitnet(92, (64, 48), True),
 }

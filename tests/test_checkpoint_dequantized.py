@@ -22,7 +22,7 @@ from ggufrun.convert.plan import Wishes, plan_convert
 from ggufrun.quantize.types import FILE_TYPES, FileType
 from tests.checkpoints import safetensors_bytes
 from tests.families import no_vocabulary, replace_vocabulary
-from tests.quantized_samples import SAMPLES, WHOLES, Sample, Whole, stem_of
+from tests.quantized_samples import SAMPLES, WHOLES, Sample, Whole, ct_packed, stem_of
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "quantized.json").read_text())
 NAME = "model.layers.0.mlp.up_proj"
@@ -205,3 +205,48 @@ def test_names_of_files_that_only_quantized_checkpoints_have(tmp_path: Path, nam
     )
     source.close()
     assert tmp_path / "quantize_config.json" in source.files
+
+
+@pytest.mark.parametrize("bits", [3, 5, 6])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_words_that_older_releases_did_not_fill(tmp_path: Path, bits: int, symmetric: bool) -> None:
+    """compressed-tensors put as many whole numbers into a word as it holds, and left the rest of its bits empty."""
+    sample = ct_packed(bits, (33, 64), bits, 32, symmetric, dtype="F32", old=True)
+    write(tmp_path, sample)
+    source = open_checkpoint(tmp_path)
+    found = source.tensors[NAME + ".weight"].rows(0, 33)
+    source.close()
+    each, mask = 32 // bits, (1 << bits) - 1
+    packed, scale = sample.tensors["_packed"][1].astype(np.int64), sample.tensors["_scale"][1]
+    zero = sample.tensors["_zero_point"][1].astype(np.int64) if not symmetric else None
+    for row in (0, 1, 17, 32):
+        for column in (0, 1, 31, 32, 63):
+            number = packed[row, column // each] >> (bits * (column % each)) & mask
+            point = 1 << (bits - 1)
+            if zero is not None:
+                point = zero[row // each, column // 32] >> (bits * (row % each)) & mask
+            assert found[row, column] == np.float32(number - point) * scale[row, column // 32]
+
+
+def test_columns_in_the_order_of_their_importance(tmp_path: Path) -> None:
+    """actorder: ``weight_g_idx`` names the group of each column."""
+    sample = ct_packed(3, (48, 64), 8, 16, symmetric=False, act_order=True)
+    order = sample.tensors["_g_idx"][1]
+    sorting = np.argsort(order, kind="stable")
+    dtype, words = sample.tensors["_packed"]
+    # of 8 bits, a column is a byte
+    straight = np.ascontiguousarray(words.view(np.uint8)[:, sorting]).view(np.int32)
+    found = []
+    cases: tuple[dict[str, Any], ...] = ({}, {"_packed": (dtype, straight), "_g_idx": None})
+    for number, changes in enumerate(cases):
+        write(tmp_path / str(number), sample, None, **changes)
+        source = open_checkpoint(tmp_path / str(number))
+        found.append(source.tensors[NAME + ".weight"].rows(0, 48))
+        source.close()
+    np.testing.assert_array_equal(found[0][:, sorting], found[1])
+    # an order that was not kept
+    lost: dict[str, Any] = {"_packed": (dtype, straight), "_g_idx": ("I32", np.full(64, -1, np.int32))}
+    write(tmp_path / "2", sample, None, **lost)
+    source = open_checkpoint(tmp_path / "2")
+    np.testing.assert_array_equal(source.tensors[NAME + ".weight"].rows(0, 48), found[1])
+    source.close()

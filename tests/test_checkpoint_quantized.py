@@ -155,7 +155,13 @@ def change(folder: Path, **settings: Any) -> None:
 
 
 NAME = "model.layers.0.mlp.down_proj.weight"
-STORED: dict[str, type[np.generic]] = {"U8": np.uint8, "I8": np.int8, "I32": np.int32, "F16": np.float16}
+STORED: dict[str, type[np.generic]] = {
+    "U8": np.uint8,
+    "I8": np.int8,
+    "I32": np.int32,
+    "F16": np.float16,
+    "F8_E4M3": np.uint8,
+}
 
 
 @pytest.mark.parametrize(
@@ -194,6 +200,7 @@ def test_blocks_that_are_none(tmp_path: Path, block: Any) -> None:
         ("hqq", "weight.W_q", "U8", "HQQ"),
         ("aqlm", "codes", "I8", "aqlm"),
         ("torchao", "weight_qdata", "I8", "torchao"),
+        ("torchao", "weight_qdata", "F8_E4M3", "torchao"),
         ("quark", "weight", "I32", "quark"),
         ("eetq", "weight", "I8", "eetq"),
         ("some_new-one", "weight", "U8", "some-new-one"),

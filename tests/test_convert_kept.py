@@ -160,7 +160,7 @@ def test_mxfp4_of_compressed_tensors_stays_in_every_family(monkeypatch: pytest.M
 
 
 def test_an_adapter_on_nvfp4_ends_with_advice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """llama.cpp stops at an assertion, which says nothing to a user."""
+    """llama.cpp would stop at an assertion."""
     replace_vocabulary(monkeypatch, some_vocabulary)
     path = convert(write(tmp_path / "m", whole("LlamaForCausalLM", nvfp4_of("modelopt"))), "F16")[0]
     adapter = tmp_path / "adapter.gguf"
@@ -177,4 +177,4 @@ def test_an_adapter_on_nvfp4_ends_with_advice(monkeypatch: pytest.MonkeyPatch, t
     command = [sys.executable, "-m", "ggufrun", "complete", str(path), "-p", "t1", "-n", "1", "--lora", str(adapter)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert "adds no LoRA adapter to weights in NVFP4; merge it" in done.stderr.splitlines()[-1]
+    assert "in NVFP4; llama.cpp cannot add to that at run time; merge" in done.stderr.splitlines()[-1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ggufrun.checkpoint.quantized import awq, bitnet, bitsandbytes, fp4, gptq, mxfp4, packed, scaled
+from ggufrun.checkpoint.quantized import awq, bitnet, bitsandbytes, chatglm, fp4, gptq, mxfp4, packed, scaled
 from ggufrun.checkpoint.quantized.module import Module
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.errors import FormatError, UnsupportedError
@@ -61,6 +61,9 @@ def _scale(module: Module) -> tuple[str, Tensor] | None:
     ending = next(ending for ending in ("_scale_inv", "_scale") if ending in module.parts)
     if weight is None or weight.dtype not in (*scaled.STORED, "U8"):
         return None
+    if module.settings.method == chatglm.METHOD and weight.dtype == "I8":
+        four = module.settings.whole("bits") == 4
+        return "ChatGLM", chatglm.read(module) if four else scaled.read(module, ending)
     if weight.dtype != "U8":
         name = "FP8" if weight.dtype in scaled.FP8 else "8 bits"
         return name, scaled.read(module, ending)
@@ -108,6 +111,7 @@ NOT_WEIGHTS = (
 
 READ_METHODS = (
     *("gptq", "awq", "auto-round", "bitsandbytes", "compressed-tensors", "modelopt", "bitnet"),
+    chatglm.METHOD,
     *("fp8", "fbgemm-fp8", "mxfp4", "nvfp4", "mxfp8"),
 )
 """Values of ``quant_method`` whose forms are read, with - in place of _."""

@@ -14,9 +14,9 @@ import numpy as np
 
 from ggufrun.checkpoint.tensor import STORAGE, Rows, Tensor
 
-PANEL_BYTES = 64 << 20
+PANEL_BYTES = 32 << 20
 """Of one panel at most: the packed weights of all but the largest matrices of today."""
-KEPT_BYTES = 128 << 20
+KEPT_BYTES = 64 << 20
 """Of all panels together. The workers are inside two or three tensors at any time, or many small experts."""
 READ_BYTES = 1 << 20
 

@@ -25,6 +25,7 @@ from ggufrun.errors import FormatError, UnsupportedError
 FP8 = ("F8_E4M3", "F8_E5M2")
 STORED = (*FP8, "I8")
 EXPONENTS = ("U8", "F8_E8M0")
+ROUNDING = ("compressed-tensors", "chatglm")
 SCALES = ("F32", "F16", "BF16", *EXPONENTS)
 
 
@@ -68,8 +69,8 @@ def read(module: Module, ending: str) -> Tensor:
     zero = module.maybe("_zero_point", "I8", "U8", "I32")
     if zero is not None and zero.shape != scale.shape:
         raise module.wrong_shape("_zero_point", scale.shape)
-    # compressed-tensors computes in the type of the scales, the others round only to the type of the model
-    precision = scale.dtype if module.settings.method == "compressed-tensors" else ""
+    # some compute in the type of the scales, the others round only to the type of the model
+    precision = scale.dtype if module.settings.method in ROUNDING else ""
 
     def rows(start: int, stop: int) -> Floats:
         stored = weight.rows(start, stop)

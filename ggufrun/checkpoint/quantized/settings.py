@@ -90,6 +90,10 @@ def read_settings(folder: Path, has_config: bool = True) -> Settings:
 
 
 def _first_object(*configs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The first of the settings; ChatGLM has only the number of bits, and 0 where there are none."""
+    bits = configs[0].get("quantization_bit")
+    if bits:
+        return {"quant_method": "chatglm", "bits": bits}
     values = [config.get(key) for config in configs for key in CONFIG_KEYS]
     return next((value for value in values if isinstance(value, dict) and value), None)
 

@@ -141,11 +141,12 @@ def _check_rest(settings: Settings, found: Found, rest: Sequence[Tensor]) -> Non
                 "download the missing files",
             )
     for tensor in rest:
+        packed = tensor.dtype in PACKED and len(tensor.shape) > 1
+        if settings.values and settings.method not in READ_METHODS and (packed or tensor.dtype in FP8):
+            raise refuse(settings.method or "a method that it does not name")
         if tensor.dtype in FP8 and (found.weights or settings.values):
             raise UnsupportedError(f"{tensor.name} is FP8 without a scale", "convert the original checkpoint")
-        if settings.values and tensor.dtype in PACKED and len(tensor.shape) > 1:
-            if settings.method not in READ_METHODS:
-                raise refuse(settings.method or "a method that it does not name")
+        if settings.values and packed:
             raise FormatError(
                 f"{tensor.name} holds {tensor.dtype} values, and the checkpoint lacks the scales that "
                 f"{settings.method} stores with them",

@@ -86,11 +86,6 @@ ENDS = (
         "the card failed in the middle of the work ({line}); try again, and `ggufrun doctor` if that does not help",
     ),
     (
-        r"type != GGML_TYPE_NVFP4 \|\| !has_lora",
-        "llama.cpp adds no LoRA adapter to weights in NVFP4; merge it when the checkpoint is converted: "
-        "`ggufrun convert BASE --lora ADAPTER`",
-    ),
-    (
         r"it crashed \(SIGBUS\)",
         "the model's file became shorter while it was in use, or its disk failed; start this again when the file is "
         "whole, and let nothing be written to it meanwhile",
