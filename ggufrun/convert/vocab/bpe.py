@@ -20,6 +20,8 @@ from ggufrun.convert.vocab.vocabulary import SPACE, Kind, Original, Vocabulary, 
 from ggufrun.errors import FormatError, UnsupportedError
 
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+ASCII = {chr(byte): f"<0x{byte:02X}>" for byte in range(128)}
+"""Characters of one byte, and the tokens of these bytes."""
 
 REPLACE = f"Replace the text ' ' by {SPACE!r}"
 METASPACE = f"Metaspace {SPACE} "
@@ -127,14 +129,27 @@ def sentencepiece_like(files: TokenizerFiles, model: Model, size: int) -> Vocabu
         return score, kind
 
     put_pieces(vocabulary, files, model, piece)
-    numbers = set(model.ids.values())
+    for text, token_text in ASCII.items():
+        if text in model.ids and token_text not in model.ids:
+            # Gemma's tab: the file has the character itself in place of the token of its byte
+            vocabulary.put(model.ids[text], token_text, -1000.0, Kind.BYTE)
+    numbers, made = set(model.ids.values()), merged_runs(files, model)
     for token in files.added:
+        if token.id in made:
+            continue
         if token.special or token.id >= size:
             vocabulary.add(token.id, token.text, -1000.0, Kind.CONTROL)
         else:
             text = token.text.replace(SPACE, " ") if token.id in numbers else token.text
             vocabulary.put(token.id, text, -1000.0, Kind.USER_DEFINED)
     return vocabulary
+
+
+def merged_runs(files: TokenizerFiles, model: Model) -> set[int]:
+    """The ids of added tokens of spaces that only the merges find: such a token is looked for in the text as it is,
+    before spaces become the sign that it is written with."""
+    runs = {t.text: t.id for t in files.added if not (t.special or t.normalized or t.text.strip(SPACE))}
+    return {runs[left + right] for left, right in model.merges if left + right in runs} if runs else set()
 
 
 def put_pieces(
@@ -215,7 +230,8 @@ def original(files: TokenizerFiles, model: Model, tokenizer: Any, prefixed: bool
     elif any(step.startswith(METASPACE) and not step.startswith(NEVER) for step in model.splitting.steps):
         # to the SentencePiece model that this was made from, as to llama.cpp, the space in front is one more
         lost, normalize = [FRONT], _without_space
-    added = tuple((token.text, token.id) for token in files.added)
+    made = merged_runs(files, model)
+    added = tuple((token.text, token.id) for token in files.added if token.id not in made)
     # to llama.cpp these are special, to the file they are not
     ignored = [
         token.text

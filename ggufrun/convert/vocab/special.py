@@ -71,6 +71,9 @@ def read_special(files: TokenizerFiles, size: int | None = None, kinds: Sequence
                 if text is not None and files.tokenizer:
                     added = files.tokenizer.get("added_tokens") or []
                     found.default(kind, next((t.get("id") for t in added if t.get("content") == text), None), size)
+        if any(_adds_nothing(step) for step in _steps(files.tokenizer.get("post_processor"))):
+            # so transformers 5 says it, and only so; llama.cpp would add what is usual
+            found.add = {"bos": False, "eos": False} | found.add
         nested = files.config.get("text_config")
         for kind in kinds:
             number = files.config.get(f"{kind}_token_id")
@@ -276,6 +279,12 @@ def template_begins(files: TokenizerFiles) -> bool:
 def _steps(processor: Any) -> Iterator[Mapping[str, Any]]:
     if processor:
         yield from processor.get("processors", [processor])
+
+
+def _adds_nothing(step: Mapping[str, Any]) -> bool:
+    """Is it a template of the text alone?"""
+    single = step.get("single") or []
+    return step.get("type") == "TemplateProcessing" and len(single) == 1 and not _special_of(single[0])
 
 
 def _special_of(entry: Mapping[str, Any]) -> Any:
