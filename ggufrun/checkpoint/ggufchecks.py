@@ -14,7 +14,7 @@ from typing import Any
 
 from ggufrun.checkpoint.gguffile import Header, Kind
 from ggufrun.checkpoint.ggufheader import AGAIN
-from ggufrun.checkpoint.ggufuses import check_layers, check_types
+from ggufrun.checkpoint.ggufuses import INDEXER, check_layers, check_types, layers_of
 from ggufrun.checkpoint.ggufvocab import check_vocabulary
 from ggufrun.errors import FormatError
 
@@ -40,6 +40,19 @@ DIVISORS: dict[str, tuple[str, ...]] = {
     "ssm.time_step_rank": MAMBA2,
 }
 """What is divided by, or counted down from, and in which architectures (none named: in all that have the key)."""
+
+HYBRID = (
+    "bailingmoe3", "deepseek4", "falcon-h1", "glm5-next", "granitehybrid", "jamba", "kimi-k3", "kimi-linear", "lfm2",
+    "lfm2moe", "minimax-01", "nemotron_h", "nemotron_h_moe", "plamo2", "qwen35", "qwen35moe", "qwen3next", "qwen4exp",
+)  # fmt: skip
+"""Architectures that also have layers without attention, whose heads a list says are 0: ``llm_arch_is_hybrid``."""
+
+USED: tuple[tuple[str, frozenset[str], tuple[str, ...]], ...] = (
+    ("attention.head_count", frozenset({"attn_q.weight", "attn_qkv.weight", "attn_q_b.weight"}), HYBRID),
+    ("attention.head_count_kv", frozenset({"attn_k.weight", "attn_kv_b.weight", "attn_k_b.weight"}), HYBRID),
+    ("expert_used_count", frozenset({"ffn_down_exps.weight"}), ()),
+)
+"""Lists of a number a layer, the tensors with which a layer has one, and architectures that keep to other rules."""
 
 DEEPSTACK = ("qwen3vl", "qwen3vlmoe")
 """Architectures that add what is seen once more in their first layers."""
@@ -112,7 +125,44 @@ def check_model(path: Path, header: Header) -> None:
     check_hyperparameters(path, header)
     check_types(path, header.tensors)
     check_layers(path, header.architecture, header.tensors)
+    _check_lists(path, header)
     check_vocabulary(path, header)
+
+
+def _check_lists(path: Path, header: Header) -> None:
+    """No list says 0 for a layer that has the tensors for more: llama.cpp divides by what it says."""
+    arch, layers = header.architecture, layers_of(header.tensors)
+
+    def found(key: str) -> list[Any]:
+        value = header.get(f"{arch}.{key}")
+        return value if isinstance(value, list) else []
+
+    for key, names, others in USED:
+        counts = found(key)
+        for number, count in enumerate(counts):
+            # what it expects of the first layer it expects in places that are no layer's
+            first = key == "expert_used_count" and number == 0 and any(counts)
+            has = first or names & layers.get(number, set())
+            if count == 0 and has and arch not in others:
+                raise FormatError(f"{path.name} says {key} = 0 for layer {number}, which has some", AGAIN)
+    if arch == "glm-dsa" and layers:
+        full = found("attention.indexer.types")
+        if not full and header.get(f"{arch}.context_length", 0) < GLM_5_2_CONTEXT:
+            full = [True] * (max(layers) + 1 - _count(header, "nextn_predict_layers"))
+        lacking = [number for number, one in enumerate(full) if one and INDEXER[0] not in layers.get(number, set())]
+        # others use what the first has found
+        if lacking or (full and not full[0]):
+            layer = (lacking or [0])[0]
+            raise FormatError(f"{path.name} has no blk.{layer}.{INDEXER[0]}, which this layer needs", AGAIN)
+
+
+GLM_5_2_CONTEXT = 1 << 20
+"""Tokens from which on llama.cpp takes a GLM-DSA for one whose layers do not all have an indexer."""
+
+
+def _count(header: Header, key: str) -> int:
+    value = header.get(f"{header.architecture}.{key}", 0)
+    return value if isinstance(value, int) else 0
 
 
 def _check_floats(path: Path, header: Header) -> None:

@@ -65,17 +65,22 @@ llama.cpp loads such a layer without them, and crashes when it computes. What it
 """
 
 
+def layers_of(tensors: Iterable[TensorInfo]) -> dict[int, set[str]]:
+    """The names of each layer's tensors, without the layer: ``{0: {"attn_q.weight", ...}, ...}``."""
+    layers: dict[int, set[str]] = defaultdict(set)
+    for info in tensors:
+        if match := LAYER.fullmatch(info.name):
+            layers[int(match[1])].add(match[2])
+    return layers
+
+
+LAYER = re.compile(r"blk\.(\d{1,6})\.(.+)")
+
+
 def check_layers(path: Path, arch: str, tensors: Iterable[TensorInfo]) -> None:
     """FormatError for a layer that lacks what llama.cpp loads without but computes with."""
     rules = [(has, needs) for archs, has, needs in NEEDED if arch in archs]
-    if not rules:
-        return
-    layers: dict[str, set[str]] = defaultdict(set)
-    for info in tensors:
-        block, number, name = (*info.name.split(".", 2), "", "")[:3]
-        if block == "blk":
-            layers[number].add(name)
-    for number, names in layers.items():
+    for number, names in layers_of(tensors).items():
         for has, needs in rules:
             if has in names and not any(names.issuperset(wanted) for wanted in needs):
                 missing = next(name for name in needs[0] if name not in names)

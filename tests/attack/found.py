@@ -45,6 +45,11 @@ def numbers(key: str, value: list[int]) -> Change:
     return lambda model: model.set(f"{model.architecture}.{key}", value, Kind.ARRAY, Kind.INT32)
 
 
+def flags(key: str, value: list[bool]) -> Change:
+    """The same of switches."""
+    return lambda model: model.set(f"{model.architecture}.{key}", value, Kind.ARRAY, Kind.BOOL)
+
+
 def typed(name: str, kind: TensorType) -> Change:
     """Every tensor of that name in another type."""
 
@@ -113,6 +118,11 @@ FOUND = (
     Found("memory", "command-r7b", "chat", number("attention.key_length", 1 << 20), "key_length = 1048576"),
     Found("abort", "qwen3.5", "grammar", numbers("rope.dimension_sections", [-2] * 4), "says rope.dimension_sections"),
     Found("memory", "qwen3-next-80b", "complete", number("ssm.inner_size", 1 << 24), "says ssm.inner_size = 16777216"),
+    Found("SIGFPE", "gpt-oss", "complete", numbers("expert_used_count", [0, 2]), "used_count = 0 for layer 0"),
+    Found("SIGSEGV", "olmoe", "chat", numbers("expert_used_count", [2, 0]), "says expert_used_count = 0 for layer 1"),
+    Found("SIGFPE", "olmo2", "complete", numbers("attention.head_count", [0, 6]), "head_count = 0 for layer 0"),
+    Found("SIGFPE", "glm-5", "complete", flags("attention.indexer.types", [False] * 4), "has no blk.0.indexer.attn_k"),
+    Found("SIGSEGV", "glm-5", "complete", flags("attention.indexer.types", [True] * 4), "has no blk.2.indexer.attn_k"),
     Found("SIGFPE", "deepseek-v3.2", "complete", number("nextn_predict_layers", 3), "says nextn_predict_layers = 3"),
     Found("memory", "command-r-plus", "inspect", word("model", "rwkv"), "refused.*kind rwkv", "plamo2"),
     Found("memory", "llama-tied-linear", "complete", word("model", "rwkv"), "kind rwkv, but the byte .."),
