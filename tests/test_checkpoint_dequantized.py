@@ -161,7 +161,9 @@ def test_whole_checkpoints(tmp_path: Path, name: str) -> None:
     source.close()
     assert list(source.tensors.keys() - model.plain.keys() - model.modules.keys()) == []
     assert digest(weights.values()) == GOLDEN["wholes"][name]
-    assert [len(source.notes), *("quantized before" in note for note in source.notes)] in ([1, True], [0])
+    # models are also trained in FP8 or made ternary: nothing was lost then
+    native = name in ("mixtral-fp8", "llama-bitnet")
+    assert ["quantized before" in note for note in source.notes] == [True] * (not native)
     plain = {**model.plain, **{key: ("F32", rows) for key, rows in weights.items()}}
     kinds = [FILE_TYPES[kind] for kind in ("F16", "BF16", "F32", "Q8_0")]
     for path, config, stored in (

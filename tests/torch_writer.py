@@ -21,6 +21,7 @@ STORAGES = {
     "F16": "HalfStorage",
     "BF16": "BFloat16Storage",
     "I64": "LongStorage",
+    "I32": "IntStorage",
 }
 Stored = Mapping[str, tuple[str, npt.NDArray[Any]]]
 

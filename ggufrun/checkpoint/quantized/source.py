@@ -19,7 +19,9 @@ PACKED = ("I8", "U8", "I16", "I32")
 """Types that no plain weight of two dimensions has."""
 
 NATIVE = ("MXFP4", "BitNet", "FP8")
-"""Methods in which models are trained and published: nothing need have been lost."""
+"""Forms in which models are trained and published: nothing need have been lost."""
+AFTERWARDS = ("compressed-tensors", "modelopt", "fbgemm-fp8")
+"""Methods that quantize what was trained in floats, to FP8 too."""
 
 INPUTS_FIRST = ("gpt2",)
 """Values of ``model_type`` whose plain weights are (inputs, outputs); quantized, they are the other way round."""
@@ -73,7 +75,7 @@ def dequantized(source: Checkpoint) -> Checkpoint:
     _check_rest(settings, found, [tensor for tensor in rest if not tensor.name.endswith(NOT_WEIGHTS)])
     if found.weights:
         tensors = _without_empty_biases(found, _in_order(source.tensors, found))
-        return DequantizedSource(source, tensors, _notes(found))
+        return DequantizedSource(source, tensors, _notes(found, settings))
     return _leftover(source, settings) if settings.values else source
 
 
@@ -91,8 +93,9 @@ def _leftover(source: Checkpoint, settings: Settings) -> Checkpoint:
     return DequantizedSource(source, source.tensors, (note,))
 
 
-def _notes(found: Found) -> tuple[str, ...]:
-    lossy = [method for method in found.methods if method not in NATIVE]
+def _notes(found: Found, settings: Settings) -> tuple[str, ...]:
+    afterwards = settings.method in AFTERWARDS
+    lossy = [method for method in found.methods if method not in NATIVE or (method == "FP8" and afterwards)]
     if not lossy:
         return ()
     return (
