@@ -5,8 +5,8 @@ from __future__ import annotations
 TEXT = "hi there, she has the tea: " * 12
 """What is measured on: long enough for a chunk of every vocabulary."""
 
-LONG = "0xDEADbeef" * 10_000 + "静夜思" * 30_000 + "a" * 60_000 + " " * 60_000 + "!" * 60_000
-"""Runs that no page has, but a file of base64 or of measurements does."""
+LONG = "0xDEADbeef" * 100 + "静夜思" * 10_000 + "a" * 30_000
+"""Runs that no page has, but a file of base64 or of measurements does: longer than the usual stack is deep."""
 
 JOBS: dict[str, tuple[str, ...]] = {
     "complete": ("complete", "MODEL", "-p", "hi <s> the", "-n", "3", "-t", "1", "--temp", "0"),

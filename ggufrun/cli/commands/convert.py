@@ -9,6 +9,7 @@ import typer
 
 from ggufrun.cli.flags import common, records
 from ggufrun.cli.flags.aliases import Converting
+from ggufrun.cli.terminal import abort
 from ggufrun.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command(cls=Converting, epilog=common.TYPES)(records.expanded(convert))
+    app.command(cls=Converting, epilog=common.TYPES)(records.expanded(convert, abort.guarded))
 
 
 def convert(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ggufrun.cli.flags import common, records
-from ggufrun.cli.terminal import console
+from ggufrun.cli.terminal import abort, console
 from ggufrun.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command(epilog=common.TYPES)(records.expanded(quantize))
+    app.command(epilog=common.TYPES)(records.expanded(quantize, abort.guarded))
 
 
 def quantize(
