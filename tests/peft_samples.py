@@ -49,6 +49,10 @@ CASES = {
     },
     "grown": {"r": 4, "lora_alpha": 8, "target_modules": ATTENTION, "modules_to_save": ["embed_tokens", "lm_head"]},
     "half": {"r": 4, "lora_alpha": 8, "target_modules": LINEAR},
+    "velora": {"r": 4, "lora_alpha": 8, "target_modules": ATTENTION, "velora_config": {"num_groups": 2}},
+    "monteclora": {"r": 4, "lora_alpha": 8, "target_modules": ATTENTION, "monteclora_config": {}},
+    "mica": {"r": 4, "lora_alpha": 8, "target_modules": ATTENTION, "init_lora_weights": "mica"},
+    "eva": {"r": 4, "lora_alpha": 8, "target_modules": ATTENTION, "eva_config": {}, "init_lora_weights": "gaussian"},
 }
 
 

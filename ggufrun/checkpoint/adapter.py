@@ -5,6 +5,7 @@ Source of names and formulas: peft's ``tuners/lora``, ``tuners/trainable_tokens`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,8 +149,9 @@ ROLES = {
 
 TOKEN_ROWS = ".token_adapter.trainable_tokens_delta"
 
-TRAINING_ONLY = (".rotary_emb.inv_freq", ".lora_velora_embed")
-"""Endings of what adapters carry without a meaning here: a table of 2023, and what VeLoRA compresses gradients with."""
+TRAINING_ONLY = re.compile(r".*(\.rotary_emb\.inv_freq|\.lora_velora_embed|\.lora_monteclora_sampler\..*)")
+"""Names of what adapters carry without a meaning here: a table of 2023, what VeLoRA compresses gradients with, and what
+MonteCLoRA draws noise from while it trains."""
 
 FORMS = ("", ".modules_to_save", ".token_adapter.base_layer", ".base_layer")
 """What a whole module may lie in, within its own: the first one there counts. The last two are the base's own."""
@@ -181,7 +183,7 @@ class _Sorter:
                 raise UnsupportedError(
                     f"{self._folder} holds {name[:80]}, which is not a tensor of a LoRA adapter", MERGE_WITH_PEFT
                 )
-            if not clean.endswith(TRAINING_ONLY):
+            if not TRAINING_ONLY.fullmatch(clean):
                 self._add(clean.removeprefix(PREFIX), tensor)
         deltas: dict[str, list[Delta]] = {}
         for key, parts in self._parts.items():

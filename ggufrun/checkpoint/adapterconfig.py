@@ -21,9 +21,9 @@ HARMLESS = frozenset(
         "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
         "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias", "lora_dropout", "lora_dtype",
         "lora_ga_config", "lorap_emb_lr", "lorap_lr_ratio", "megatron_config", "megatron_core", "merge_weights",
-        "model_key_mapping", "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern",
-        "revision", "runtime_config", "target_modules", "target_parameters", "task_type", "trainable_token_indices",
-        "use_dora", "use_rslora", "velora_config",
+        "model_key_mapping", "modules_to_save", "monteclora_config", "peft_type", "peft_version", "qalora_group_size",
+        "r", "rank_pattern", "revision", "runtime_config", "target_modules", "target_parameters", "task_type",
+        "trainable_token_indices", "use_dora", "use_rslora", "velora_config",
     )
 )  # fmt: skip
 """Settings that are understood here, or that only matter for training. Any other one must be off."""
@@ -31,13 +31,16 @@ HARMLESS = frozenset(
 NOT_MERGEABLE = {
     "alora_invocation_tokens": "acts only on what follows its invocation tokens (aLoRA)",
     "arrow_config": "chooses between several adapters for every token (Arrow)",
-    "kasa_config": "truncates the base weights before it changes them (KaSA)",
-    "layer_replication": "repeats layers of the base",
-    "monteclora_config": "draws its weights at random (MonteCLoRA)",
-    "use_bdlora": "keeps its matrices in blocks (BD-LoRA)",
     "use_qalora": "pools what goes into its matrices (QA-LoRA)",
 }
-"""Settings that make an adapter something else than a low-rank matrix added to the base's."""
+"""Settings by which an adapter is not a change of weights; peft does not merge these either."""
+
+MERGED_BY_PEFT = {
+    "kasa_config": "truncates the base weights before it changes them (KaSA)",
+    "layer_replication": "repeats layers of the base",
+    "use_bdlora": "keeps its matrices in blocks (BD-LoRA)",
+}
+"""Settings by which it is another change than a low-rank matrix that is added."""
 
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Ways to start training that alter the base weights: such an adapter does not belong to the original base."""
@@ -73,6 +76,8 @@ class Settings:
                 continue
             if key in NOT_MERGEABLE:
                 raise UnsupportedError(f"{folder} {NOT_MERGEABLE[key]}, which no merge can express", "use it with peft")
+            if key in MERGED_BY_PEFT:
+                raise UnsupportedError(f"{folder} {MERGED_BY_PEFT[key]}", MERGE_WITH_PEFT)
             raise UnsupportedError(
                 f"{self.path} says {key[:40]} = {str(value)[:40]}, which this release does not know", MERGE_WITH_PEFT
             )
