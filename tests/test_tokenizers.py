@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from tests.tokenizers.check import OTHERWISE, REFUSED, differences, is_here
-from tests.tokenizers.record import GOLDEN
-from tests.tokenizers.sources import SAVED, SOURCES
+from tests.published_tokenizers.check import OTHERWISE, REFUSED, differences, is_here
+from tests.published_tokenizers.record import GOLDEN
+from tests.published_tokenizers.sources import SAVED, SOURCES
 
 RECORDED = json.loads(GOLDEN.read_text())
 

@@ -20,9 +20,9 @@ from ggufrun.convert.vocab.proof import prove
 from ggufrun.convert.vocab.special import ENDS
 from ggufrun.errors import GgufrunError
 from ggufrun.native.bindings import bindings
-from tests.tokenizers.record import GOLDEN
-from tests.tokenizers.sources import CACHE
-from tests.tokenizers.strings import CONVERSATIONS, digest, digests, samples
+from tests.published_tokenizers.record import GOLDEN
+from tests.published_tokenizers.sources import CACHE
+from tests.published_tokenizers.strings import CONVERSATIONS, digest, digests, samples
 
 Tokenize = Callable[[Sequence[str], bool, bool], list[list[int]]]
 """(texts, are special tokens looked for, are BOS and EOS added) -> ids."""

@@ -1,8 +1,8 @@
 """Published tokenizers: ``fetch`` them, ``record`` what their own programs make of text, ``check`` the converted ones.
 
-python -m tests.tokenizers fetch
-$ORACLE_PYTHON -m tests.tokenizers record [NAME...]
-python -m tests.tokenizers check [NAME...]
+python -m tests.published_tokenizers fetch
+$ORACLE_PYTHON -m tests.published_tokenizers record [NAME...]
+python -m tests.published_tokenizers check [NAME...]
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ def main(command: str = "", *names: str) -> int:
     """Run one of the three commands."""
     match command:
         case "fetch":
-            from tests.tokenizers.fetch import fetch
+            from tests.published_tokenizers.fetch import fetch
 
             fetch()
         case "record":
-            from tests.tokenizers.record import record
+            from tests.published_tokenizers.record import record
 
             record(list(names))
         case "check":
-            from tests.tokenizers.check import check_all
+            from tests.published_tokenizers.check import check_all
 
             return check_all(list(names))
         case _:

@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from tests.tokenizers.sources import CACHE, MISTRAL, NPM, SOURCES, Source
+from tests.published_tokenizers.sources import CACHE, MISTRAL, NPM, SOURCES, Source
 
 MEMBERS = {"package/models/tokenizer.json", "package/models/tokenizer_config.json"}
 

@@ -1,7 +1,7 @@
 """Record what the programs that the tokenizers belong to make of the strings. Only with the oracle's Python, with
 ``mistral-common`` in it:
 
-    $ORACLE_PYTHON -m tests.tokenizers record [NAME...]
+    $ORACLE_PYTHON -m tests.published_tokenizers record [NAME...]
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.tokenizers.sources import CACHE, SAVED, SOURCES
-from tests.tokenizers.strings import CONVERSATIONS, Encode, digest, digests, samples
+from tests.published_tokenizers.sources import CACHE, SAVED, SOURCES
+from tests.published_tokenizers.strings import CONVERSATIONS, Encode, digest, digests, samples
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "tokenizers.json"
 
