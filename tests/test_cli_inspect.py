@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ggufrun.checkpoint.gguffile import Header, Kind, encode, serialize
+from ggufrun.checkpoint.ggufheader import read_header
 from ggufrun.cli.commands.inspect import engine_plan
 from ggufrun.convert import pipeline, plan
 from ggufrun.convert.describe import describe
 from ggufrun.quantize.types import FILE_TYPES
 from tests.families import replace_vocabulary, some_vocabulary, write
 from tests.family_cases import CASES
+from tests.test_cli_convert import ggufrun
 
 F16, F32 = 2, 4
 """Bytes of what is kept: keys and values, and states."""
@@ -64,3 +70,18 @@ def test_what_the_engine_cannot_open_has_no_memory(tmp_path: Path, monkeypatch: 
     assert engine_plan(tmp_path / "nothing", header, 512)[0] is not None
     header.metadata.pop("qwen2.block_count")
     assert engine_plan(tmp_path / "nothing", header, 512)[0] is None
+
+
+def test_why_a_model_cannot_be_run(tmp_path: Path, demo_gguf: Callable[[str], Path]) -> None:
+    good, bad = demo_gguf("f16"), tmp_path / "bad.gguf"
+    header = read_header(good)
+    changed = Header(dict(header.metadata) | {"tokenizer.ggml.model": encode("rwkv", Kind.STRING)}, header.tensors)
+    bad.write_bytes(serialize(changed) + good.read_bytes()[header.data_start :])
+    for path, said in ((good, None), (bad, "kind rwkv, but the byte .. begins a token and is none by itself")):
+        result = ggufrun("inspect", path, "--json")
+        assert result.returncode == 0, result.stderr
+        refused = json.loads(result.stdout)["refused"]
+        assert refused is None if said is None else re.search(said, refused)
+    assert re.search(r"refused +bad\.gguf says its\s+vocabulary is of the kind rwkv", ggufrun("inspect", bad).stdout)
+    result = ggufrun("verify", bad)
+    assert result.returncode == 1 and "kind rwkv" in " ".join(result.stdout.split())

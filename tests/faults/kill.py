@@ -63,8 +63,10 @@ def _round(place: Workplace, job: str, what: signal.Signals, delay: float) -> st
     if wrong:
         return f"{wrong} is not whole"
     if what is not signal.SIGKILL:
-        # before Python has begun, a signal has the system's effect
-        if child.returncode not in (130, -what, 1 if _at_start(said) else 130) or not (said or child.returncode < 0):
+        # Before Python has begun, a signal has the system's effect. Where it struck inside of code that Python made at
+        # run time, as for a dataclass, Python ends by SIGINT in the end, which a shell calls 130, too.
+        usual = (130, -what, -signal.SIGINT, 1 if _at_start(said) else 130)
+        if child.returncode not in usual or not (said or child.returncode < 0):
             return f"status {child.returncode}: {last_line(said)}"
         if any(name.startswith(".") for name in found):
             return f"it left {sorted(found)}"

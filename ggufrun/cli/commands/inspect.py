@@ -204,13 +204,16 @@ def engine_plan(path: Path, header: Header, context: int) -> tuple[Use | None, s
     from ggufrun.engine.model import ModelParams
     from ggufrun.engine.placement.memory import measure
     from ggufrun.engine.placement.offload import NO_DEVICE, Placement
-    from ggufrun.errors import GgufrunError
+    from ggufrun.errors import GgufrunError, UnsupportedError
 
     try:
         check_model(path, header)
         with contextlib.nullcontext(path) if path.is_file() else hollow(header) as file:
             alone = ModelParams(file, placement=Placement(split="none", main=NO_DEVICE))
             return measure(alone, ContextParams(n_ctx=context)).total, None
+    except UnsupportedError:
+        # sound, and of another kind, such as an encoder
+        return None, None
     except GgufrunError as error:
         return None, error.what
     except OSError as error:
