@@ -31,7 +31,7 @@ $(BIN)/python:
 $(VENV)/steering: FORCE | $(BIN)/python
 	@printf '%s\n' "$(STEERING)" | cmp -s - $@ || printf '%s\n' "$(STEERING)" > $@
 
-$(READY): pyproject.toml $(wildcard tools/*.cmake tools/kernels/* tools/sampling/* tools/setup/*) $(VENV)/steering | $(BIN)/python
+$(READY): pyproject.toml $(wildcard tools/*.cmake tools/kernels/* tools/kernels/matmul/* tools/sampling/* tools/setup/*) $(VENV)/steering | $(BIN)/python
 	@$(BIN)/python -m tools.setup
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -e . --group dev
 	@touch $@

@@ -5,6 +5,9 @@ The output matrix is large enough that predictions are not even: divergences hav
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import sentencepiece
 
+from ggufrun.native.library import llama
 from tests.checkpoints import ROOT, TOKENIZER
 
 WIDTH, INNER, LAYERS, HEADS, KV_HEADS = 256, 512, 2, 4, 2
@@ -127,3 +131,19 @@ def add_vocabulary(writer: gguf.GGUFWriter, more: int, swapped: bool) -> None:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_add_bos_token(True)
+
+
+@contextmanager
+def stock_kernels() -> Iterator[None]:
+    """Meanwhile the engine multiplies by llama.cpp's kernels."""
+    function = getattr(llama()._lib, "ggufrun_kernels", None)
+    if function is None:
+        yield
+        return
+    function.restype, function.argtypes = ctypes.c_char_p, [ctypes.c_char_p]
+    before = function(None)
+    function(b"stock")
+    try:
+        yield
+    finally:
+        function(before)

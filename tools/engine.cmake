@@ -20,3 +20,4 @@ endif()
 
 include("${CMAKE_CURRENT_LIST_DIR}/ggml-kernels.cmake")
 include("${CMAKE_CURRENT_LIST_DIR}/sampling.cmake")
+include("${CMAKE_CURRENT_LIST_DIR}/matmul.cmake")

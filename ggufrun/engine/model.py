@@ -15,6 +15,7 @@ from ggufrun.engine.placement.offload import Placement, gpu_layers, on_devices
 from ggufrun.engine.vocabulary import Vocab
 from ggufrun.errors import EngineError, NotFoundError, UnsupportedError
 from ggufrun.native.abort import aborts_thrown
+from ggufrun.native.kernels import wants_copy
 from ggufrun.native.library import forget_log, llama, reason
 from ggufrun.native.signals import noting
 
@@ -87,6 +88,7 @@ class Model:
             (False, True): LOAD_MLOCK,
         }[params.mmap, params.mlock]
         native.vocab_only = params.vocab_only
+        native.use_extra_bufts = native.use_extra_bufts and wants_copy()
         if params.no_alloc:
             # mapping a file and planning without memory exclude each other
             native.no_alloc, native.load_mode = True, LOAD_READ

@@ -1,0 +1,29 @@
+"""Which kernels multiply quantized weights: ours (``tools/kernels/matmul``) or llama.cpp's.
+
+Ours read weights where they lie, in the file's layout. llama.cpp's are faster on a copy in another layout, which it makes
+of some types when it loads a model, for twice the memory and some seconds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+from ggufrun.native.library import llama
+
+STOCK = "stock"
+"""The name of llama.cpp's own; ``GGUFRUN_KERNELS=stock`` chooses them."""
+
+
+def kernels() -> str:
+    """The instruction set of the kernels in use (``avx512``, ``avxvnni``, ``avx2``), or ``stock``."""
+    function = getattr(llama()._lib, "ggufrun_kernels", None)
+    if function is None:
+        return STOCK
+    function.restype, function.argtypes = ctypes.c_char_p, [ctypes.c_char_p]
+    return str(function(None).decode())
+
+
+def wants_copy() -> bool:
+    """Whether weights should be copied into llama.cpp's other layouts: where its kernels compute, or where the processor
+    has matrix instructions (AMX), which llama.cpp uses by such a copy."""
+    return kernels() == STOCK or "AMX_INT8 = 1" in llama().llama_print_system_info().decode("utf-8", "replace")
