@@ -1,13 +1,13 @@
 """Products of matrices by libggml's own graphs, through ctypes: what the engine does with a model's weights.
 
-Source of the signatures: ``ggml/include/ggml.h`` and ``ggml-cpu.h`` of the llama.cpp inside the pinned llama-cpp-python.
+Source of the signatures: ``ggml.h`` and ``ggml-cpu.h`` of the llama.cpp inside the pinned llama-cpp-python.
 """
 
 from __future__ import annotations
 
 import ctypes
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -148,9 +148,7 @@ def product(kind: int, weights: Bytes, x: Floats, threads: int = 1, swap: bool =
         return graph.compute(graph.base.ggml_mul_mat(graph.context, w, a), shape, threads)
 
 
-def product_of_experts(
-    kind: int, weights: Bytes, x: Floats, ids: npt.NDArray[np.int32], threads: int = 1
-) -> Floats:
+def product_of_experts(kind: int, weights: Bytes, x: Floats, ids: npt.NDArray[np.int32], threads: int = 1) -> Floats:
     """weights (experts, rows, bytes), x (tokens, one or used, values), ids (tokens, used): (tokens, used, rows)."""
     block = next(one for one in ggml.block_types().values() if one.id == kind)
     experts, rows = weights.shape[:2]
@@ -183,4 +181,5 @@ def activations(kind: int, x: Floats) -> npt.NDArray[np.float64]:
     width = 4 if to == Q8_K else 2
     scales = out[..., :width].copy().view(np.float32 if to == Q8_K else np.float16).astype(np.float64)
     numbers = out[..., width : width + block.block].view(np.int8)
-    return (scales * numbers).reshape(x.shape)
+    values: npt.NDArray[np.float64] = (scales * numbers).reshape(x.shape)
+    return values

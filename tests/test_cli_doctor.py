@@ -112,6 +112,15 @@ def test_stock_kernels_get_a_hint() -> None:
     assert "IQ4_XS 228 million values/s a core (38 times stock)" in tuned.value
 
 
+def test_the_kernels_that_multiply_are_named() -> None:
+    def said(kernels: str) -> str:
+        return doctor_findings.judge_engine({**ENGINE, "kernels": kernels})[-1].value
+
+    assert said("avx512") == "ggufrun's for AVX-512 with VNNI, on the file's own layout"
+    assert said("stock") == "llama.cpp's"
+    assert set(doctor_findings.MATRIX_KERNELS) | {"stock"} >= {build.engine_build().kernels}
+
+
 def test_a_card_that_lies_idle_gets_a_hint() -> None:
     card = {"name": "Example H1", "memory": 80 << 30, "driver": "580.65"}
     hint = doctor_findings.judge_devices(ENGINE, [card])[-1]

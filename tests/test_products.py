@@ -1,7 +1,7 @@
 """Products of matrices by our kernels: as exact as ggml's own, and the same alone or in company.
 
-Whole numbers are multiplied and added exactly, so only the order of float additions may differ from ggml's. A library built
-without ``tools/kernels/matmul``, or on another processor, has nothing to compare.
+Whole numbers are multiplied and added exactly, so only the order of float additions may differ from ggml's. A library
+built without ``tools/kernels/matmul``, or on another processor, has nothing to compare.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def columns_of(count: int, values: int, seed: int = 2) -> Floats:
 def truth(kind: str, weights: Bytes, x: Floats) -> npt.NDArray[np.float64]:
     """The product in double precision of what the blocks say."""
     taken = activations(number(kind), x)
-    return taken @ products.as_floats(number(kind), weights).astype(np.float64).T
+    values: npt.NDArray[np.float64] = taken @ products.as_floats(number(kind), weights).astype(np.float64).T
+    return values
 
 
 def same(a: Floats, b: Floats) -> bool:

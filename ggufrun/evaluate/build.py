@@ -10,13 +10,15 @@ import importlib.metadata
 from dataclasses import dataclass
 
 from ggufrun.engine.placement.devices import Device, devices, gpu_backends, hidden_by, refusal
+from ggufrun.native.kernels import STOCK, kernels
 from ggufrun.native.library import llama
 
 
 @dataclass(frozen=True)
 class EngineBuild:
     """``features`` are the backends and instruction sets of ``llama_print_system_info``, those that are on. ``refusal``
-    is why a backend found no GPU, ``hidden_by`` the variable by which the user hid them all.
+    is why a backend found no GPU, ``hidden_by`` the variable by which the user hid them all. ``kernels`` names what
+    multiplies quantized weights on the processor.
     """
 
     version: str
@@ -26,6 +28,7 @@ class EngineBuild:
     gpu_backends: tuple[str, ...]
     refusal: str = ""
     hidden_by: str = ""
+    kernels: str = STOCK
 
 
 def parse_system_info(text: str) -> tuple[str, ...]:
@@ -50,4 +53,5 @@ def engine_build() -> EngineBuild:
         gpu_backends=built,
         refusal=refusal(),
         hidden_by=hidden_by(built),
+        kernels=kernels(),
     )

@@ -1,7 +1,7 @@
 """Which kernels multiply quantized weights: ours (``tools/kernels/matmul``) or llama.cpp's.
 
-Ours read weights where they lie, in the file's layout. llama.cpp's are faster on a copy in another layout, which it makes
-of some types when it loads a model, for twice the memory and some seconds.
+Ours read weights where they lie, in the file's layout. llama.cpp's are faster on a copy in another layout, which it
+makes of some types when it loads a model, for twice the memory and some seconds.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ def kernels() -> str:
 
 
 def wants_copy() -> bool:
-    """Whether weights should be copied into llama.cpp's other layouts: where its kernels compute, or where the processor
-    has matrix instructions (AMX), which llama.cpp uses by such a copy."""
+    """Whether weights should be copied into llama.cpp's other layouts.
+
+    They should where its kernels compute, and where the processor has matrix instructions (AMX), which llama.cpp uses
+    on such a copy.
+    """
     return kernels() == STOCK or "AMX_INT8 = 1" in llama().llama_print_system_info().decode("utf-8", "replace")

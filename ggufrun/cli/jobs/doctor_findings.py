@@ -32,6 +32,10 @@ REFUSALS = (
 """Words of CUDA's reason for finding no card, and what helps."""
 
 
+MATRIX_KERNELS = {"avx512": "AVX-512 with VNNI", "avxvnni": "AVX2 with VNNI", "avx2": "AVX2"}
+"""The kernels of ours that multiply quantized weights, by what they are compiled for."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One line of the report; ``hint`` says what could be better and how."""
@@ -64,7 +68,12 @@ def judge_engine(engine: dict[str, Any]) -> list[Finding]:
         return [Finding("engine", engine["error"], "bad", engine["todo"])]
     features = ", ".join(engine["features"])
     built = "".join(f" with {name}" for name in engine.get("gpu_backends", ()))
-    return [Finding("engine", f"llama-cpp-python {engine['version']}{built}"), Finding("built for", features)]
+    found = [Finding("engine", f"llama-cpp-python {engine['version']}{built}"), Finding("built for", features)]
+    if "kernels" in engine:
+        ours = MATRIX_KERNELS.get(engine["kernels"])
+        text = f"ggufrun's for {ours}, on the file's own layout" if ours else "llama.cpp's"
+        found.append(Finding("matrices", text))
+    return found
 
 
 def judge_kernels(kernels: dict[str, Any]) -> list[Finding]:
