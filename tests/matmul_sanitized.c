@@ -1,5 +1,6 @@
-// Runs every kernel of tools/kernels/matmul on memory of exactly the size it may touch: built with sanitizers, which end
-// the process where one reads or writes beyond. Results of a column must not depend on the kernels, nor on other columns.
+// Runs every kernel of tools/kernels/matmul on memory of exactly the size it may touch: built with sanitizers, which
+// end the process where one reads or writes beyond. Results of a column must not depend on the kernels, nor on other
+// columns.
 
 #include "panel.h"
 
@@ -25,8 +26,8 @@ static void * aligned_room(size_t size) {
     return posix_memalign(&p, 64, size) ? (exit(2), p) : p;
 }
 
-static void multiply(const struct matmul * m, const uint8_t * w, size_t stride, int rows, int64_t values, const float * x,
-                     int64_t n, float * to) {
+static void multiply(const struct matmul * m, const uint8_t * w, size_t stride, int rows, int64_t values,
+                     const float * x, int64_t n, float * to) {
     const int64_t chunks = chunks_of(values);
     struct act * const acts = aligned_room((size_t) (chunks * n) * sizeof(struct act));
     for (int64_t j = 0; j < n; ++j) {
@@ -40,7 +41,8 @@ static void multiply(const struct matmul * m, const uint8_t * w, size_t stride, 
     }
     struct panel * const panel = aligned_room(panel_size(n));
     for (int r = 0; r < rows; r += PANEL_ROWS) {
-        const struct rows here = {w + (size_t) r * stride, stride, rows - r < PANEL_ROWS ? rows - r : PANEL_ROWS, values};
+        const int left = rows - r;
+        const struct rows here = {w + (size_t) r * stride, stride, left < PANEL_ROWS ? left : PANEL_ROWS, values};
         const struct result result = {(char *) (to + r), (size_t) rows * sizeof(float), NULL, {0, 0}};
         matmul_panel(m, panel, here, (struct columns) {acts, n, n}, result);
     }

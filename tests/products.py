@@ -20,7 +20,7 @@ from ggufrun.quantize import ggml
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 
-F32, I32, Q8_0, Q8_1, Q8_K = 0, 26, 8, 9, 15
+F32, F16, I32, Q8_0, Q8_1, Q8_K = 0, 1, 26, 8, 9, 15
 
 
 class InitParams(ctypes.Structure):
@@ -55,6 +55,8 @@ def libraries() -> tuple[ctypes.CDLL, ctypes.CDLL]:
         (base, "ggml_nbytes", ctypes.c_size_t, [pointer]),
         (base, "ggml_mul_mat", pointer, [pointer, pointer, pointer]),
         (base, "ggml_mul_mat_id", pointer, [pointer, pointer, pointer, pointer]),
+        (base, "ggml_flash_attn_ext", pointer, [pointer] * 5 + [ctypes.c_float] * 3),
+        (base, "ggml_flash_attn_ext_add_sinks", None, [pointer, pointer]),
         (base, "ggml_new_graph", pointer, [pointer]),
         (base, "ggml_build_forward_expand", None, [pointer, pointer]),
         (cpu, "ggml_cpu_init", None, []),
@@ -183,3 +185,33 @@ def activations(kind: int, x: Floats) -> npt.NDArray[np.float64]:
     numbers = out[..., width : width + block.block].view(np.int8)
     values: npt.NDArray[np.float64] = (scales * numbers).reshape(x.shape)
     return values
+
+
+def attention(
+    q: Floats,
+    k: npt.NDArray[Any],
+    v: npt.NDArray[Any],
+    mask: npt.NDArray[np.float16] | None,
+    scale: float,
+    bias: float = 0,
+    sinks: Floats | None = None,
+    threads: int = 1,
+    kinds: tuple[int, int] = (F16, F16),
+) -> Floats:
+    """q (batch, heads, tokens, width), k and v (batch, key heads, cells, bytes or values), mask (1 or batch, 1, tokens,
+    cells): (batch, tokens, heads, width)."""
+    widths = []
+    for kind, one in zip(kinds, (k, v), strict=True):
+        block = next(block for block in ggml.block_types().values() if block.id == kind)
+        widths.append(one.shape[-1] * one.itemsize // block.size * block.block)
+    batch, heads, tokens, _ = q.shape
+    shape = (batch, tokens, heads, widths[1])
+    with Graph(room(q, k, v, extra=4 * int(np.prod(shape)))) as graph:
+        a, context = graph.tensor(F32, q.shape, q), graph.context
+        b = graph.tensor(kinds[0], (*k.shape[:-1], widths[0]), k)
+        c = graph.tensor(kinds[1], (*v.shape[:-1], widths[1]), v)
+        m = None if mask is None else graph.tensor(F16, mask.shape, mask)
+        node = graph.base.ggml_flash_attn_ext(context, a, b, c, m, scale, bias, 0.0)
+        if sinks is not None:
+            graph.base.ggml_flash_attn_ext_add_sinks(node, graph.tensor(F32, sinks.shape, sinks))
+        return graph.compute(node, shape, threads)

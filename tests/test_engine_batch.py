@@ -83,7 +83,7 @@ def test_sequences_are_put_off_when_cells_run_out(
     demo_model: Model, batch_of: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampling = SamplingParams(temp=0, ignore_eos=True)
-    batch, put_off = batch_of(8, 256), 0
+    batch, put_off = batch_of(4, 256), 0
     original = batch._put_off
 
     def count() -> None:
@@ -92,15 +92,12 @@ def test_sequences_are_put_off_when_cells_run_out(
         original()
 
     monkeypatch.setattr(batch, "_put_off", count)
-    tasks = [Task(i, ids, sampling, lambda _: False, -1, 100) for i, ids in enumerate(prompts(demo_model)[:8])]
-    assert len(list(batch.run(tasks))) == 8
+    tasks = [Task(i, ids, sampling, lambda _: False, -1, 100) for i, ids in enumerate(prompts(demo_model)[:6])]
+    assert len(list(batch.run(tasks))) == 6
     assert put_off > 0
     for task in tasks:
         assert task.size == 100 and task.reason is StopReason.FULL
-        # A text that was put off is read again, and attention then adds in another order. Past the poem's end, of which
-        # the model has learned nothing, that may show.
-        *poem, _ = alone(demo_model, task.ids, GREEDY, -1, 256)[0]
-        assert len(poem) > 20 and task.generated[: len(poem)] == poem[: len(task.generated)]
+        assert task.generated == alone(demo_model, task.ids, sampling, -1, 256)[0][: len(task.generated)]
 
 
 def test_why_a_text_ends(demo_model: Model, batch_of: Callable[..., Batch]) -> None:

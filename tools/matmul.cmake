@@ -1,12 +1,12 @@
-# Products of quantized weights by kernels of ours (kernels/matmul), asked before llama.cpp's; nothing else is touched.
+# Products of quantized weights, and attention, by kernels of ours (kernels/matmul); nothing else is touched.
 #
-# Every product of matrices asks ggml-cpu/tiled first. Its three functions are renamed to ggufrun_stock_*, and kernels/matmul
-# has others under their names, which call those for every type, shape and operation that it does not have. Each instruction
-# set has an object of its own, compiled for it; which one runs is chosen when the engine runs, so this is the same for
-# a build for this machine and for one to hand on.
+# Every product of matrices asks ggml-cpu/tiled first. Its three functions, and attention's one, are renamed to
+# ggufrun_stock_*, and kernels/matmul has others under their names, which call those for every type, shape and
+# operation that it does not have. Each instruction set has an object of its own, compiled for it; which one runs is
+# chosen when the engine runs, so this is the same for a build for this machine and for one to hand on.
 #
-# x86-64 with GCC or Clang; everything else is built as llama.cpp would. Read like engine.cmake, which see; acts once the
-# ggml-cpu target exists.
+# x86-64 with GCC or Clang; everything else is built as llama.cpp would. Read like engine.cmake, which see; acts once
+# the ggml-cpu target exists.
 
 include(CheckCCompilerFlag)
 
@@ -32,7 +32,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64" AND CMAKE_C_COMPILER_ID M
       return()
     endif()
     set(sources)
-    foreach(name IN ITEMS hooks panel avx2 avxvnni avx512)
+    foreach(name IN ITEMS hooks hook_attention panel avx2 avxvnni avx512)
       list(APPEND sources "${ggufrun_matmul}/${name}.c")
     endforeach()
     target_sources(ggml-cpu PRIVATE ${sources})
@@ -45,8 +45,12 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64" AND CMAKE_C_COMPILER_ID M
       ggml_tiled_wdata_size=ggufrun_stock_tiled_wdata_size
       ggml_compute_forward_mul_mat_tiled=ggufrun_stock_mul_mat_tiled
       ggml_compute_forward_mul_mat_id_tiled=ggufrun_stock_mul_mat_id_tiled)
-    set_source_files_properties("${llama.cpp_SOURCE_DIR}/ggml/src/ggml-cpu/tiled/tiled.cpp" TARGET_DIRECTORY ggml-cpu
+    set(stock "${llama.cpp_SOURCE_DIR}/ggml/src/ggml-cpu")
+    set_source_files_properties("${stock}/tiled/tiled.cpp" TARGET_DIRECTORY ggml-cpu
       PROPERTIES COMPILE_DEFINITIONS "${renamed}" SKIP_UNITY_BUILD_INCLUSION ON)
+    set_source_files_properties("${stock}/ops.cpp" TARGET_DIRECTORY ggml-cpu PROPERTIES
+      COMPILE_DEFINITIONS ggml_compute_forward_flash_attn_ext=ggufrun_stock_flash_attn_ext
+      SKIP_UNITY_BUILD_INCLUSION ON)
   endfunction()
   cmake_language(DEFER DIRECTORY "${CMAKE_SOURCE_DIR}" CALL ggufrun_add_matmul)
 endif()

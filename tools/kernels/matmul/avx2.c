@@ -7,9 +7,11 @@
 #include "variant.h"
 
 const struct matmul * matmul_avx2(int type) { return find(type); }
+const struct attention_kernels * const attention_avx2 = &attention;
 #else
 const struct matmul * matmul_avx2(int type) {
     (void) type;
     return NULL;
 }
+const struct attention_kernels * const attention_avx2 = NULL;
 #endif

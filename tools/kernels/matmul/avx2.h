@@ -90,3 +90,70 @@ INLINE vf half_of_power(vi v) {
     const vi small = _mm256_sllv_epi32(all_int(0x00200000), v), bits = left(sub(v, all_int(1)), 23);
     return _mm256_castsi256_ps(_mm256_blendv_epi8(bits, small, _mm256_cmpgt_epi32(all_int(2), v)));
 }
+
+// --- sixteen floats --------------------------------------------------------------------------------------------------
+
+#define ROWS_AT_ONCE 1
+#define VALUES_AT_ONCE 4
+
+typedef struct {
+    __m256 low, high;
+} wide;
+
+INLINE wide wide_load(const float * p) { return (wide) {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+INLINE void wide_store(float * p, wide v) {
+    _mm256_storeu_ps(p, v.low);
+    _mm256_storeu_ps(p + 8, v.high);
+}
+INLINE wide wide_all(float v) { return (wide) {_mm256_set1_ps(v), _mm256_set1_ps(v)}; }
+INLINE wide wide_add(wide a, wide b) { return (wide) {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
+INLINE wide wide_sub(wide a, wide b) { return (wide) {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)}; }
+INLINE wide wide_mul(wide a, wide b) { return (wide) {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
+INLINE wide wide_max(wide a, wide b) { return (wide) {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
+INLINE wide wide_fused(wide a, wide b, wide c) {
+    return (wide) {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+}
+INLINE float wide_first(wide v) { return _mm256_cvtss_f32(v.low); }
+INLINE wide wide_halves(const uint16_t * p) {
+    const __m128i low = _mm_loadu_si128((const void *) p), high = _mm_loadu_si128((const void *) (p + 8));
+    return (wide) {_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)};
+}
+INLINE __m256 add_exponent(__m256 v, __m256 n) {
+    return _mm256_castsi256_ps(add(_mm256_castps_si256(v), left(_mm256_castps_si256(n), 23)));
+}
+// v times two to the power of the whole number in the lower bits of n.
+INLINE wide wide_add_exponent(wide v, wide n) {
+    return (wide) {add_exponent(v.low, n.low), add_exponent(v.high, n.high)};
+}
+// v, and zero where x is less than low.
+INLINE wide wide_unless_below(wide v, wide x, wide low) {
+    const __m256 a = _mm256_cmp_ps(x.low, low.low, _CMP_NLT_UQ), b = _mm256_cmp_ps(x.high, low.high, _CMP_NLT_UQ);
+    return (wide) {_mm256_and_ps(a, v.low), _mm256_and_ps(b, v.high)};
+}
+// Sums of the lanes of four: of the first in lanes 0 to 3, and so on, four parts of each.
+INLINE wide wide_merge_four(const wide v[4]) {
+    __m256 sum[4];
+    for (int i = 0; i < 4; ++i) {
+        sum[i] = _mm256_add_ps(v[i].low, v[i].high);
+    }
+    const __m256 a = _mm256_permute2f128_ps(sum[0], sum[1], 0x20), b = _mm256_permute2f128_ps(sum[0], sum[1], 0x31);
+    const __m256 c = _mm256_permute2f128_ps(sum[2], sum[3], 0x20), d = _mm256_permute2f128_ps(sum[2], sum[3], 0x31);
+    return (wide) {_mm256_add_ps(a, b), _mm256_add_ps(c, d)};
+}
+// The four parts of each become two, of a and of b; then one.
+INLINE wide wide_merge_halves(wide a, wide b) {
+    const __m256 low = _mm256_add_ps(_mm256_shuffle_ps(a.low, b.low, 0x44), _mm256_shuffle_ps(a.low, b.low, 0xee));
+    const __m256 high = _mm256_add_ps(_mm256_shuffle_ps(a.high, b.high, 0x44), _mm256_shuffle_ps(a.high, b.high, 0xee));
+    return (wide) {low, high};
+}
+INLINE wide wide_merge_pairs(wide a, wide b) {
+    const __m256 low = _mm256_add_ps(_mm256_shuffle_ps(a.low, b.low, 0x88), _mm256_shuffle_ps(a.low, b.low, 0xdd));
+    const __m256 high = _mm256_add_ps(_mm256_shuffle_ps(a.high, b.high, 0x88), _mm256_shuffle_ps(a.high, b.high, 0xdd));
+    return (wide) {low, high};
+}
+INLINE float wide_largest(wide v) {
+    const __m256 m = _mm256_max_ps(v.low, v.high);
+    __m128 n = _mm_max_ps(_mm256_castps256_ps128(m), _mm256_extractf128_ps(m, 1));
+    n = _mm_max_ps(n, _mm_movehl_ps(n, n));
+    return _mm_cvtss_f32(_mm_max_ss(n, _mm_movehdup_ps(n)));
+}

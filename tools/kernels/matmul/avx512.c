@@ -7,9 +7,11 @@
 #include "variant.h"
 
 const struct matmul * matmul_avx512(int type) { return find(type); }
+const struct attention_kernels * const attention_avx512 = &attention;
 #else
 const struct matmul * matmul_avx512(int type) {
     (void) type;
     return NULL;
 }
+const struct attention_kernels * const attention_avx512 = NULL;
 #endif

@@ -75,3 +75,43 @@ INLINE vf half_of_power(vi v) {
     const vi small = _mm512_sllv_epi32(all_int(0x00200000), v), bits = left(sub(v, all_int(1)), 23);
     return _mm512_castsi512_ps(_mm512_mask_mov_epi32(bits, _mm512_cmplt_epi32_mask(v, all_int(2)), small));
 }
+
+// --- sixteen floats --------------------------------------------------------------------------------------------------
+
+#define ROWS_AT_ONCE 3
+#define VALUES_AT_ONCE 8
+
+typedef __m512 wide;
+
+INLINE wide wide_load(const float * p) { return _mm512_loadu_ps(p); }
+INLINE void wide_store(float * p, wide v) { _mm512_storeu_ps(p, v); }
+INLINE wide wide_all(float v) { return _mm512_set1_ps(v); }
+INLINE wide wide_add(wide a, wide b) { return _mm512_add_ps(a, b); }
+INLINE wide wide_sub(wide a, wide b) { return _mm512_sub_ps(a, b); }
+INLINE wide wide_mul(wide a, wide b) { return _mm512_mul_ps(a, b); }
+INLINE wide wide_max(wide a, wide b) { return _mm512_max_ps(a, b); }
+INLINE wide wide_fused(wide a, wide b, wide c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE float wide_first(wide v) { return _mm512_cvtss_f32(v); }
+INLINE wide wide_halves(const uint16_t * p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *) p)); }
+// v times two to the power of the whole number in the lower bits of n.
+INLINE wide wide_add_exponent(wide v, wide n) {
+    return _mm512_castsi512_ps(add(_mm512_castps_si512(v), left(_mm512_castps_si512(n), 23)));
+}
+// v, and zero where x is less than low.
+INLINE wide wide_unless_below(wide v, wide x, wide low) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, low, _CMP_NLT_UQ), v);
+}
+// Sums of the lanes of four: of the first in lanes 0 to 3, and so on, four parts of each.
+INLINE wide wide_merge_four(const wide v[4]) {
+    const wide a = _mm512_add_ps(_mm512_shuffle_f32x4(v[0], v[1], 0x44), _mm512_shuffle_f32x4(v[0], v[1], 0xee));
+    const wide b = _mm512_add_ps(_mm512_shuffle_f32x4(v[2], v[3], 0x44), _mm512_shuffle_f32x4(v[2], v[3], 0xee));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+}
+// The four parts of each become two, of a and of b; then one.
+INLINE wide wide_merge_halves(wide a, wide b) {
+    return _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xee));
+}
+INLINE wide wide_merge_pairs(wide a, wide b) {
+    return _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xdd));
+}
+INLINE float wide_largest(wide v) { return _mm512_reduce_max_ps(v); }

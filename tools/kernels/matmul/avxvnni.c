@@ -7,9 +7,11 @@
 #include "variant.h"
 
 const struct matmul * matmul_avxvnni(int type) { return find(type); }
+const struct attention_kernels * const attention_avxvnni = &attention;
 #else
 const struct matmul * matmul_avxvnni(int type) {
     (void) type;
     return NULL;
 }
+const struct attention_kernels * const attention_avxvnni = NULL;
 #endif

@@ -19,8 +19,8 @@ typedef vi int_sums[VECTORS_AT_ONCE][COLUMNS_AT_ONCE];
 INLINE void dot_sub(const struct traits t, const int vectors, const int columns, const struct tile * w,
                     const struct act * a, int s, int_sums sum) {
     const int steps = t.sub / 4;
-    // Two products of numbers up to 255 do not fit into 16 bits: those are multiplied by size, with the sign on the other
-    // side, and without the bias.
+    // Two products of numbers up to 255 do not fit into 16 bits: those are multiplied by size, with the sign on the
+    // other side, and without the bias.
     const bool by_size = SHORT_SUMS && t.most > 127;
     for (int j = 0; j < columns; ++j) {
         for (int i = 0; i < vectors; ++i) {
@@ -137,8 +137,8 @@ typedef void dot_of_traits(const struct traits t, const int vectors, const int c
                            const struct act * a, float * c, int blocks);
 
 // All tiles and columns, as many at once as registers hold.
-INLINE void dot_all(dot_of_traits * dot, const struct traits t, const int tiles, const int columns, const struct tile * w,
-                    const struct act * a, float * c, int blocks) {
+INLINE void dot_all(dot_of_traits * dot, const struct traits t, const int tiles, const int columns,
+                    const struct tile * w, const struct act * a, float * c, int blocks) {
     const int vectors = tiles * TILE_ROWS / LANES, groups = (columns + COLUMNS_AT_ONCE - 1) / COLUMNS_AT_ONCE;
     for (int g = 0; g < groups; ++g) {
         const int j = columns * g / groups, count = columns * (g + 1) / groups - j;

@@ -1,6 +1,7 @@
-// In the place of ggml's tiled products (ggml-cpu/tiled), which every product of matrices asks first. What these kernels
-// do not have goes to ggml's own, under the names that tools/matmul.cmake gives them.
+// In the place of ggml's tiled products (ggml-cpu/tiled), which every product of matrices asks first. What these
+// kernels do not have goes to ggml's own, under the names that tools/matmul.cmake gives them.
 
+#include "hooks.h"
 #include "panel.h"
 
 #include "ggml-cpu-impl.h"
@@ -32,6 +33,7 @@ struct variant {
     const char * name;
     matmul_fn *  find;
     bool (*runs)(void);
+    const struct attention_kernels * const * attention;
 };
 
 #if defined(__x86_64__)
@@ -56,11 +58,11 @@ static bool runs_avx512(void) {
 // The best first.
 static const struct variant variants[] = {
 #if defined(__x86_64__)
-    {"avx512", matmul_avx512, runs_avx512},
-    {"avxvnni", matmul_avxvnni, runs_avxvnni},
-    {"avx2", matmul_avx2, runs_avx2},
+    {"avx512", matmul_avx512, runs_avx512, &attention_avx512},
+    {"avxvnni", matmul_avxvnni, runs_avxvnni, &attention_avxvnni},
+    {"avx2", matmul_avx2, runs_avx2, &attention_avx2},
 #endif
-    {"stock", NULL, NULL},
+    {"stock", NULL, NULL, NULL},
 };
 
 // The one of this name, or the best; stock where that does not run here, or was not compiled.
@@ -85,8 +87,8 @@ static const struct variant * variant(void) {
     return v;
 }
 
-// The name of the kernels in use: "stock" if they are ggml's. Given a name, those are used from now on, if they run here;
-// no product may be computed meanwhile.
+// The name of the kernels in use: "stock" if they are ggml's. Given a name, those are used from now on, if they run
+// here; no product may be computed meanwhile.
 GGML_BACKEND_API const char * ggufrun_kernels(const char * wanted);
 
 const char * ggufrun_kernels(const char * wanted) {
@@ -94,6 +96,11 @@ const char * ggufrun_kernels(const char * wanted) {
         atomic_store_explicit(&chosen, choose(wanted), memory_order_release);
     }
     return variant()->name;
+}
+
+const struct attention_kernels * ggufrun_attention(void) {
+    const struct variant * const v = variant();
+    return v->attention == NULL ? NULL : *v->attention;
 }
 
 // NULL for what ggml computes itself.
@@ -183,8 +190,8 @@ bool ggml_compute_forward_mul_mat_tiled(params_t * params, struct ggml_tensor * 
     }
     ggml_barrier(params->threadpool);
 
-    // Few columns wait for memory. Half a panel's rows that were asked for stay near until they are unpacked, and a job of
-    // several panels asks for its own.
+    // Few columns wait for memory. Half a panel's rows that were asked for stay near until they are unpacked, and a job
+    // of several panels asks for its own.
     const bool    few  = n <= 16;
     const int64_t tall = !few && rows * batches >= 4 * PANEL_ROWS * params->nth ? PANEL_ROWS : PANEL_ROWS / 2;
     const int64_t most = few ? min(rows / (8 * params->nth) / tall, 16) * tall : tall;

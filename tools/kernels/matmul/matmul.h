@@ -1,10 +1,10 @@
 // Products of quantized weights with activations: what the parts of this folder share.
 //
-// A matrix's rows are read where they are, in the file's layout. Sixteen rows at a time, 256 values of each, are unpacked
-// into a tile whose vectors have a row a lane (dword k of a vector has four neighbouring weights of its row), which stays
-// in the first cache while all columns of activations are multiplied with it. Whole numbers are multiplied and added
-// exactly; floats are added in one order, 256 values (or a block of 32) after another, that depends neither on the number
-// of columns nor on how rows are shared out among threads.
+// A matrix's rows are read where they are, in the file's layout. Sixteen rows at a time, 256 values of each, are
+// unpacked into a tile whose vectors have a row a lane (four neighbouring weights of it in 32 bits), which stays in the
+// first cache while all columns of activations are multiplied with it. Whole numbers are multiplied and added exactly;
+// floats are added in one order, 256 values (or a block of 32) after another, that depends neither on the number of
+// columns nor on how rows are shared out among threads.
 
 #pragma once
 
@@ -50,7 +50,8 @@ struct act {
     };
 } __attribute__((aligned(64)));
 
-// Adds the product of RV tiles with NC columns to c, column by column at a distance of PANEL_ROWS; `blocks` of 32 values.
+// Adds the products of one tile or two with one to six columns to c, whose columns are PANEL_ROWS apart; `blocks` of 32
+// values.
 typedef void dot_fn(const struct tile * w, const struct act * a, float * c, int blocks);
 
 // Sixteen rows at a distance of `stride` bytes, and where what comes after their panel begins.
@@ -82,3 +83,32 @@ struct matmul {
 // What an instruction set has for a type of ggml; NULL if nothing.
 typedef const struct matmul * matmul_fn(int type);
 matmul_fn matmul_avx512, matmul_avxvnni, matmul_avx2;
+
+// --- attention -------------------------------------------------------------------------------------------------------
+
+#define CELLS 64        // of the cache, that are gone through at once
+#define SEGMENT 512     // cells whose sums begin at zero; what all segments give is combined in order
+#define ROW_HEAD 16     // floats before a row's sums: its largest score, the sum of its weights
+
+// Rows of queries that see the same keys: their queries, key_width each, scaled by nothing; room for their scores, of
+// CELLS cells; rows of sums, `stride` apart; totals, sixteen parts of each.
+struct attention {
+    int           rows, key_width, value_width, stride;
+    float         scale;
+    const float * q;
+    float *       p;
+    float *       rows_of_sums;
+    float *       total;
+};
+
+// Widths are multiples of sixteen. A segment begins, attends to CELLS cells after others, finishes. `mask` has a number
+// to add to each score, CELLS a row: minus infinity hides a cell. `combine` adds a segment's row to those before it.
+struct attention_kernels {
+    void (*begin)(const struct attention * a);
+    void (*attend)(const struct attention * a, const float * k, const float * v, const float * mask);
+    void (*finish)(const struct attention * a);
+    void (*combine)(float * to, const float * from, int width);
+    void (*halves_to_floats)(const uint16_t * from, float * to, int count);
+};
+
+extern const struct attention_kernels * const attention_avx512, * const attention_avxvnni, * const attention_avx2;

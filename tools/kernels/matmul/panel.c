@@ -4,7 +4,8 @@
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
-static void unpack_panel(const struct matmul * m, struct panel * p, struct rows rows, int blocks, const uint8_t * next) {
+static void unpack_panel(const struct matmul * m, struct panel * p, struct rows rows, int blocks,
+                         const uint8_t * next) {
     const size_t bytes = (size_t) m->bytes * (m->block == CHUNK ? 1 : blocks);
     for (int i = 0; i * TILE_ROWS < rows.count; ++i) {
         const int here = MIN(rows.count - i * TILE_ROWS, TILE_ROWS);
@@ -32,7 +33,8 @@ static void multiply(const struct matmul * m, struct panel * p, int tiles, const
     }
 }
 
-void matmul_panel(const struct matmul * m, struct panel * p, struct rows rows, struct columns columns, struct result to) {
+void matmul_panel(const struct matmul * m, struct panel * p, struct rows rows, struct columns columns,
+                  struct result to) {
     const int tiles = (rows.count + TILE_ROWS - 1) / TILE_ROWS;
     for (int64_t j = 0; j < columns.count; j += SPAN) {
         const int n = (int) MIN(columns.count - j, SPAN);

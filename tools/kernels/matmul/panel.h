@@ -44,4 +44,5 @@ struct result {
 };
 
 // At most PANEL_ROWS rows times all columns.
-void matmul_panel(const struct matmul * m, struct panel * p, struct rows rows, struct columns columns, struct result to);
+void matmul_panel(const struct matmul * m, struct panel * p, struct rows rows, struct columns columns,
+                  struct result to);

@@ -2,8 +2,8 @@
 
 #pragma once
 
-// The rows of a tile's vector: every fourth of them, and the bytes to the one and to the third after it. So few addresses
-// stay in registers.
+// The rows of a tile's vector: every fourth of them, and the bytes to the one and to the third after it. So few
+// addresses stay in registers.
 struct some_rows {
     const uint8_t * fourth[LANES / 4];
     size_t          one, three;
@@ -27,7 +27,8 @@ INLINE void columns_of(struct some_rows s, size_t at, vi v[4]) {
         __builtin_prefetch(s.next + 16 * at + 64 * i);
     }
     const vi a = ROWS_AT(at), b = ROWS_AT(at + s.one), c = ROWS_AT(at + 2 * s.one), d = ROWS_AT(at + s.three);
-    const vi ab = interleave_low(a, b), AB = interleave_high(a, b), cd = interleave_low(c, d), CD = interleave_high(c, d);
+    const vi ab = interleave_low(a, b), AB = interleave_high(a, b);
+    const vi cd = interleave_low(c, d), CD = interleave_high(c, d);
     v[0] = interleave_low_pairs(ab, cd);
     v[1] = interleave_high_pairs(ab, cd);
     v[2] = interleave_low_pairs(AB, CD);
@@ -141,7 +142,8 @@ static void unpack_q6_k(struct source from, int blocks, struct tile * t) {
 
 static void unpack_q3_k(struct source from, int blocks, struct tile * t) {
     (void) blocks;
-    const vi low = all_int(0x0f0f0f0f), two = all_int(0x03030303), third = all_int(0x04040404), top = all_int(0x30303030);
+    const vi low = all_int(0x0f0f0f0f), two = all_int(0x03030303);
+    const vi third = all_int(0x04040404), top = all_int(0x30303030);
     for (int half = 0; half < TILE_ROWS; half += LANES) {
         const struct some_rows s = rows_of(from, half);
         vi v[4];

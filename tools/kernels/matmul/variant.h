@@ -9,10 +9,14 @@
 #define UNROLL _Pragma("GCC unroll 8")
 #endif
 
+#include <math.h>
+#include <string.h>
+
 #include VECTORS
 #include "unpack.h"
 #include "activate.h"
 #include "dots.h"
+#include "attention.h"
 
 #define ACTIVATE_K(suffix, sub, bias)                                                                             \
     static void activate_##suffix(const float * x, int count, struct act * a) {                                   \
