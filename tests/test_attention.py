@@ -97,7 +97,8 @@ def test_slopes_and_sinks(bias: float, with_sinks: bool) -> None:
     mask = np.stack([(causal(9, cells, cells - 9)[0, 0] + far)[None] for _ in range(2)]).astype(np.float16)
     sinks = draw(heads, seed=5, size=3) if with_sinks else None
     # ALiBi's slopes: of the largest power of two of heads, then those between
-    slopes = np.array([2 ** (-bias / 8 * (h + 1)) if h < 8 else 2 ** (-bias / 16 * (2 * (h - 8) + 1)) for h in range(12)])
+    powers = [(h + 1) / 8 if h < 8 else (2 * (h - 8) + 1) / 16 for h in range(heads)]
+    slopes = np.exp2(-bias * np.array(powers))
     exact = truth(q, exact_k, exact_v, mask, 0.125, slopes if bias else None, sinks)
     for name in here():
         with using(name):
