@@ -134,9 +134,9 @@ def test_a_token_is_the_same_alone_and_in_company(heads: int, shared: int) -> No
                     assert same(attention(part[0], k, v, part[1], 0.125, threads=threads), whole[:, t : t + 1])
                     # fewer cells: those that it does not see
                     fewer = 1360
-                    near = [np.ascontiguousarray(one[:, :, :fewer]) for one in (k, v)]
+                    near_k, near_v = (np.ascontiguousarray(one[:, :, :fewer]) for one in (k, v))
                     hidden = np.ascontiguousarray(part[1][..., :fewer])
-                    assert same(attention(part[0], *near, hidden, 0.125, threads=threads), whole[:, t : t + 1])
+                    assert same(attention(part[0], near_k, near_v, hidden, 0.125, threads=threads), whole[:, t : t + 1])
 
 
 def test_cells_of_other_texts_do_not_count() -> None:
