@@ -39,6 +39,10 @@ def test_files_without_one() -> None:
     check_vocabulary(PATH, Header({}, ()))
     check_vocabulary(PATH, header("bpe", tokens=None))
     check_vocabulary(PATH, header("bpe", model="no_vocab"))
+    # what is of another type llama.cpp refuses
+    check_vocabulary(PATH, header("bpe", pre=[1, 2]))
+    check_vocabulary(PATH, header("bpe", model=[1, 2]))
+    check_vocabulary(PATH, header("bpe", tokens="x"))
 
 
 def tokens(name: str, change: Callable[[list[Any]], object]) -> list[Any]:

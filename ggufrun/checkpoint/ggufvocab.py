@@ -110,7 +110,7 @@ def _check_sentencepiece(path: Path, header: Header, tokens: list[bytes]) -> Non
 
 
 def _check_bpe(path: Path, header: Header, tokens: list[bytes]) -> None:
-    pre = header.get("tokenizer.ggml.pre", "")
+    pre = str(header.get("tokenizer.ggml.pre", ""))
     if pre == "whitespace":
         # llama.cpp takes the blanks out for the kind of that name only, and asserts that there are none
         raise _unfit(path, "gpt2", "its text is to be cut up as that of the kind whitespace")
