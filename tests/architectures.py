@@ -182,7 +182,7 @@ def shapes(made: Architecture) -> dict[str, tuple[int, ...]]:
 
 
 def write(path: Path, made: Architecture, kind: TensorType, seed: int = 3) -> Path:
-    """A model of random numbers; matrices in ``kind`` (F32, F16 or BF16), vectors in F32."""
+    """A model of random numbers; matrices in ``kind`` (F32, F16 or BF16), vectors and convolutions in F32."""
     random = np.random.default_rng(seed)
     metadata: dict[str, Value] = {"general.architecture": encode(made.name, Kind.STRING)}
     for key, value in ({"block_count": made.layers, "vocab_size": ROWS} | dict(made.keys)).items():
@@ -190,7 +190,7 @@ def write(path: Path, made: Architecture, kind: TensorType, seed: int = 3) -> Pa
     infos, data = [], []
     for name, shape in shapes(made).items():
         values = (random.standard_normal(shape) * 0.05).astype(np.float32)
-        stored = kind if len(shape) > 1 else TensorType.F32
+        stored = kind if len(shape) > 1 and "conv1d" not in name else TensorType.F32
         infos.append((name, shape, int(stored)))
         data.append(_stored(values, stored))
     return _write(path, metadata, infos, data)

@@ -26,6 +26,9 @@ from tests.family_cases import CASES
 GOLDEN = Path(__file__).parent / "golden" / "families"
 
 BETTER: dict[str, dict[str, Any]] = {
+    # a name with phi3 in it makes llama.cpp look for tokens that not every vocabulary has, and end the process
+    "phi3": {"general.name": "Phi 3"},
+    "phi3-su": {"general.name": "Phi 3 Su"},
     # llama.cpp refuses to load a Qwen 1 without it
     "qwen1": {"qwen.attention.layer_norm_rms_epsilon": 1e-6},
     # the converter reads keys that only the older form of the checkpoint has: a context of 48, another epsilon
@@ -100,7 +103,11 @@ def assert_same(name: str, mine: dict[str, Any], theirs: dict[str, Any]) -> None
     assert mine["tensors"] == theirs["tensors"]
     assert list(mine["tensors"]) == list(theirs["tensors"])
     changes = BETTER.get(name, {})
-    better = {key: pytest.approx(value, rel=1e-6) for key, value in changes.items() if value is not None}
+    better = {
+        key: value if isinstance(value, str) else pytest.approx(value, rel=1e-6)
+        for key, value in changes.items()
+        if value is not None
+    }
     left = {key: value for key, value in theirs["metadata"].items() if changes.get(key, 0) is not None}
     assert mine["metadata"] == left | better
     assert [key for key in mine["metadata"] if key not in better] == [key for key in left if key not in better]

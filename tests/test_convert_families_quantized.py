@@ -26,9 +26,9 @@ TYPES = ("Q8_0", "Q4_K_M")
 NAMES = tuple(name for name, case in CASES.items() if case.dtype == "BF16" and name != "gpt-oss")
 """All but the one whose experts are quantized already, which llama.cpp's tool turns down."""
 
-PLAIN = {"falcon-h1": "F32"}
-"""The file that llama.cpp's tool is given, where it is not one in BF16: what is quantized here are products in single
-precision."""
+PLAIN = {"falcon-h1": "F32", "baichuan2-7b": "F32", "ling-lite-normed-output": "F32"}
+"""The file that llama.cpp's tool is given, where it is not one in BF16: what is quantized here are products, or a
+normalized output matrix, in single precision."""
 
 
 @pytest.fixture(autouse=True)
