@@ -33,6 +33,14 @@ CARDS = {name: os.environ.get(name) for name, _ in VISIBLE.values()}
 # card or not. tests/test_gpu.py sees the cards.
 os.environ.update({name: none[0] for name, none in VISIBLE.values()})
 
+@pytest.fixture
+def own_kernels() -> Iterator[None]:
+    """Meanwhile the engine computes with our kernels, where it has some."""
+    from tests.measured import kernels_in_use
+
+    with kernels_in_use("avx512", "avxvnni", "avx2"):
+        yield
+
 
 @pytest.fixture(scope="session")
 def demo_gguf(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:

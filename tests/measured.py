@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -134,16 +134,21 @@ def add_vocabulary(writer: gguf.GGUFWriter, more: int, swapped: bool) -> None:
 
 
 @contextmanager
-def stock_kernels() -> Iterator[None]:
-    """Meanwhile the engine multiplies by llama.cpp's kernels."""
+def kernels_in_use(*names: str) -> Iterator[None]:
+    """Meanwhile the engine multiplies by the first of these kernels that the processor runs, if it has any."""
     function = getattr(llama()._lib, "ggufrun_kernels", None)
     if function is None:
         yield
         return
     function.restype, function.argtypes = ctypes.c_char_p, [ctypes.c_char_p]
     before = function(None)
-    function(b"stock")
+    any(function(name.encode()) == name.encode() for name in names)
     try:
         yield
     finally:
         function(before)
+
+
+def stock_kernels() -> AbstractContextManager[None]:
+    """Meanwhile the engine multiplies by llama.cpp's kernels."""
+    return kernels_in_use("stock")

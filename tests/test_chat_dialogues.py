@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from tests import chat_oracle, dialogue_oracle
 from tests.conftest import Oracle
 from tests.dialogue_models import VOCABULARIES, small_model, with_vocabulary
 from tests.dialogue_oracle import DIALOGUES, QUESTIONS, SOME, dialogues
-from tests.measured import stock_kernels
 
 Hold = Callable[..., dict[str, Any]]
 
@@ -44,14 +43,6 @@ MOST = 9
 """Tokens of a reverse prompt and BOS."""
 
 OTHERS = ("llama-spm", "llama-bpe", "qwen2", "deepseek-llm", "phi-3", "baichuan", "gpt-2", "gemma-4")
-
-
-@pytest.fixture(autouse=True)
-def llama_cpps_digits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The texts are llama-completion's own, to the letter. Our kernels add in another order."""
-    monkeypatch.setenv("GGUFRUN_KERNELS", "stock")
-    with stock_kernels():
-        yield
 
 
 @pytest.fixture

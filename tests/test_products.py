@@ -22,17 +22,19 @@ KINDS = (
 
 VARIANTS = ("avx512", "avxvnni", "avx2")
 
-pytestmark = pytest.mark.skipif(kernels() in ("", "stock"), reason="the engine has no kernels of ours here")
-
-
 @cache
 def here() -> tuple[str, ...]:
     """The kernels that run on this processor."""
     _, cpu = products.libraries()
     before = kernels()
+    if not before:
+        return ()
     found = [name for name in VARIANTS if cpu.ggufrun_kernels(name.encode()) == name.encode()]
     cpu.ggufrun_kernels(before.encode())
     return tuple(found)
+
+
+pytestmark = pytest.mark.skipif(not here(), reason="the engine has no kernels of ours here")
 
 
 def number(kind: str) -> int:
@@ -269,6 +271,7 @@ def test_no_kernels_of_ours_where_there_are_none() -> None:
     random = np.random.default_rng(3)
     w = random.standard_normal((8, 64)).astype(np.float16)
     x = columns_of(3, 64)
-    ours = product(1, w.view(np.uint8), x)
+    with using(here()[0]):
+        ours = product(1, w.view(np.uint8), x)
     with using("stock"):
         assert same(product(1, w.view(np.uint8), x), ours)

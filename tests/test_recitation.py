@@ -21,6 +21,8 @@ sys.path.insert(0, str(ROOT / "models" / "training"))
 from corpus import Poem, load_poems, recite_requests
 
 POEMS = load_poems()
+pytestmark = pytest.mark.usefixtures("own_kernels")
+
 GREEDY = SamplingParams(temp=0.0)
 TEMPLATE = FormatOptions()
 ALPACA_2 = FormatOptions(style="alpaca-2")

@@ -11,7 +11,7 @@ import ctypes
 from ggufrun.native.library import llama
 
 STOCK = "stock"
-"""The name of llama.cpp's own; ``GGUFRUN_KERNELS=stock`` chooses them."""
+"""The name of llama.cpp's own, which compute unless ``GGUFRUN_KERNELS`` says otherwise."""
 
 
 def kernels() -> str:
