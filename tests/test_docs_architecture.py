@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ggufrun.convert.arch import families
+from tests.layouts.table import table
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "adding-an-architecture.md").read_text()
@@ -24,6 +25,12 @@ def test_named_files_and_options_exist() -> None:
         assert list(ROOT.glob(name.rstrip("/"))), name
     assert "InternLM2ForCausalLM" in families()
     assert '"--converter"' in (ROOT / "ggufrun" / "cli" / "commands" / "convert.py").read_text()
+
+
+def test_the_table_of_families_is_made_from_their_declarations() -> None:
+    """``python -m tests.layouts.table`` prints it."""
+    found = (ROOT / "docs" / "checkpoints.md").read_text("utf-8").partition("<!-- families -->\n")[2]
+    assert found.partition("\n\n")[0] + "\n" == table()
 
 
 def test_every_family_is_listed() -> None:

@@ -12,9 +12,10 @@ Written by people, and kept when the rest is recorded:
   predict further tokens. ``rename``: patterns and replacements that give the tensors their published names; an empty
   one leaves a tensor out. ``transposed``: a pattern of those whose last two dimensions were published the other way
   round. ``also``: tensors that the class does not have. ``also_saved``: transformers writes other names or shapes
-  today, which are kept as ``saved`` and must become the same GGUF.
-- ``converter_config``, ``hidden_from_converter``: what llama.cpp's converter needs to be told, and a pattern of tensors
-  that it must not see, to get through at all.
+  today, which are kept as ``saved`` and must become the same GGUF, or with ``saved_differs`` that of ``saved_gguf``.
+- ``converter_config``, ``hidden_from_converter``, ``shown_to_converter``: what llama.cpp's converter needs to be told,
+  a pattern of tensors that it must not see, and tensors that it sees in their place, to get through at all (some it
+  pads at once, which takes tens of gigabytes).
 - ``by_hand``: where ``tensors`` come from that transformers has no class for.
 
 Recorded: ``tensors``, lines in the form of ``patterns.py``; ``saved``; ``gguf``: what llama.cpp's converter makes of

@@ -11,6 +11,7 @@ import copy
 import importlib
 import re
 import runpy
+import shutil
 import sys
 import tempfile
 import traceback
@@ -173,6 +174,15 @@ def ready(script: str) -> None:
             model.set_vocab = lambda self: None
             model._create_vocab_sentencepiece = lambda self: ([b""] * self.hparams["vocab_size"], [], [])
     mend()
+    lazy = importlib.import_module("conversion.base").LazyTorchTensor
+    def moved(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        # what is only described would get memory of its own
+        return self if keywords == {"device": "cpu"} and not arguments else move(self, *arguments, **keywords)
+
+    def move(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        return self.__getattr__("to")(*arguments, **keywords)
+
+    lazy.to = moved
 
 
 def main(script: str, names: list[str]) -> None:
@@ -183,6 +193,7 @@ def main(script: str, names: list[str]) -> None:
             continue
         recipe = layout.load(path)
         recipe.pop("gguf", None)
+        recipe.pop("saved_gguf", None)
         if "by_hand" not in recipe:
             recipe.pop("saved", None)
             recipe |= published(recipe)
@@ -190,8 +201,13 @@ def main(script: str, names: list[str]) -> None:
             folder = layout.folder(Path(scratch), recipe)
             hidden = recipe.get("hidden_from_converter", "$^")
             tensors = [entry for entry in expand(recipe["tensors"]) if not re.search(hidden, entry[0])]
+            tensors += expand(recipe.get("shown_to_converter", ()))
             sparse.write(folder, recipe["config"] | recipe.get("converter_config", {}), tensors)
             recipe["gguf"] = answer(script, folder, layout.outtype(recipe))
+            if recipe.get("saved_differs"):
+                shutil.rmtree(folder)
+                sparse.write(folder, recipe["config"], expand(recipe["saved"]))
+                recipe["saved_gguf"] = answer(script, folder, layout.outtype(recipe))
         path.write_text(layout.text(recipe), "utf-8")
         n_values = layout.n_values(recipe)
         error = recipe["gguf"].get("error", "")

@@ -268,6 +268,7 @@ V3_FAMILY = replace(
         ),
     },
     title="DeepSeek-V3, R1, Kimi-K2, Moonlight",
+    left_out=("layers that predict further tokens",),
     defaults=V3,
     check=check_v3,
     layer=v3_layer,
@@ -298,12 +299,14 @@ FAMILIES = (
             "Kimi_K25ForConditionalGeneration": ("moonshotai/Kimi-K2.5",),
         },
         title="Kimi-K2.5",
+        left_out=("images",),
         kept_name=kimi_name,
     ),
     replace(
         V3_FAMILY,
         names={"KimiVLForConditionalGeneration": ("moonshotai/Kimi-VL-A3B-Instruct",)},
         title="Kimi-VL",
+        left_out=("images",),
         # transformers does not know it, so that nothing completes its file
         defaults={key: value for key, value in V3.items() if key != "head_dim"},
         rope_parameters=as_written,

@@ -152,6 +152,7 @@ FAMILIES = (
     Family(
         names={"Ernie4_5_MoeForCausalLM": ("baidu/ERNIE-4.5-21B-A3B-PT", "baidu/ERNIE-4.5-300B-A47B-PT")},
         title="ERNIE 4.5, mixtures",
+        left_out=("layers that predict further tokens",),
         arch=gguf.MODEL_ARCH.ERNIE4_5_MOE,
         vocab=llama_vocabulary,
         defaults=MOE,

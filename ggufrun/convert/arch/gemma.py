@@ -208,6 +208,7 @@ FAMILIES = (
             ),
         },
         title="Gemma 3",
+        left_out=("images",),
         arch=gguf.MODEL_ARCH.GEMMA3,
         vocab=gemma2_vocabulary,
         defaults=GEMMA3,

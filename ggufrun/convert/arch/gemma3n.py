@@ -183,9 +183,10 @@ FAMILIES = (
     Family(
         names={
             "Gemma3nForCausalLM": ("google/gemma-3n-E2B-it",),
-            "Gemma3nForConditionalGeneration": ("google/gemma-3n-E4B-it",),
+            "Gemma3nForConditionalGeneration": ("google/gemma-3n-E2B-it", "google/gemma-3n-E4B-it"),
         },
         title="Gemma 3n",
+        left_out=("images", "sound"),
         arch=gguf.MODEL_ARCH.GEMMA3N,
         vocab=gemma2_vocabulary,
         defaults=DEFAULTS,

@@ -244,9 +244,15 @@ FAMILIES = (
     Family(
         names={
             "Gemma4ForCausalLM": ("google/gemma-4-31B-it",),
-            "Gemma4ForConditionalGeneration": ("google/gemma-4-26B-A4B-it", "google/gemma-4-31B-it"),
+            "Gemma4ForConditionalGeneration": (
+                "google/gemma-4-26B-A4B-it",
+                "google/gemma-4-31B-it",
+                "google/gemma-4-E2B-it",
+                "google/gemma-4-E4B-it",
+            ),
         },
         title="Gemma 4",
+        left_out=("images", "sound"),
         arch=gguf.MODEL_ARCH.GEMMA4,
         vocab=gemma4_vocabulary,
         defaults=DEFAULTS,

@@ -187,6 +187,7 @@ FAMILIES = (
         DENSE_FAMILY,
         names={"HunYuanVLForConditionalGeneration": ("tencent/HunyuanOCR",)},
         title="HunyuanOCR",
+        left_out=("images",),
         arch=gguf.MODEL_ARCH.HUNYUAN_VL,
         rope_parameters=vl_positions,
         scalings=("xdrope",),

@@ -121,6 +121,7 @@ FAMILIES = (
             "Llama4ForCausalLM": ("meta-llama/Llama-4-Scout-17B-16E-Instruct",),
         },
         title="Llama 4",
+        left_out=("images",),
         arch=gguf.MODEL_ARCH.LLAMA4,
         vocab=bpe_vocabulary,
         defaults=DEFAULTS,

@@ -59,6 +59,7 @@ FAMILIES = (
             "Ministral3ForCausalLM": ("mistralai/Ministral-3-8B-Base-2512",),
         },
         title="Mistral Small 3.1, Ministral 3",
+        left_out=("images",),
         arch=gguf.MODEL_ARCH.MISTRAL3,
         defaults=llama.MISTRAL,
         scalings=SCALED,

@@ -324,6 +324,7 @@ def columns35(config: Config, name: str) -> Order | None:
 QWEN35_FAMILY = Family(
     names={"Qwen3_5ForConditionalGeneration": ("Qwen/Qwen3.5-27B",), "Qwen3_5ForCausalLM": ("Qwen/Qwen3.5-27B",)},
     title="Qwen 3.5",
+    left_out=("images",),
     arch=gguf.MODEL_ARCH.QWEN35,
     vocab=bpe_vocabulary,
     defaults=QWEN35,
@@ -363,6 +364,7 @@ FAMILIES = (
             "Qwen3_5MoeForCausalLM": ("Qwen/Qwen3.5-35B-A3B",),
         },
         title="Qwen 3.5, mixtures",
+        left_out=("images",),
         arch=gguf.MODEL_ARCH.QWEN35MOE,
         defaults=QWEN35_MOE,
         sizes=moe_sizes,
