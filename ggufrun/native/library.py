@@ -181,8 +181,10 @@ def ggml() -> ctypes.CDLL:
 
 
 def forget_log() -> None:
-    """Start a fresh log: what comes after belongs to the next call."""
+    """Start a fresh log: what comes after belongs to the next call, and is kept here whoever listened meanwhile."""
     _log.lines.clear()
+    if llama.cache_info().currsize:
+        llama().llama_log_set(_callback, None)
 
 
 def reason(default: str) -> str:
