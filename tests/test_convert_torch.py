@@ -117,7 +117,7 @@ def test_an_adapter_of_its_own_from_the_shell(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (("base", "--lora", "nowhere"), 1, "no such adapter folder"),
+        (("base", "--lora", "nowhere"), 1, "no such file or folder: nowhere"),
         (("base", "--lora", "adapter=much"), 2, "DIR=0.5"),
         (("base", "--lora-out", "a.gguf"), 2, "give one --lora"),
         (("base", "--lora", "adapter", "--lora-out", "a.gguf", "-t", "q4_k_m"), 2, "F32, F16, BF16"),
