@@ -85,7 +85,7 @@ def test_what_is_refused(tmp_path: Path, weightless: Path) -> None:
     bad.write_text("a\n{% if x %}")
     fails(ggufrun("convert", weightless, "--vocab-only", "--chat-template", bad), "bad.jinja: .* in line 2")
     bad.write_bytes(b"\xff\xfe")
-    fails(ggufrun("convert", DEMO, "--dry-run", "--chat-template", bad), "no UTF-8 text")
+    fails(ggufrun("convert", DEMO, "--dry-run", "--chat-template", bad), "not UTF-8 text")
     fails(ggufrun("convert", DEMO, "--dry-run", "--chat-template", tmp_path / "none"), "no such file")
     fails(ggufrun("convert", DEMO, "--vocab-only", "-t", "q8_0"), "--vocab-only goes without -t", status=2)
     fails(ggufrun("convert", weightless, "-o", tmp_path / "x.gguf"), "holds no model")
