@@ -190,7 +190,7 @@ def write(path: Path, made: Architecture, kind: TensorType, seed: int = 3) -> Pa
     infos, data = [], []
     for name, shape in shapes(made).items():
         values = (random.standard_normal(shape) * 0.05).astype(np.float32)
-        stored = kind if len(shape) > 1 and "conv1d" not in name else TensorType.F32
+        stored = TensorType.F32 if len(shape) == 1 or "conv1d" in name or name.endswith("ssm_a") else kind
         infos.append((name, shape, int(stored)))
         data.append(_stored(values, stored))
     return _write(path, metadata, infos, data)
