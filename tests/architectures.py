@@ -15,9 +15,9 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from ggufrun.checkpoint.gguffile import Header, Kind, Value, encode, layout, serialize
-from ggufrun.checkpoint.ggufheader import read_header
-from ggufrun.checkpoint.tensortypes import TensorType
+from ggufrun.checkpoint.gguf.file import Header, Kind, Value, encode, layout, serialize
+from ggufrun.checkpoint.gguf.header import read_header
+from ggufrun.checkpoint.gguf.tensor_types import TensorType
 
 ROWS = 8
 """Rows of every matrix."""

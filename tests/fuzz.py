@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from ggufrun.checkpoint.adapter import AdapterRequest
-from ggufrun.checkpoint.ggufsource import GGUFSource
+from ggufrun.checkpoint.adapters.adapter import AdapterRequest
+from ggufrun.checkpoint.gguf.source import GGUFSource
 from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.tensor import STORAGE
 from ggufrun.convert import pipeline

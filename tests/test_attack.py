@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.checkpoint.ggufchecks import check_model
-from ggufrun.checkpoint.gguffile import Header, Kind, TensorInfo, Value, encode
-from ggufrun.checkpoint.tensortypes import TensorType
+from ggufrun.checkpoint.gguf.checks import check_model
+from ggufrun.checkpoint.gguf.file import Header, Kind, TensorInfo, Value, encode
+from ggufrun.checkpoint.gguf.tensor_types import TensorType
 from tests.attack.found import FOUND
 
 GOLDEN = Path(__file__).parent / "golden" / "families"

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ggufrun.checkpoint.adapter import AdapterRequest
-from ggufrun.checkpoint.modelnames import APART, BaseNames, canonical
+from ggufrun.checkpoint.adapters.adapter import AdapterRequest
+from ggufrun.checkpoint.adapters.model_names import APART, BaseNames, canonical
 from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.quantized import as_float32
 from ggufrun.errors import FormatError, UnsupportedError
 from tests.conftest import Oracle
 from tests.safetensors_files import load_floats
-from tests.test_checkpoint_lora import Arrays, assert_merged, values
+from tests.test_checkpoint_adapters_merge import Arrays, assert_merged, values
 
 GOLDEN = Path(__file__).parent / "golden" / "peft-experts"
 CASES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())

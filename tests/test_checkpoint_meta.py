@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ggufrun.checkpoint.ggufheader import read_header
+from ggufrun.checkpoint.gguf.header import read_header
 from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.convert import pipeline
 from ggufrun.convert.plan import Wishes, plan_convert

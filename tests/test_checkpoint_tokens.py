@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ggufrun.checkpoint.adapter import AdapterRequest
+from ggufrun.checkpoint.adapters.adapter import AdapterRequest
 from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.convert.config import read_config
 from ggufrun.errors import FormatError, UsageError
 from tests.conftest import Oracle
-from tests.test_checkpoint_lora import Arrays, assert_merged, values
+from tests.test_checkpoint_adapters_merge import Arrays, assert_merged, values
 
 GOLDEN = Path(__file__).parent / "golden" / "peft-tokens"
 CASES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())

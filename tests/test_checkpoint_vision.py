@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ggufrun.checkpoint.adapter import AdapterRequest
-from ggufrun.checkpoint.lora import MergedSource
+from ggufrun.checkpoint.adapters.adapter import AdapterRequest
+from ggufrun.checkpoint.adapters.merge import MergedSource
 from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.convert import pipeline
 from ggufrun.convert.adapter import plan_adapter
@@ -23,7 +23,7 @@ from ggufrun.convert.plan import plan_convert
 from ggufrun.quantize.types import FILE_TYPES
 from tests.conftest import Oracle
 from tests.families import replace_vocabulary, some_vocabulary
-from tests.test_checkpoint_lora import assert_merged, values
+from tests.test_checkpoint_adapters_merge import assert_merged, values
 
 GOLDEN = Path(__file__).parent / "golden" / "peft-vision"
 CASES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())

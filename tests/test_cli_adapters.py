@@ -12,7 +12,7 @@ import pytest
 
 from tests.checkpoints import DEMO
 from tests.hubserver import Repo, running
-from tests.test_checkpoint_lora import low_rank, write_adapter
+from tests.test_checkpoint_adapters_merge import low_rank, write_adapter
 from tests.test_cli_hub import Shell
 
 

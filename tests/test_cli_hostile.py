@@ -17,8 +17,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ggufrun.checkpoint.gguffile import Header, Kind, encode, serialize
-from ggufrun.checkpoint.ggufheader import read_header
+from ggufrun.checkpoint.gguf.file import Header, Kind, encode, serialize
+from ggufrun.checkpoint.gguf.header import read_header
 from ggufrun.cli.flags import measuring, settings
 from ggufrun.convert.writer import check_targets
 from ggufrun.errors import GgufrunError, TargetError

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.checkpoint.gguffile import Header, Kind, encode, serialize
-from ggufrun.checkpoint.ggufheader import read_header
+from ggufrun.checkpoint.gguf.file import Header, Kind, encode, serialize
+from ggufrun.checkpoint.gguf.header import read_header
 from ggufrun.cli.commands.inspect import engine_plan
 from ggufrun.convert import pipeline, plan
 from ggufrun.convert.describe import describe

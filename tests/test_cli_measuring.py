@@ -17,8 +17,8 @@ import gguf
 import numpy as np
 import pytest
 
-from ggufrun.checkpoint.gguffile import Kind, encode
-from ggufrun.checkpoint.ggufheader import read_header
+from ggufrun.checkpoint.gguf.file import Kind, encode
+from ggufrun.checkpoint.gguf.header import read_header
 from ggufrun.cli.commands import imatrix
 from ggufrun.convert.annotate import annotate
 from ggufrun.convert.imatrix import load_imatrix, save_imatrix
@@ -406,6 +406,6 @@ def test_a_second_receipt_takes_the_place_of_the_first(measured: Callable[[str],
 
 
 def gguf_text(text: str) -> Any:
-    from ggufrun.checkpoint.gguffile import Kind, encode
+    from ggufrun.checkpoint.gguf.file import Kind, encode
 
     return encode(text, Kind.STRING)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.checkpoint.gguffile import Header, Kind, encode, serialize
-from ggufrun.checkpoint.ggufheader import read_header
+from ggufrun.checkpoint.gguf.file import Header, Kind, encode, serialize
+from ggufrun.checkpoint.gguf.header import read_header
 from ggufrun.cli.terminal.console import shown
 from ggufrun.cli.terminal.errors import one_line
 from tests.terminal import Screen

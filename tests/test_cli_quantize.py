@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ggufrun.checkpoint.ggufheader import read_header
+from ggufrun.checkpoint.gguf.header import read_header
 from ggufrun.cli.flags.common import TypeFlags, WriteFlags
 from ggufrun.cli.jobs.several_inputs import sort_arguments
 from ggufrun.convert.annotate import annotate

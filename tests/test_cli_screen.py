@@ -18,7 +18,7 @@ if sys.platform == "win32":
 
 import termios
 
-from ggufrun.checkpoint.gguffile import Header, Kind, encode, serialize
+from ggufrun.checkpoint.gguf.file import Header, Kind, encode, serialize
 from ggufrun.convert import pipeline
 from ggufrun.convert.plan import plan_vocabulary
 from tests.checkpoints import DEMO

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from ggufrun.checkpoint.adapter import AdapterRequest
+from ggufrun.checkpoint.adapters.adapter import AdapterRequest
 from ggufrun.convert import pipeline
 from ggufrun.convert.adapter import plan_adapter
 from ggufrun.convert.plan import Plan, plan_convert
@@ -29,7 +29,7 @@ from tests.checkpoints import llama_config, llama_tensors
 from tests.conftest import Oracle
 from tests.families import replace_vocabulary, some_vocabulary, write
 from tests.family_cases import CASES
-from tests.test_checkpoint_lora import Arrays, low_rank, write_adapter
+from tests.test_checkpoint_adapters_merge import Arrays, low_rank, write_adapter
 from tests.test_checkpoint_meta import write_meta
 
 GOLDEN = Path(__file__).parent / "golden" / "adapter.json"

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ggufrun.checkpoint.adapter import AdapterRequest
+from ggufrun.checkpoint.adapters.adapter import AdapterRequest
 from ggufrun.convert import pipeline
 from ggufrun.convert.adapter import plan_adapter
 from ggufrun.convert.plan import plan_convert
@@ -26,7 +26,7 @@ from ggufrun.errors import UnsupportedError
 from ggufrun.quantize.types import FILE_TYPES
 from tests.families import VOCABULARY, replace_vocabulary, some_vocabulary, write
 from tests.family_cases import CASES
-from tests.test_checkpoint_lora import Arrays, write_adapter
+from tests.test_checkpoint_adapters_merge import Arrays, write_adapter
 
 IDS = [1, 5, 17, 200, 33, 90]
 RANK = 3

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggufrun.checkpoint.ggufadapter import is_ignored
+from ggufrun.checkpoint.gguf.adapter import is_ignored
 from ggufrun.convert import adapter as adapters
 from ggufrun.convert import arch, pipeline
 from ggufrun.convert.arch.shared.text import is_text
@@ -23,7 +23,7 @@ from ggufrun.errors import UnsupportedError
 from ggufrun.quantize.types import FILE_TYPES
 from tests.families import replace_vocabulary, some_vocabulary, write
 from tests.family_cases import CASES
-from tests.test_checkpoint_lora import Arrays, write_adapter
+from tests.test_checkpoint_adapters_merge import Arrays, write_adapter
 from tests.test_convert_adapter_experts import RANK, logits, random
 
 SOME = (

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggufrun.checkpoint.adapter import AdapterRequest
-from ggufrun.checkpoint.gguffile import Kind, encode
+from ggufrun.checkpoint.adapters.adapter import AdapterRequest
+from ggufrun.checkpoint.gguf.file import Kind, encode
 from ggufrun.convert import pipeline
 from ggufrun.convert.annotate import annotate
 from ggufrun.convert.plan import Plan, plan_convert, plan_quantize

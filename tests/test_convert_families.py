@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ggufrun.checkpoint.ggufheader import read_header
+from ggufrun.checkpoint.gguf.header import read_header
 from ggufrun.convert import arch, pipeline, plan
 from ggufrun.quantize.types import FILE_TYPES
 from tests.conftest import Oracle

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.checkpoint.ggufheader import read_header
+from ggufrun.checkpoint.gguf.header import read_header
 from ggufrun.convert import pipeline, plan
 from ggufrun.quantize.types import FILE_TYPES, FileType
 from tests.conftest import Oracle

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ggufrun.checkpoint.ggufheader import read_header
+from ggufrun.checkpoint.gguf.header import read_header
 from ggufrun.convert import pipeline
 from ggufrun.convert.plan import Plan, plan_convert, plan_quantize
 from ggufrun.errors import FormatError, GgufrunError, NotFoundError, TargetError, UnsupportedError
@@ -210,7 +210,7 @@ def test_a_disk_that_fills_while_it_is_written(
 
 
 def test_a_vocabulary_alone_cannot_be_quantized(tmp_path: Path, demo_gguf: Callable[[str], Path]) -> None:
-    from ggufrun.checkpoint.gguffile import Header, serialize
+    from ggufrun.checkpoint.gguf.file import Header, serialize
 
     header = read_header(demo_gguf("f16"))
     (tmp_path / "vocab.gguf").write_bytes(serialize(Header(header.metadata, ())))
@@ -219,8 +219,8 @@ def test_a_vocabulary_alone_cannot_be_quantized(tmp_path: Path, demo_gguf: Calla
 
 
 def test_an_architecture_llama_cpp_does_not_know(tmp_path: Path, demo_gguf: Callable[[str], Path]) -> None:
-    from ggufrun.checkpoint.gguffile import Header, Kind, serialize
-    from ggufrun.checkpoint.gguffile import encode as encode_value
+    from ggufrun.checkpoint.gguf.file import Header, Kind, serialize
+    from ggufrun.checkpoint.gguf.file import encode as encode_value
 
     path = demo_gguf("f16")
     header = read_header(path)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ggufrun.checkpoint.ggufheader import read_header
+from ggufrun.checkpoint.gguf.header import read_header
 from ggufrun.convert import pipeline
 from ggufrun.convert.plan import plan_convert, plan_quantize
 from ggufrun.errors import UsageError
@@ -144,7 +144,7 @@ def test_other_precisions(tmp_path: Path, dtype: str) -> None:
 
 def test_values_survive_the_way(checkpoint: Path, gguf_bf16: Path) -> None:
     """Against the safetensors file itself: rows of wq and wk are permuted within a head, the rest is as it was."""
-    from ggufrun.checkpoint.ggufsource import GGUFSource
+    from ggufrun.checkpoint.gguf.source import GGUFSource
     from ggufrun.checkpoint.open import open_checkpoint
 
     before, after = open_checkpoint(checkpoint), GGUFSource(gguf_bf16)

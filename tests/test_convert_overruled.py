@@ -9,9 +9,9 @@ import gguf
 import pytest
 from typer.testing import CliRunner
 
-from ggufrun.checkpoint import gguffile
-from ggufrun.checkpoint.gguffile import Kind
-from ggufrun.checkpoint.ggufheader import read_header
+from ggufrun.checkpoint.gguf import file
+from ggufrun.checkpoint.gguf.file import Kind
+from ggufrun.checkpoint.gguf.header import read_header
 from ggufrun.cli.app import app
 from ggufrun.convert.metadata import rename_if_misread
 from ggufrun.convert.vocab import readers
@@ -70,11 +70,11 @@ def test_the_advice_fits_the_cause(tmp_path: Path) -> None:
     metadata, original = read(write_folder(tmp_path / "m", {}, files))
     kinds = text_of(metadata, "tokenizer.ggml.token_type")
     wrong = [1 if number >= SIZE else kind for number, kind in enumerate(kinds)]
-    broken = metadata | {"tokenizer.ggml.token_type": gguffile.encode(wrong, Kind.ARRAY, Kind.INT32)}
+    broken = metadata | {"tokenizer.ggml.token_type": file.encode(wrong, Kind.ARRAY, Kind.INT32)}
     with pytest.raises(UnsupportedError, match="cuts") as caught:
         prove(broken, original)
     assert "--pretokenizer" not in caught.value.todo and "token '[INST]'" in caught.value.todo
-    wrong_words = metadata | {"tokenizer.ggml.pre": gguffile.encode("starcoder", Kind.STRING)}
+    wrong_words = metadata | {"tokenizer.ggml.pre": file.encode("starcoder", Kind.STRING)}
     with pytest.raises(UnsupportedError, match="cuts") as caught:
         prove(wrong_words, original)
     assert "--pretokenizer" in caught.value.todo

@@ -12,8 +12,8 @@ import gguf
 import pytest
 from sentencepiece import SentencePieceProcessor
 
-from ggufrun.checkpoint import gguffile
-from ggufrun.checkpoint.gguffile import Kind, Value
+from ggufrun.checkpoint.gguf import file
+from ggufrun.checkpoint.gguf.file import Kind, Value
 from ggufrun.convert.config import Config
 from ggufrun.convert.vocab import gemma4, readers
 from ggufrun.convert.vocab.probe import probe
@@ -43,7 +43,7 @@ def read(
     """The metadata and the original tokenizer of a folder."""
     writer = gguf.GGUFWriter(None, "llama")
     original = function(folder, Config(folder / "config.json", config), writer, name)
-    return {key: gguffile.encode(v.value, v.type, v.sub_type) for key, v in writer.kv_data[0].items()}, original
+    return {key: file.encode(v.value, v.type, v.sub_type) for key, v in writer.kv_data[0].items()}, original
 
 
 def proof_of(folder: Path, *arguments: Any, **config: Any) -> Proof:
@@ -51,7 +51,7 @@ def proof_of(folder: Path, *arguments: Any, **config: Any) -> Proof:
 
 
 def text_of(metadata: dict[str, Value], key: str) -> Any:
-    return gguffile.Header(metadata, ()).get(key)
+    return file.Header(metadata, ()).get(key)
 
 
 def test_the_probe_is_some_thousand_strings_of_every_sort() -> None:
@@ -104,7 +104,7 @@ def swap(key: str, left: int, right: int) -> Change:
         found = text_of(metadata, key)
         found[left], found[right] = found[right], found[left]
         kind = Kind.STRING if isinstance(found[0], str) else Kind.FLOAT32
-        metadata[key] = gguffile.encode(found, Kind.ARRAY, kind)
+        metadata[key] = file.encode(found, Kind.ARRAY, kind)
 
     return change
 
@@ -115,9 +115,9 @@ def swap(key: str, left: int, right: int) -> Change:
         swap(TOKENS, SIZE - 20, SIZE - 21),
         swap("tokenizer.ggml.merges", 0, len(MERGES) - 1),
         swap(TOKENS, SIZE, SIZE + 1),
-        lambda metadata: metadata.update({"tokenizer.ggml.pre": gguffile.encode("starcoder", Kind.STRING)}),
+        lambda metadata: metadata.update({"tokenizer.ggml.pre": file.encode("starcoder", Kind.STRING)}),
         lambda metadata: metadata.update(
-            {"tokenizer.ggml.token_type": gguffile.encode([1] * (SIZE + 2), Kind.ARRAY, Kind.INT32)}
+            {"tokenizer.ggml.token_type": file.encode([1] * (SIZE + 2), Kind.ARRAY, Kind.INT32)}
         ),
     ],
     ids=["two tokens", "two merges", "two special tokens", "splitting", "no special tokens"],
@@ -140,7 +140,7 @@ def test_mistakes_in_scores_are_found() -> None:
 
 def test_what_cannot_be_loaded(tmp_path: Path) -> None:
     metadata, original = read(DEMO, vocab_size=2048)
-    metadata["tokenizer.ggml.model"] = gguffile.encode("gpt2", Kind.STRING)
+    metadata["tokenizer.ggml.model"] = file.encode("gpt2", Kind.STRING)
     with pytest.raises(EngineError, match="merges"):
         prove(metadata, original)
 

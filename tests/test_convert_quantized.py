@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ggufrun.checkpoint.adapter import AdapterRequest
+from ggufrun.checkpoint.adapters.adapter import AdapterRequest
 from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.quantized.blocks import widened
 from ggufrun.convert import pipeline

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.checkpoint.ggufheader import read_header
-from ggufrun.checkpoint.ggufsource import GGUFSource
+from ggufrun.checkpoint.gguf.header import read_header
+from ggufrun.checkpoint.gguf.source import GGUFSource
 from ggufrun.convert import pipeline
 from ggufrun.convert.plan import plan_convert, plan_quantize, split_plan
 from ggufrun.errors import FormatError, NotFoundError, UsageError

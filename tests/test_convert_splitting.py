@@ -9,8 +9,8 @@ from typing import Any
 import gguf
 import pytest
 
-from ggufrun.checkpoint import gguffile
-from ggufrun.checkpoint.gguffile import Kind
+from ggufrun.checkpoint.gguf import file
+from ggufrun.checkpoint.gguf.file import Kind
 from ggufrun.convert.config import Config
 from ggufrun.convert.vocab import pretokenizers, proof, readers
 from ggufrun.convert.vocab.splitting import Splitting, check_name, pretokenizer_name, splitting_of
@@ -121,9 +121,9 @@ def test_llama_cpp_knows_every_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder = write_folder(tmp_path / "m", {}, {"tokenizer.json": tokenizer_json(PUBLISHED["gpt-2"])})
     writer = gguf.GGUFWriter(None, "llama")
     original = readers.add_vocabulary(folder, Config(folder / "config.json", {}), writer)
-    keys = {key: gguffile.encode(v.value, v.type, v.sub_type) for key, v in writer.kv_data[0].items()}
+    keys = {key: file.encode(v.value, v.type, v.sub_type) for key, v in writer.kv_data[0].items()}
     for name in pretokenizers.NAMES:
-        keys["tokenizer.ggml.pre"] = gguffile.encode(name, Kind.STRING)
+        keys["tokenizer.ggml.pre"] = file.encode(name, Kind.STRING)
         try:
             proof.prove(keys, original)
         except UnsupportedError as error:

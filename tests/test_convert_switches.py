@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ggufrun.checkpoint.gguffile import Header
+from ggufrun.checkpoint.gguf.file import Header
 from ggufrun.convert import arch
 from ggufrun.convert.arch.shared.switches import in_force
 from ggufrun.convert.config import Config

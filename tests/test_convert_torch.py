@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ggufrun.checkpoint.ggufheader import read_header
+from ggufrun.checkpoint.gguf.header import read_header
 from ggufrun.convert import pipeline
 from ggufrun.convert.plan import plan_convert
 from ggufrun.quantize.types import FILE_TYPES
 from tests.checkpoints import DEMO, encode, llama_config, llama_tensors, write_llama
 from tests.conftest import Oracle
-from tests.test_checkpoint_lora import QUERY, low_rank, whole, write_adapter
+from tests.test_checkpoint_adapters_merge import QUERY, low_rank, whole, write_adapter
 from tests.torch_writer import torch_legacy, torch_zip
 
 GOLDEN = Path(__file__).parent / "golden" / "torch.json"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ggufrun.checkpoint.ggufheader import read_header
+from ggufrun.checkpoint.gguf.header import read_header
 from ggufrun.cli.app import app
 from ggufrun.cli.flags.common import WriteFlags
 from ggufrun.cli.jobs import upstream as command

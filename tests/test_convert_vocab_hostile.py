@@ -18,7 +18,7 @@ import gguf
 import pytest
 from sentencepiece import SentencePieceTrainer
 
-from ggufrun.checkpoint import gguffile
+from ggufrun.checkpoint.gguf import file as gguffile
 from ggufrun.convert.config import Config
 from ggufrun.convert.vocab import readers
 from ggufrun.convert.vocab.proof import prove

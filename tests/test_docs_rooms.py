@@ -11,7 +11,7 @@ from tests.test_imports import ROOMS
 PACKAGE = ROOT / "ggufrun"
 PAGE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-LARGEST = 30
+LARGEST = 25
 """Modules in a folder whose listing still fits a screen."""
 
 

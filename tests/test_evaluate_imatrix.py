@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ggufrun.checkpoint.ggufheader import read_header
+from ggufrun.checkpoint.gguf.header import read_header
 from ggufrun.convert.imatrix import load_imatrix, save_imatrix
 from ggufrun.engine.chunks import ChunkParams
 from ggufrun.engine.model import Model, ModelParams

@@ -66,8 +66,8 @@ def test_other_crashes(number: signal.Signals) -> None:
 
 def test_a_broken_invariant_is_an_error(tmp_path: Path, demo_gguf: Callable[[str], Path]) -> None:
     """llama.cpp asserts that there are no more layers than it has room for; checks of ours are left out here."""
-    from ggufrun.checkpoint.gguffile import Header, Kind, encode, serialize
-    from ggufrun.checkpoint.ggufheader import read_header
+    from ggufrun.checkpoint.gguf.file import Header, Kind, encode, serialize
+    from ggufrun.checkpoint.gguf.header import read_header
     from ggufrun.engine.model import Model, ModelParams
     from ggufrun.errors import EngineError
 

@@ -16,7 +16,7 @@ from ggufrun.native import deep_stack
 from ggufrun.native.deep_stack import stack_for, with_stack
 from tests.attack.models import Model as Changed
 from tests.attack.models import with_vocabulary
-from tests.test_checkpoint_ggufvocab import header
+from tests.test_checkpoint_gguf_vocab import header
 
 
 @pytest.fixture(scope="module")

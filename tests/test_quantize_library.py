@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from ggufrun.checkpoint.ggufheader import read_header
-from ggufrun.checkpoint.tensortypes import BLOCKS, TensorType
+from ggufrun.checkpoint.gguf.header import read_header
+from ggufrun.checkpoint.gguf.tensor_types import BLOCKS, TensorType
 from ggufrun.convert import pipeline
 from ggufrun.convert.imatrix import load_imatrix
 from ggufrun.convert.plan import plan_quantize, split_plan

@@ -11,8 +11,8 @@ import gguf
 import numpy as np
 import pytest
 
-from ggufrun.checkpoint.gguffile import Header, Kind, encode, layout, serialize
-from ggufrun.checkpoint.ggufheader import read_header
+from ggufrun.checkpoint.gguf.file import Header, Kind, encode, layout, serialize
+from ggufrun.checkpoint.gguf.header import read_header
 from ggufrun.convert import pipeline
 from ggufrun.convert.imatrix import load_imatrix
 from ggufrun.convert.plan import plan_quantize

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from ggufrun import hub
 from ggufrun.api.options import path_of
-from ggufrun.checkpoint.adapter import AdapterRequest
+from ggufrun.checkpoint.adapters.adapter import AdapterRequest
 from ggufrun.convert.describe import Description, describe
 from ggufrun.convert.imatrix import load_imatrix
 from ggufrun.convert.plan import Wishes, plan_quantize, split_plan

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ggufrun.checkpoint import lora, meta, quantized
-from ggufrun.checkpoint.adapter import AdapterRequest
+from ggufrun.checkpoint import meta, quantized
+from ggufrun.checkpoint.adapters import merge
+from ggufrun.checkpoint.adapters.adapter import AdapterRequest
 from ggufrun.checkpoint.folder import open_folder
 from ggufrun.checkpoint.safetensors import OTHER_SAFETENSORS, SAFETENSORS
 from ggufrun.checkpoint.tensor import Checkpoint
@@ -16,7 +17,7 @@ from ggufrun.errors import NotFoundError, UnsupportedError
 
 
 def open_checkpoint(
-    path: Path, adapters: Sequence[AdapterRequest] = (), is_text: lora.IsText = lambda name: True
+    path: Path, adapters: Sequence[AdapterRequest] = (), is_text: merge.IsText = lambda name: True
 ) -> Checkpoint:
     """Open a checkpoint folder, with ``adapters`` merged into it in their order.
 
@@ -39,7 +40,7 @@ def open_checkpoint(
             "name the folder that holds config.json and the weights",
         )
     try:
-        return lora.merged(quantized.dequantized(unwrapped(source)), adapters, is_text)
+        return merge.merged(quantized.dequantized(unwrapped(source)), adapters, is_text)
     except BaseException:
         source.close()
         raise

@@ -19,10 +19,10 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from ggufrun.checkpoint import gguffile
-from ggufrun.checkpoint.adapter import Adapter, AdapterRequest, Delta, open_adapter
-from ggufrun.checkpoint.ggufadapter import is_ignored
-from ggufrun.checkpoint.lora import plain_scale
+from ggufrun.checkpoint.adapters.adapter import Adapter, AdapterRequest, Delta, open_adapter
+from ggufrun.checkpoint.adapters.merge import plain_scale
+from ggufrun.checkpoint.gguf import file
+from ggufrun.checkpoint.gguf.adapter import is_ignored
 from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.quantized import as_float32
 from ggufrun.checkpoint.tensor import Rows, Tensor
@@ -69,7 +69,7 @@ def plan_adapter(
         metadata.add_general(request.path, writer, tensors.values(), name, gguf.GGUFType.ADAPTER)
         writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, adapter.settings.alpha)
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        values = {key: gguffile.encode(v.value, v.type, v.sub_type) for key, v in writer.kv_data[0].items()}
+        values = {key: file.encode(v.value, v.type, v.sub_type) for key, v in writer.kv_data[0].items()}
         kinds = [
             (key, ggml.F32 if len(tensor.shape) == 1 else TYPES[file_type.name]) for key, tensor in tensors.items()
         ]

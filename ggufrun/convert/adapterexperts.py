@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ggufrun.checkpoint.adapter import Adapter, Delta
-from ggufrun.checkpoint.adapterconfig import ends_with_any
-from ggufrun.checkpoint.lora import plain_scale
-from ggufrun.checkpoint.matrices import Matrices, read_floats
-from ggufrun.checkpoint.modelnames import APART, HALVES, canonical
-from ggufrun.checkpoint.parameters import TRANSPOSED_MODELS, Factors
+from ggufrun.checkpoint.adapters.adapter import Adapter, Delta
+from ggufrun.checkpoint.adapters.config import ends_with_any
+from ggufrun.checkpoint.adapters.matrices import Matrices, read_floats
+from ggufrun.checkpoint.adapters.merge import plain_scale
+from ggufrun.checkpoint.adapters.model_names import APART, HALVES, canonical
+from ggufrun.checkpoint.adapters.parameters import TRANSPOSED_MODELS, Factors
 from ggufrun.checkpoint.quantized import Floats
 from ggufrun.checkpoint.tensor import Rows, Tensor
 from ggufrun.convert.arch.shared.layout import Expected

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ggufrun.checkpoint import gguffile
-from ggufrun.checkpoint.gguffile import Value
-from ggufrun.checkpoint.ggufheader import read_header
+from ggufrun.checkpoint.gguf import file
+from ggufrun.checkpoint.gguf.file import Value
+from ggufrun.checkpoint.gguf.header import read_header
 from ggufrun.convert.writer import TargetFile, check_targets
 from ggufrun.regularfile import open_regular, recorded
 
@@ -27,7 +27,7 @@ def annotate(path: Path, prefix: str, values: Mapping[str, Value]) -> None:
     with recorded() as read:
         header = read_header(path)
         kept = {key: value for key, value in header.metadata.items() if not key.startswith(prefix)}
-        head = gguffile.serialize(replace(header, metadata=kept | dict(values)))
+        head = file.serialize(replace(header, metadata=kept | dict(values)))
         size = len(head) + header.file_size - header.data_start
         check_targets([(path, size)], force=True)
         target = TargetFile(path, size, force=True)

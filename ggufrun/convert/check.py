@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from ggufrun.checkpoint.ggufchecks import NO_MODELS, check_model, kind_of
-from ggufrun.checkpoint.gguffile import Header
-from ggufrun.checkpoint.ggufheader import read_header
+from ggufrun.checkpoint.gguf.checks import NO_MODELS, check_model, kind_of
+from ggufrun.checkpoint.gguf.file import Header
+from ggufrun.checkpoint.gguf.header import read_header
 from ggufrun.checkpoint.jsonfile import read_weight_map
 from ggufrun.checkpoint.randomaccess import RandomAccessFile
 from ggufrun.checkpoint.safetensors import parse_header

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ggufrun.checkpoint.gguffile import Header
-from ggufrun.checkpoint.ggufsource import GGUFSource
+from ggufrun.checkpoint.gguf.file import Header
+from ggufrun.checkpoint.gguf.source import GGUFSource
 from ggufrun.convert.plan import plan_convert
 from ggufrun.quantize.types import name_of
 

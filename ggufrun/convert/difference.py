@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ggufrun.checkpoint.gguffile import Value
-from ggufrun.checkpoint.ggufsource import GGUFSource
+from ggufrun.checkpoint.gguf.file import Value
+from ggufrun.checkpoint.gguf.source import GGUFSource
 from ggufrun.checkpoint.tensor import Rows, Tensor
 from ggufrun.convert.pipeline import CHUNK, default_threads
 from ggufrun.convert.plan import plan_convert, stored_bytes

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ggufrun.checkpoint import gguffile
-from ggufrun.checkpoint.gguffile import MAGIC, Header, Kind
-from ggufrun.checkpoint.ggufsource import GGUFSource
-from ggufrun.checkpoint.tensortypes import TensorType
+from ggufrun.checkpoint.gguf import file
+from ggufrun.checkpoint.gguf.file import MAGIC, Header, Kind
+from ggufrun.checkpoint.gguf.source import GGUFSource
+from ggufrun.checkpoint.gguf.tensor_types import TensorType
 from ggufrun.convert.writer import TargetFile, check_targets
 from ggufrun.errors import FormatError, NotFoundError
 from ggufrun.quantize.imatrix import Floats, Imatrix, ImatrixEntry
@@ -112,20 +112,20 @@ def save_imatrix(path: Path, imatrix: Imatrix, *, force: bool = False, extra: Ma
     TargetError if ``path`` cannot be written, or stands and ``force`` is not given; it appears whole or not at all.
     """
     metadata = {
-        "general.type": gguffile.encode("imatrix", Kind.STRING),
-        "imatrix.datasets": gguffile.encode(list(imatrix.datasets), Kind.ARRAY, Kind.STRING),
-        "imatrix.chunk_count": gguffile.encode(imatrix.chunk_count, Kind.UINT32),
-        "imatrix.chunk_size": gguffile.encode(imatrix.chunk_size, Kind.UINT32),
+        "general.type": file.encode("imatrix", Kind.STRING),
+        "imatrix.datasets": file.encode(list(imatrix.datasets), Kind.ARRAY, Kind.STRING),
+        "imatrix.chunk_count": file.encode(imatrix.chunk_count, Kind.UINT32),
+        "imatrix.chunk_size": file.encode(imatrix.chunk_size, Kind.UINT32),
     }
-    metadata |= {key: gguffile.encode(value, Kind.STRING) for key, value in (extra or {}).items()}
+    metadata |= {key: file.encode(value, Kind.STRING) for key, value in (extra or {}).items()}
     arrays: dict[str, Floats] = {}
     for name, entry in sorted(imatrix.entries.items()):
         arrays[name + SUMS] = entry.sums if len(entry.counts) > 1 else entry.sums.reshape(-1)
         arrays[name + COUNTS] = entry.counts.astype(np.float32).reshape((-1, 1) if len(entry.counts) > 1 else -1)
-    alignment = gguffile.DEFAULT_ALIGNMENT
-    infos = gguffile.layout(((name, a.shape, TensorType.F32) for name, a in arrays.items()), alignment)
+    alignment = file.DEFAULT_ALIGNMENT
+    infos = file.layout(((name, a.shape, TensorType.F32) for name, a in arrays.items()), alignment)
     header = Header(metadata, tuple(infos))
-    head = gguffile.serialize(header)
+    head = file.serialize(header)
     size = len(head) + header.data_size
     check_targets([(path, size)], force)
     target = TargetFile(path, size, force)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import gguf
 
-from ggufrun.checkpoint import gguffile
+from ggufrun.checkpoint.gguf import file
 from ggufrun.checkpoint.quantized.blocks import BLOCKS
 from ggufrun.checkpoint.tensor import Source, Tensor
 from ggufrun.convert.arch.shared.family import Family, Stack
@@ -111,7 +111,7 @@ def _transformed(config: Config, family: Family, source: Source) -> Iterator[Ten
             continue
         if kept.dtype not in (*FLOATS, *BLOCKS):
             raise UnsupportedError(f"{kept.name} holds {kept.dtype} values", "convert an unquantized checkpoint")
-        if kept.n_values == 0 or len(kept.shape) > gguffile.MAX_DIMENSIONS or not kept.shape:
+        if kept.n_values == 0 or len(kept.shape) > file.MAX_DIMENSIONS or not kept.shape:
             raise FormatError(
                 f"{kept.name} has the shape {kept.shape}, which no weight of this model has", "download it again"
             )

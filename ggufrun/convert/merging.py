@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ggufrun.checkpoint.lora import MergedSource
+from ggufrun.checkpoint.adapters.merge import MergedSource
 from ggufrun.checkpoint.tensor import Source
 from ggufrun.convert.arch.shared.family import Family
 from ggufrun.convert.config import Config

@@ -12,15 +12,15 @@ from typing import ParamSpec
 
 import gguf
 
-from ggufrun.checkpoint import gguffile
-from ggufrun.checkpoint.adapter import AdapterRequest
+from ggufrun.checkpoint.adapters.adapter import AdapterRequest
 from ggufrun.checkpoint.collector import paused
-from ggufrun.checkpoint.ggufchecks import check_is_model, check_model
-from ggufrun.checkpoint.gguffile import Kind, Value
-from ggufrun.checkpoint.ggufsource import GGUFSource
+from ggufrun.checkpoint.gguf import file
+from ggufrun.checkpoint.gguf.checks import check_is_model, check_model
+from ggufrun.checkpoint.gguf.file import Kind, Value
+from ggufrun.checkpoint.gguf.source import GGUFSource
+from ggufrun.checkpoint.gguf.tensor_types import TensorType
 from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.tensor import Checkpoint, Source, Tensor, Weightless
-from ggufrun.checkpoint.tensortypes import TensorType
 from ggufrun.convert import arch, kept, metadata
 from ggufrun.convert.arch.shared.hyper import check_written
 from ggufrun.convert.arch.shared.text import is_text
@@ -283,10 +283,10 @@ def _check_tokens(source: Checkpoint, writer: gguf.GGUFWriter) -> None:
 
 
 def _with_file_type(writer: gguf.GGUFWriter, file_type: FileType) -> dict[str, Value]:
-    values = {key: gguffile.encode(v.value, v.type, v.sub_type) for key, v in writer.kv_data[0].items()}
+    values = {key: file.encode(v.value, v.type, v.sub_type) for key, v in writer.kv_data[0].items()}
     if gguf.Keys.General.FILE_TYPE in values:
         # the GGUF of one family or another goes without, as llama.cpp's converter writes it
-        values[gguf.Keys.General.FILE_TYPE] = gguffile.encode(file_type.ftype, Kind.UINT32)
+        values[gguf.Keys.General.FILE_TYPE] = file.encode(file_type.ftype, Kind.UINT32)
     return values
 
 
@@ -294,7 +294,7 @@ def _plan_on_hole(
     model: Model, types: Sequence[tuple[str, int]], file_type: FileType, options: QuantizeOptions
 ) -> TypePlan:
     """Ask for a plan with a file that has the header of ``model`` and no data."""
-    with gguffile.hollow(model.header(types)) as path:
+    with file.hollow(model.header(types)) as path:
         return plan_types(path, file_type, options)
 
 

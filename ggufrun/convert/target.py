@@ -12,8 +12,8 @@ from types import MappingProxyType
 import gguf
 import numpy as np
 
-from ggufrun.checkpoint import gguffile
-from ggufrun.checkpoint.gguffile import Header, Kind, Value
+from ggufrun.checkpoint.gguf import file
+from ggufrun.checkpoint.gguf.file import Header, Kind, Value
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.errors import FormatError, UsageError
 from ggufrun.quantize import ggml
@@ -42,7 +42,7 @@ class Model:
         metadata = dict(self.metadata)
         alignment = Header(metadata, ()).alignment
         infos = [(name, self.tensors[name].shape, kind) for name, kind in types]
-        return Header(metadata, tuple(gguffile.layout(infos, alignment)))
+        return Header(metadata, tuple(file.layout(infos, alignment)))
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def make_target(
 ) -> Target:
     """Lay out a file."""
     header = model.header(types)
-    head = gguffile.serialize(header)
+    head = file.serialize(header)
     placed = tuple(
         Placed(model.tensors[info.name], info.name, int(info.type), len(head) + info.offset, importance.get(info.name))
         for info in header.tensors
@@ -115,7 +115,7 @@ def split_target(target: Target, max_bytes: int) -> list[Target]:
     groups: list[list[Placed]] = [[]]
     size = 0
     for placed in target.tensors:
-        padded = gguffile.align(placed.n_bytes, target.header.alignment)
+        padded = file.align(placed.n_bytes, target.header.alignment)
         if groups[-1] and size + padded > max_bytes:
             groups.append([])
             size = 0
@@ -126,9 +126,9 @@ def split_target(target: Target, max_bytes: int) -> list[Target]:
     shards = []
     for number, group in enumerate(groups):
         metadata = dict(target.header.metadata) if number == 0 else {}
-        metadata["split.no"] = gguffile.encode(number, Kind.UINT16)
-        metadata["split.tensors.count"] = gguffile.encode(len(target.tensors), Kind.INT32)
-        metadata["split.count"] = gguffile.encode(len(groups), Kind.UINT16)
+        metadata["split.no"] = file.encode(number, Kind.UINT16)
+        metadata["split.tensors.count"] = file.encode(len(target.tensors), Kind.INT32)
+        metadata["split.count"] = file.encode(len(groups), Kind.UINT16)
         shards.append(
             make_target(
                 target.path.with_name(f"{target.path.stem}-{number + 1:05}-of-{len(groups):05}.gguf"),
@@ -170,7 +170,7 @@ def quantized_target(
     values = {key: value for key, value in model.metadata.items() if not key.startswith("split.")}
     for key, number in ((QUANTIZATION_VERSION, gguf.GGML_QUANT_VERSION), (FILE_TYPE, file_type.ftype)):
         values.pop(key, None)
-        values[key] = gguffile.encode(number, Kind.UINT32)
+        values[key] = file.encode(number, Kind.UINT32)
     importance = NO_IMPORTANCE
     if imatrix is not None:
         importance = _importance(imatrix, model, planned, existing, file_type)
@@ -180,7 +180,7 @@ def quantized_target(
     if options.prune:
         key = f"{Header(values, ()).architecture}.block_count"
         values.pop(key, None)
-        values[key] = gguffile.encode(len(_layers(model.tensors)), Kind.UINT32)
+        values[key] = file.encode(len(_layers(model.tensors)), Kind.UINT32)
     return make_target(path, file_type, Model(values, model.tensors), types, planned.n_fallback, importance)
 
 
@@ -266,12 +266,12 @@ def _imatrix_keys(imatrix: Imatrix) -> dict[str, Value]:
     """The keys that llama-quantize writes of an importance matrix; it cuts texts to 127 bytes."""
 
     def text(value: str) -> Value:
-        return gguffile.encode(value.encode()[:127].decode(errors="ignore"), Kind.STRING)
+        return file.encode(value.encode()[:127].decode(errors="ignore"), Kind.STRING)
 
     keys = {"quantize.imatrix.file": text(imatrix.path)}
     if imatrix.datasets:
         keys["quantize.imatrix.dataset"] = text(imatrix.datasets[0])
-    keys["quantize.imatrix.entries_count"] = gguffile.encode(len(imatrix.entries), Kind.UINT32)
+    keys["quantize.imatrix.entries_count"] = file.encode(len(imatrix.entries), Kind.UINT32)
     if imatrix.chunk_count > 0:
-        keys["quantize.imatrix.chunks_count"] = gguffile.encode(imatrix.chunk_count, Kind.UINT32)
+        keys["quantize.imatrix.chunks_count"] = file.encode(imatrix.chunk_count, Kind.UINT32)
     return keys

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggufrun.chat.formats.template import ChatTemplate
-from ggufrun.checkpoint.adapter import AdapterRequest
+from ggufrun.checkpoint.adapters.adapter import AdapterRequest
 from ggufrun.convert.plan import NO_WISHES, Plan, Wishes, plan_convert, plan_vocabulary
 from ggufrun.convert.vocab.special import read_template_file
 from ggufrun.errors import FormatError

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ggufrun.checkpoint.gguffile import hollow
+from ggufrun.checkpoint.gguf.file import hollow
 from ggufrun.convert.plan import plan_candidates
 from ggufrun.convert.target import Target
 from ggufrun.engine.context import ContextParams

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from ggufrun.checkpoint.gguffile import Header
-from ggufrun.checkpoint.ggufheader import read_header
-from ggufrun.checkpoint.ggufsource import GGUFSource
+from ggufrun.checkpoint.gguf.file import Header
+from ggufrun.checkpoint.gguf.header import read_header
+from ggufrun.checkpoint.gguf.source import GGUFSource
 from ggufrun.convert.imatrix import load_imatrix, save_imatrix
 from ggufrun.engine.chunks import ChunkParams
 from ggufrun.engine.model import ModelParams

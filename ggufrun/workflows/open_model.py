@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ggufrun.checkpoint.ggufadapter import check_adapter, ignored_weights
-from ggufrun.checkpoint.ggufchecks import check_model
-from ggufrun.checkpoint.ggufheader import read_header
-from ggufrun.checkpoint.ggufsource import GGUFSource
+from ggufrun.checkpoint.gguf.adapter import check_adapter, ignored_weights
+from ggufrun.checkpoint.gguf.checks import check_model
+from ggufrun.checkpoint.gguf.header import read_header
+from ggufrun.checkpoint.gguf.source import GGUFSource
 from ggufrun.engine.adapters import Adapter
 from ggufrun.engine.chunks import ChunkParams
 from ggufrun.engine.context import Context, ContextParams

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from ggufrun.checkpoint.gguffile import Header, Kind, Value, encode
-from ggufrun.checkpoint.ggufheader import read_header
+from ggufrun.checkpoint.gguf.file import Header, Kind, Value, encode
+from ggufrun.checkpoint.gguf.header import read_header
 from ggufrun.convert.annotate import annotate
 from ggufrun.convert.plan import Plan
 from ggufrun.convert.target import Target

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ggufrun.checkpoint.gguffile import Kind
-from ggufrun.checkpoint.tensortypes import BLOCKS, TensorType
+from ggufrun.checkpoint.gguf.file import Kind
+from ggufrun.checkpoint.gguf.tensor_types import BLOCKS, TensorType
 from tests.attack.models import Model
 
 Change = Callable[[Model], None]

@@ -13,9 +13,9 @@ import gguf
 import numpy as np
 import pytest
 
-from ggufrun.checkpoint.gguffile import DEFAULT_ALIGNMENT, Header, Kind, TensorInfo, Value, align, encode, serialize
-from ggufrun.checkpoint.ggufheader import read_header
-from ggufrun.checkpoint.tensortypes import BLOCKS, TensorType
+from ggufrun.checkpoint.gguf.file import DEFAULT_ALIGNMENT, Header, Kind, TensorInfo, Value, align, encode, serialize
+from ggufrun.checkpoint.gguf.header import read_header
+from ggufrun.checkpoint.gguf.tensor_types import BLOCKS, TensorType
 from ggufrun.convert import pipeline, plan
 from ggufrun.quantize.types import FILE_TYPES
 from tests.attack.vocabularies import VOCABULARIES

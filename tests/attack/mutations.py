@@ -13,8 +13,8 @@ from typing import Any
 import gguf
 import numpy as np
 
-from ggufrun.checkpoint.gguffile import SCALARS, Kind, Value, encode
-from ggufrun.checkpoint.tensortypes import BLOCKS, TensorType
+from ggufrun.checkpoint.gguf.file import SCALARS, Kind, Value, encode
+from ggufrun.checkpoint.gguf.tensor_types import BLOCKS, TensorType
 from ggufrun.errors import FormatError
 from tests.attack.models import Model, Tensor
 from tests.attack.vocabularies import VOCABULARIES

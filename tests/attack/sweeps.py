@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import cache
 
-from ggufrun.checkpoint.gguffile import Kind, encode
-from ggufrun.checkpoint.tensortypes import BLOCKS, TensorType
+from ggufrun.checkpoint.gguf.file import Kind, encode
+from ggufrun.checkpoint.gguf.tensor_types import BLOCKS, TensorType
 from tests.attack import mutations
 from tests.attack.models import Model, Tensor, base
 from tests.attack.vocabularies import VOCABULARIES

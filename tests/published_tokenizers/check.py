@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ggufrun.checkpoint import gguffile
+from ggufrun.checkpoint.gguf import file
 from ggufrun.convert.plan import Plan, Wishes, plan_vocabulary
 from ggufrun.convert.vocab import pretokenizers
 from ggufrun.convert.vocab.bpe import FRONT
@@ -147,7 +147,7 @@ def llama(planned: Plan) -> Iterator[tuple[Tokenize, dict[str, int]]]:
     header = planned.targets[0].header
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vocabulary.gguf"
-        path.write_bytes(gguffile.serialize(gguffile.Header(header.metadata, ())))
+        path.write_bytes(file.serialize(file.Header(header.metadata, ())))
         params = api.llama_model_default_params()
         params.vocab_only = True
         model = api.llama_model_load_from_file(str(path).encode(), params)

@@ -97,7 +97,7 @@ def convert(
 
     Several -t write several files from one read. No intermediate file, no torch.
     """
-    from ggufrun.checkpoint.adapter import AdapterRequest, split_request
+    from ggufrun.checkpoint.adapters.adapter import AdapterRequest, split_request
     from ggufrun.cli.jobs import auto_imatrix, upstream
     from ggufrun.cli.jobs.output import split, write
     from ggufrun.cli.terminal import console

@@ -16,7 +16,7 @@ from ggufrun.units import size_text
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ggufrun.checkpoint.gguffile import Header
+    from ggufrun.checkpoint.gguf.file import Header
     from ggufrun.convert.describe import Description
     from ggufrun.engine.placement.memory import Use
 
@@ -118,7 +118,7 @@ def _table(*columns: tuple[str, bool]) -> Table:
 def _format(path: Path, header: Header) -> dict[str, str] | None:
     """How ``chat`` would talk to the model, and why; None for what is no GGUF that the engine can open."""
     from ggufrun.chat.formats.choose_format import FormatOptions, choose
-    from ggufrun.checkpoint.ggufchecks import check_model
+    from ggufrun.checkpoint.gguf.checks import check_model
     from ggufrun.engine.model import Model, ModelParams
     from ggufrun.errors import EngineError, FormatError, GgufrunError
 
@@ -139,7 +139,7 @@ def _format(path: Path, header: Header) -> dict[str, str] | None:
 
 def _holds(header: Header) -> str | None:
     """What it is if it is no model, and what that is for."""
-    from ggufrun.checkpoint.ggufchecks import NO_MODELS, kind_of
+    from ggufrun.checkpoint.gguf.checks import NO_MODELS, kind_of
 
     kind = kind_of(header)
     return ": ".join(NO_MODELS[kind]) if kind in NO_MODELS else None
@@ -198,8 +198,8 @@ def engine_plan(path: Path, header: Header, context: int) -> tuple[Use | None, s
     """What the engine plans for a GGUF at ``path``, or for the one that the checkpoint there would become, with a
     context of so many tokens on the processor alone; or why it cannot be run.
     """
-    from ggufrun.checkpoint.ggufchecks import check_model
-    from ggufrun.checkpoint.gguffile import hollow
+    from ggufrun.checkpoint.gguf.checks import check_model
+    from ggufrun.checkpoint.gguf.file import hollow
     from ggufrun.engine.context import ContextParams
     from ggufrun.engine.model import ModelParams
     from ggufrun.engine.placement.memory import measure

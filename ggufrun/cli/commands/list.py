@@ -93,8 +93,8 @@ def _row(model: LocalModel) -> dict[str, Any]:
 def _gguf(model: LocalModel) -> dict[str, Any]:
     from math import prod
 
-    from ggufrun.checkpoint.ggufchecks import NO_MODELS, kind_of
-    from ggufrun.checkpoint.ggufheader import read_header
+    from ggufrun.checkpoint.gguf.checks import NO_MODELS, kind_of
+    from ggufrun.checkpoint.gguf.header import read_header
     from ggufrun.quantize.types import name_of
 
     headers = [read_header(path) for path in model.files]

@@ -69,7 +69,7 @@ def remove(
 
 def _together(name: str) -> list[Removal]:
     """The model called ``name``, and the importance matrix that was measured on it and kept beside it."""
-    from ggufrun.checkpoint.ggufheader import read_header
+    from ggufrun.checkpoint.gguf.header import read_header
     from ggufrun.hub import removal
     from ggufrun.workflows.imatrix import MODEL_KEY, automatic_path, model_digest
     from ggufrun.workflows.targets import base_name

@@ -230,7 +230,7 @@ def adapters(flags: ChatFlags) -> tuple[Adapter, ...]:
             raise NotFoundError(f"{adapter.path} is a folder, not a GGUF adapter", hint)
         if not adapter.path.is_file():
             raise NotFoundError(f"{adapter.path}: no such file", "give the path of a GGUF adapter")
-        from ggufrun.checkpoint.ggufheader import read_header
+        from ggufrun.checkpoint.gguf.header import read_header
 
         # An adapter says less about the model than a model does.
         read_header(adapter.path)

@@ -81,7 +81,7 @@ def _is_local(name: str) -> bool:
 
 def find_sources(names: Sequence[str]) -> list[tuple[str, Path | GgufrunError]]:
     """The file that each name means, or why there is none; the parts of one split model count once."""
-    from ggufrun.checkpoint.ggufsource import part_paths
+    from ggufrun.checkpoint.gguf.source import part_paths
     from ggufrun.hub import resolve_model
 
     found: list[tuple[str, Path | GgufrunError]] = []

@@ -28,7 +28,7 @@ def convert(
 
     Plain types are the converter's own files; the others are quantized from one that is removed afterwards.
     """
-    from ggufrun.checkpoint.ggufheader import read_header
+    from ggufrun.checkpoint.gguf.header import read_header
     from ggufrun.cli.jobs.output import write
     from ggufrun.convert import upstream
     from ggufrun.convert.plan import plan_quantize

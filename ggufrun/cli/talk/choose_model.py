@@ -96,8 +96,8 @@ def fetch(spec: HubId) -> Path:
 
 def _can_talk(model: LocalModel) -> bool:
     """Is it a whole GGUF of a model, by its first lines?"""
-    from ggufrun.checkpoint.ggufchecks import check_is_model
-    from ggufrun.checkpoint.ggufheader import read_beginning
+    from ggufrun.checkpoint.gguf.checks import check_is_model
+    from ggufrun.checkpoint.gguf.header import read_beginning
 
     if not model.is_gguf or model.missing:
         return False

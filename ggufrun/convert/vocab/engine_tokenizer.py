@@ -18,8 +18,8 @@ from typing import Any
 
 import gguf
 
-from ggufrun.checkpoint import gguffile
-from ggufrun.checkpoint.gguffile import Header, Value
+from ggufrun.checkpoint.gguf import file
+from ggufrun.checkpoint.gguf.file import Header, Value
 from ggufrun.errors import EngineError
 from ggufrun.native.bindings import bindings
 from ggufrun.native.signals import held
@@ -96,7 +96,7 @@ def _load(api: Any, metadata: Mapping[str, Value]) -> Any:
     whole = {key: value for key, value in metadata.items() if not key.startswith("split.")}
     with tempfile.TemporaryDirectory(prefix="ggufrun-") as folder:
         path = Path(folder) / "vocabulary.gguf"
-        path.write_bytes(gguffile.serialize(Header(whole, ())))
+        path.write_bytes(file.serialize(Header(whole, ())))
         params = api.llama_model_default_params()
         params.vocab_only = True
         with held():

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ggufrun.checkpoint.gguffile import Value
+from ggufrun.checkpoint.gguf.file import Value
 from ggufrun.convert.vocab import pretokenizers
 from ggufrun.convert.vocab.engine_tokenizer import SPM, CutOut, engine_tokenizer
 from ggufrun.convert.vocab.probe import probe

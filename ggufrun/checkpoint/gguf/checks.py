@@ -12,10 +12,10 @@ from math import inf, isnan
 from pathlib import Path
 from typing import Any
 
-from ggufrun.checkpoint.gguffile import Header, Kind
-from ggufrun.checkpoint.ggufheader import AGAIN
-from ggufrun.checkpoint.ggufuses import INDEXER, check_layers, check_types, layers_of
-from ggufrun.checkpoint.ggufvocab import check_vocabulary
+from ggufrun.checkpoint.gguf.file import Header, Kind
+from ggufrun.checkpoint.gguf.header import AGAIN
+from ggufrun.checkpoint.gguf.uses import INDEXER, check_layers, check_types, layers_of
+from ggufrun.checkpoint.gguf.vocab import check_vocabulary
 from ggufrun.errors import FormatError
 
 MAX_LAYERS, MAX_EXPERTS = 512, 1024

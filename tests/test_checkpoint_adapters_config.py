@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.checkpoint.adapterconfig import HARMLESS, MERGED_BY_PEFT, NOT_MERGEABLE, Settings
+from ggufrun.checkpoint.adapters.config import HARMLESS, MERGED_BY_PEFT, NOT_MERGEABLE, Settings
 from ggufrun.errors import FormatError, UnsupportedError
 from tests.conftest import Oracle
 

@@ -13,9 +13,9 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from ggufrun.checkpoint.charsmap import check_charsmap
-from ggufrun.checkpoint.gguffile import Header, Kind, Value
-from ggufrun.checkpoint.ggufheader import AGAIN
+from ggufrun.checkpoint.gguf.charsmap import check_charsmap
+from ggufrun.checkpoint.gguf.file import Header, Kind, Value
+from ggufrun.checkpoint.gguf.header import AGAIN
 from ggufrun.errors import FormatError, UnsupportedError
 
 MAX_TOKEN = 4096

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ggufrun.checkpoint.adapter import Delta, TokenRows
-from ggufrun.checkpoint.matrices import read_floats
-from ggufrun.checkpoint.modelnames import canonical
+from ggufrun.checkpoint.adapters.adapter import Delta, TokenRows
+from ggufrun.checkpoint.adapters.matrices import read_floats
+from ggufrun.checkpoint.adapters.model_names import canonical
 from ggufrun.checkpoint.tensor import Tensor
 
 EMBEDDINGS = frozenset(

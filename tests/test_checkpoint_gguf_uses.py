@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.checkpoint.gguffile import TensorInfo
-from ggufrun.checkpoint.ggufuses import check_layers, check_types
-from ggufrun.checkpoint.tensortypes import TensorType
+from ggufrun.checkpoint.gguf.file import TensorInfo
+from ggufrun.checkpoint.gguf.tensor_types import TensorType
+from ggufrun.checkpoint.gguf.uses import check_layers, check_types
 from ggufrun.errors import FormatError
 
 PATH = Path("x.gguf")

@@ -11,7 +11,7 @@ import struct
 from math import prod
 from pathlib import Path
 
-from ggufrun.checkpoint.gguffile import (
+from ggufrun.checkpoint.gguf.file import (
     DEFAULT_ALIGNMENT,
     MAGIC,
     MAX_DIMENSIONS,
@@ -24,7 +24,7 @@ from ggufrun.checkpoint.gguffile import (
     Value,
     align,
 )
-from ggufrun.checkpoint.tensortypes import BLOCKS, TensorType
+from ggufrun.checkpoint.gguf.tensor_types import BLOCKS, TensorType
 from ggufrun.errors import FormatError, NotFoundError, UnsupportedError
 from ggufrun.regularfile import open_regular
 

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ggufrun.checkpoint.gguffile import Header, encode, serialize
-from ggufrun.checkpoint.ggufheader import read_header
-from ggufrun.checkpoint.ggufsource import GGUFSource
+from ggufrun.checkpoint.gguf.file import Header, encode, serialize
+from ggufrun.checkpoint.gguf.header import read_header
+from ggufrun.checkpoint.gguf.source import GGUFSource
 
 TYPES = gguf.GGMLQuantizationType
 

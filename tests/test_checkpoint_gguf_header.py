@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.checkpoint import gguffile
-from ggufrun.checkpoint.gguffile import Header, Kind, encode, layout, serialize
-from ggufrun.checkpoint.ggufheader import read_beginning, read_header
-from ggufrun.checkpoint.tensortypes import TensorType
+from ggufrun.checkpoint.gguf import file
+from ggufrun.checkpoint.gguf.file import Header, Kind, encode, layout, serialize
+from ggufrun.checkpoint.gguf.header import read_beginning, read_header
+from ggufrun.checkpoint.gguf.tensor_types import TensorType
 from ggufrun.errors import FormatError, GgufrunError, NotFoundError, UnsupportedError
 
 
@@ -102,7 +102,7 @@ def test_lies_are_errors(tmp_path: Path, data: bytes, said: str) -> None:
 def test_an_array_of_texts_that_just_fits(tmp_path: Path) -> None:
     """Each takes eight bytes at least: as many empty ones as there is room for are no lie."""
     key = struct.pack("<Q", 1) + b"t" + struct.pack("<IIQ", Kind.ARRAY, Kind.STRING, 3)
-    header = read(tmp_path, gguffile.MAGIC + struct.pack("<IQQ", 3, 0, 1) + key + bytes(24))
+    header = read(tmp_path, file.MAGIC + struct.pack("<IQQ", 3, 0, 1) + key + bytes(24))
     assert header.get("t") == ["", "", ""]
 
 
@@ -127,7 +127,7 @@ def test_an_unknown_tensor_type(tmp_path: Path) -> None:
 def with_alignment(alignment: int, kind: Kind = Kind.UINT32) -> bytes:
     value = encode(alignment, kind)
     key = b"general.alignment"
-    head = gguffile.MAGIC + struct.pack("<IQQ", 3, 0, 1)
+    head = file.MAGIC + struct.pack("<IQQ", 3, 0, 1)
     return head + struct.pack("<Q", len(key)) + key + struct.pack("<I", value.kind) + value.raw
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.checkpoint.modelnames import BaseNames, canonical
+from ggufrun.checkpoint.adapters.model_names import BaseNames, canonical
 from ggufrun.convert.arch.shared.text import is_text
 from tests.conftest import Oracle
 from tests.families import write

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ggufrun.checkpoint.gguffile import Header, TensorInfo
-from ggufrun.checkpoint.ggufheader import AGAIN, read_header
+from ggufrun.checkpoint.gguf.file import Header, TensorInfo
+from ggufrun.checkpoint.gguf.header import AGAIN, read_header
+from ggufrun.checkpoint.gguf.tensor_types import TensorType
 from ggufrun.checkpoint.randomaccess import RandomAccessFile
 from ggufrun.checkpoint.tensor import Rows, Tensor
-from ggufrun.checkpoint.tensortypes import TensorType
 from ggufrun.errors import FormatError, NotFoundError
 
 PLAIN: dict[TensorType, type[np.generic]] = {

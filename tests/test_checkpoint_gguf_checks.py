@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from ggufrun.checkpoint.ggufchecks import check_hyperparameters
-from ggufrun.checkpoint.gguffile import Header, Kind, TensorInfo, encode
-from ggufrun.checkpoint.tensortypes import TensorType
+from ggufrun.checkpoint.gguf.checks import check_hyperparameters
+from ggufrun.checkpoint.gguf.file import Header, Kind, TensorInfo, encode
+from ggufrun.checkpoint.gguf.tensor_types import TensorType
 from ggufrun.errors import FormatError
 
 TENSOR = TensorInfo("x", (2, 2), TensorType.F32, 0)

@@ -18,15 +18,12 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from ggufrun.checkpoint import parameters
-from ggufrun.checkpoint.adapter import FLOATS, Adapter, AdapterRequest, Delta, TokenRows, open_adapter
-from ggufrun.checkpoint.adapterconfig import ends_with_any
-from ggufrun.checkpoint.jsonfile import read_object
-from ggufrun.checkpoint.matrices import Matrices, as_floats, read_floats
-from ggufrun.checkpoint.modelnames import BaseNames, canonical
-from ggufrun.checkpoint.quantized import Floats
-from ggufrun.checkpoint.tensor import Checkpoint, Rows, Tensor
-from ggufrun.checkpoint.tying import (
+from ggufrun.checkpoint.adapters import parameters
+from ggufrun.checkpoint.adapters.adapter import FLOATS, Adapter, AdapterRequest, Delta, TokenRows, open_adapter
+from ggufrun.checkpoint.adapters.config import ends_with_any
+from ggufrun.checkpoint.adapters.matrices import Matrices, as_floats, read_floats
+from ggufrun.checkpoint.adapters.model_names import BaseNames, canonical
+from ggufrun.checkpoint.adapters.tying import (
     EMBEDDINGS,
     HEAD,
     HEADS,
@@ -36,6 +33,9 @@ from ggufrun.checkpoint.tying import (
     text_values,
     with_text_values,
 )
+from ggufrun.checkpoint.jsonfile import read_object
+from ggufrun.checkpoint.quantized import Floats
+from ggufrun.checkpoint.tensor import Checkpoint, Rows, Tensor
 from ggufrun.errors import FormatError, NotFoundError, UnsupportedError
 
 NORM_CHUNK = 1 << 20

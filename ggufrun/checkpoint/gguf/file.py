@@ -1,4 +1,4 @@
-"""The GGUF file format: what a header says, as records, and their bytes. `ggufheader` reads them from a file.
+"""The GGUF file format: what a header says, as records, and their bytes. `header` reads them from a file.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Values are kept as the bytes they are, so that
 copying a file's metadata copies it exactly, and decoded on demand.
@@ -18,7 +18,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from ggufrun.checkpoint.tensortypes import BLOCKS, TensorType
+from ggufrun.checkpoint.gguf.tensor_types import BLOCKS, TensorType
 from ggufrun.errors import FormatError
 
 Kind = gguf.GGUFValueType

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ggufrun.checkpoint.adapterconfig import AGAIN, MERGE_WITH_PEFT, Settings
+from ggufrun.checkpoint.adapters.config import AGAIN, MERGE_WITH_PEFT, Settings
 from ggufrun.checkpoint.folder import FolderSource
 from ggufrun.checkpoint.safetensors import SAFETENSORS
 from ggufrun.checkpoint.tensor import Source, Tensor

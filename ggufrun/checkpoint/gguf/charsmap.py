@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ggufrun.checkpoint.ggufheader import AGAIN
+from ggufrun.checkpoint.gguf.header import AGAIN
 from ggufrun.errors import FormatError
 
 MAX_SIZE = 1 << 22

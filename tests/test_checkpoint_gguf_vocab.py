@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ggufrun.checkpoint.charsmap import check_charsmap
-from ggufrun.checkpoint.gguffile import Header, Kind, Value, encode
-from ggufrun.checkpoint.ggufvocab import check_vocabulary
+from ggufrun.checkpoint.gguf.charsmap import check_charsmap
+from ggufrun.checkpoint.gguf.file import Header, Kind, Value, encode
+from ggufrun.checkpoint.gguf.vocab import check_vocabulary
 from ggufrun.errors import FormatError, UnsupportedError
 from tests.attack.vocabularies import VOCABULARIES
 

@@ -14,9 +14,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from ggufrun.checkpoint.gguffile import TensorInfo
-from ggufrun.checkpoint.ggufheader import AGAIN
-from ggufrun.checkpoint.tensortypes import TensorType
+from ggufrun.checkpoint.gguf.file import TensorInfo
+from ggufrun.checkpoint.gguf.header import AGAIN
+from ggufrun.checkpoint.gguf.tensor_types import TensorType
 from ggufrun.errors import FormatError
 
 UNMULTIPLIED = frozenset(

@@ -19,10 +19,10 @@ import numpy.typing as npt
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ggufrun.checkpoint import lora
-from ggufrun.checkpoint.adapter import AdapterRequest, split_request
+from ggufrun.checkpoint.adapters import merge
+from ggufrun.checkpoint.adapters.adapter import AdapterRequest, split_request
+from ggufrun.checkpoint.adapters.merge import merged
 from ggufrun.checkpoint.folder import FolderSource
-from ggufrun.checkpoint.lora import merged
 from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.patterns import matches_end
 from ggufrun.checkpoint.quantized import as_float32
@@ -132,7 +132,7 @@ def test_scales_on_the_command_line(tmp_path: Path) -> None:
 
 
 def test_columns_measured_in_several_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lora, "NORM_CHUNK", 16)
+    monkeypatch.setattr(merge, "NORM_CHUNK", 16)
     for case in ("dora", "fan-dora"):
         (tmp_path / case).mkdir()
         assert_merged(merge_case(GOLDEN / case, tmp_path / case), load_file(GOLDEN / case / "merged.safetensors"))

@@ -12,9 +12,9 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ggufrun.checkpoint.gguffile import Header, TensorInfo
-from ggufrun.checkpoint.ggufuses import UNMULTIPLIED
-from ggufrun.checkpoint.tensortypes import TensorType
+from ggufrun.checkpoint.gguf.file import Header, TensorInfo
+from ggufrun.checkpoint.gguf.tensor_types import TensorType
+from ggufrun.checkpoint.gguf.uses import UNMULTIPLIED
 from ggufrun.errors import FormatError, UnsupportedError
 
 LATENT = r"attn_(q|q_a|q_b|kv_a_mqa|kv_b|k_b|v_b)|indexer\..*"

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ggufrun.checkpoint.adapter import Adapter, Delta
-from ggufrun.checkpoint.adapterconfig import ends_with_any
-from ggufrun.checkpoint.matrices import Matrices, as_floats, read_floats
-from ggufrun.checkpoint.modelnames import HALVES, BaseNames
+from ggufrun.checkpoint.adapters.adapter import Adapter, Delta
+from ggufrun.checkpoint.adapters.config import ends_with_any
+from ggufrun.checkpoint.adapters.matrices import Matrices, as_floats, read_floats
+from ggufrun.checkpoint.adapters.model_names import HALVES, BaseNames
 from ggufrun.checkpoint.quantized import Floats
 from ggufrun.checkpoint.quantized.blocks import MXFP4
 from ggufrun.checkpoint.tensor import Rows, Tensor
