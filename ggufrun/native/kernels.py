@@ -11,7 +11,9 @@ import ctypes
 from ggufrun.native.library import llama
 
 STOCK = "stock"
-"""The name of llama.cpp's own, which compute unless ``GGUFRUN_KERNELS`` says otherwise."""
+"""The name of llama.cpp's own, which are the default.
+
+``GGUFRUN_KERNELS=ours`` asks for the best of ours; the name of a set asks for that one. Read at the first product."""
 
 
 def kernels() -> str:

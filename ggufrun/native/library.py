@@ -88,8 +88,6 @@ def llama() -> Any:
     """
     # read when the library is loaded: a debugger's view of our process helps nobody here
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")
-    # the same digits as llama.cpp's tools, unless somebody asks for speed
-    kernels = os.environ.setdefault(KERNELS, "stock")
     try:
         api = bindings()
     except ModuleNotFoundError as error:
@@ -105,26 +103,9 @@ def llama() -> Any:
     api.llama_backend_init()
     # the backends look for their devices when they are first asked for
     library.ggml_backend_reg_count()
-    choose_kernels(library, kernels)
     _starting.extend(text.strip() for _, text in _log.lines)
     forget_log()
     return api
-
-
-KERNELS = "GGUFRUN_KERNELS"
-"""``ours``, ``stock`` (llama.cpp's), or the name of one of ours."""
-
-OURS = (b"avx512", b"avxvnni", b"avx2")
-"""The instruction sets that our kernels are written for, the best first."""
-
-
-def choose_kernels(library: ctypes.CDLL, wanted: str) -> None:
-    """Let the engine compute with the best kernels of ours that run here, where ``wanted`` is ``ours``."""
-    function = getattr(library, "ggufrun_kernels", None)
-    if wanted != "ours" or function is None:
-        return
-    function.restype, function.argtypes = ctypes.c_char_p, [ctypes.c_char_p]
-    any(function(name) == name for name in OURS)
 
 
 _starting: list[str] = []

@@ -65,11 +65,13 @@ static const struct variant variants[] = {
     {"stock", NULL, NULL, NULL},
 };
 
-// The one of this name, or the best; stock where that does not run here, or was not compiled.
+// "ours": the best that runs here; a name: that one. Everything else, NULL too, is stock, and so is a name that does not
+// run here or was not compiled. Stock is the default, whichever library or program loads ggml first.
 static const struct variant * choose(const char * wanted) {
     const struct variant * v = variants;
+    const int best = wanted != NULL && strcmp(wanted, "ours") == 0;
     for (; v->find != NULL; ++v) {
-        if ((wanted == NULL || strcmp(wanted, v->name) == 0) && v->find(GGML_TYPE_Q4_K) && v->runs()) {
+        if (wanted != NULL && (best || strcmp(wanted, v->name) == 0) && v->find(GGML_TYPE_Q4_K) && v->runs()) {
             break;
         }
     }
