@@ -25,9 +25,7 @@ LONG = re.compile(rf"[0-9]{{{MAX_DIGITS + 1}}}")
 HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def parse(
-    data: str | bytes, *, max_values: int | None = MAX_VALUES, unique: bool = False, halves: bool = False
-) -> Any:
+def parse(data: str | bytes, *, max_values: int | None = MAX_VALUES, unique: bool = False, halves: bool = False) -> Any:
     """The value that ``data`` is. ValueError, with a reason in one line, for what is not JSON or out of bounds.
 
     ``max_values`` bounds the commas, and a third of it the brackets; None where the text's size is bound enough.
@@ -38,9 +36,7 @@ def parse(
         text = data if isinstance(data, str) else data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start} is not UTF-8 text") from error
-    if max_values is not None and (
-        text.count("[") + text.count("{") > max_values // 3 or text.count(",") > max_values
-    ):
+    if max_values is not None and (text.count("[") + text.count("{") > max_values // 3 or text.count(",") > max_values):
         raise ValueError("it holds more values than it should")
     try:
         value = json.loads(

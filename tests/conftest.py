@@ -33,6 +33,7 @@ CARDS = {name: os.environ.get(name) for name, _ in VISIBLE.values()}
 # card or not. tests/test_gpu.py sees the cards.
 os.environ.update({name: none[0] for name, none in VISIBLE.values()})
 
+
 @pytest.fixture
 def own_kernels() -> Iterator[None]:
     """Meanwhile the engine computes with our kernels, where it has some."""

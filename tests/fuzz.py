@@ -1,9 +1,9 @@
 """Throws mutated files at every reader: ``make fuzz``, or ``python -m tests.fuzz --seconds 600 --only gguf``.
 
 A target is a folder of sound files and the function that reads it. Each round changes one file a little and reads the
-folder again: it may be read, or be refused with a GgufrunError; anything else is a finding: another exception, more
-than ten seconds, more than two gigabytes. A finding is kept under ``tests/corpus/TARGET`` as the changed file, and
-``test_fuzz.py`` reads every kept file from then on.
+folder again: it may be read, or be refused with a GgufrunError; anything else is a finding: another exception, a
+warning of Python, more than ten seconds, more than two gigabytes. A finding is kept under ``tests/corpus/TARGET`` as
+the changed file, and ``test_fuzz.py`` reads every kept file from then on.
 """
 
 from __future__ import annotations
@@ -20,26 +20,29 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from ggufrun.checkpoint.adapters.adapter import AdapterRequest
 from ggufrun.checkpoint.gguf.source import GGUFSource
 from ggufrun.checkpoint.open import open_checkpoint
-from ggufrun.checkpoint.tensor import STORAGE
 from ggufrun.convert import pipeline
 from ggufrun.convert.imatrix import load_imatrix
-from ggufrun.convert.plan import Plan, plan_convert, plan_quantize
+from ggufrun.convert.plan import Plan, Wishes, plan_convert, plan_quantize
 from ggufrun.errors import GgufrunError
 from ggufrun.quantize.types import FILE_TYPES
-from tests import torch_writer
+from tests import fuzz_adapters, torch_writer
 from tests.checkpoints import encode, llama_config, llama_tensors, safetensors_bytes, write_llama
-from tests.families import VOCABULARY, write
+from tests.families import VOCABULARY, no_vocabulary, replace_vocabulary, write
 from tests.family_cases import CASES
+from tests.file_mutation import mutate, mutate_quantized
 from tests.quantized_samples import SAMPLES, WHOLES, Whole
 from tests.rank_samples import tekken
 from tests.vocabularies import PUBLISHED, SIZE, TEKKEN, rank_table, slow_files, tokenizer_json, write_folder
@@ -171,115 +174,6 @@ def legacy_imatrix(folder: Path) -> None:
 
 GPT2_CLASS = {"tokenizer_config.json": {"tokenizer_class": "GPT2Tokenizer"}}
 CHECKPOINT_TEXTS = ("config.json", "tokenizer_config.json", "generation_config.json", "README.md")
-INTERESTING = (0, 1, 2, 0x7F, 0x80, 0xFE, 0xFF, ord("["), ord("{"), ord('"'), ord("-"), ord("9"), ord("}"), ord("e"))
-
-
-def mutate(data: bytes, chance: random.Random) -> bytes:
-    """A few changes, most of them near the start, where headers are."""
-    changed = bytearray(data)
-    for _ in range(chance.choice((1, 1, 2, 4, 8))):
-        reach = max(1, min(len(changed), chance.choice((64, 1024, 8192, len(changed) or 1))))
-        at = chance.randrange(reach)
-        kind = chance.randrange(7)
-        if kind == 0:
-            del changed[at:]
-        elif kind == 1:
-            del changed[at : at + chance.randint(1, 16)]
-        elif kind == 2:
-            changed[at:at] = bytes(chance.choices(INTERESTING, k=chance.randint(1, 16)))
-        elif kind == 3:
-            changed[at : at + 8] = struct.pack("<q", chance.choice((-1, 0, 1 << 31, 1 << 40, (1 << 63) - 1)))
-        elif kind == 4:
-            piece = bytes(changed[at : at + chance.randint(1, 64)])
-            changed[at:at] = piece * chance.choice((1, 2, 50))
-        elif changed:
-            changed[min(at, len(changed) - 1)] = chance.choice((*INTERESTING, chance.randrange(256)))
-    return bytes(changed)
-
-
-def mutate_quantized(name: str, data: bytes, chance: random.Random) -> bytes:
-    """A change that leaves the file sound, but not what it says; once in four times, changes of bytes."""
-    if not chance.randrange(4):
-        return mutate(data, chance)
-    return mutate_settings(data, chance) if name.endswith(".json") else mutate_tensors(data, chance)
-
-
-HOSTILE: tuple[Any, ...] = (
-    0,
-    -1,
-    1,
-    2,
-    5,
-    7,
-    64,
-    1 << 31,
-    1 << 70,
-    1e30,
-    None,
-    True,
-    "",
-    "x",
-    "nan",
-    [],
-    {},
-    [[]],
-    {"a": {}},
-    [0, 16],
-)
-
-
-def mutate_settings(data: bytes, chance: random.Random) -> bytes:
-    """Another value for some key, at some depth, or none."""
-    config = json.loads(data)
-    place = config["quantization_config"]
-    while True:
-        key = chance.choice(list(place))
-        if not isinstance(place[key], dict) or not place[key] or not chance.randrange(4):
-            break
-        place = place[key]
-    if chance.randrange(4):
-        place[key] = chance.choice(HOSTILE)
-    else:
-        del place[key]
-    return json.dumps(config).encode()
-
-
-def mutate_tensors(data: bytes, chance: random.Random) -> bytes:
-    """Tensors of other shapes, types, values and names, or without one."""
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    body = data[8 + length :]
-    tensors = {name: (entry, body[slice(*entry["data_offsets"])]) for name, entry in header.items() if name[0] != "_"}
-    for _ in range(chance.choice((1, 1, 1, 2, 4))):
-        name = chance.choice(list(tensors))
-        entry, values = tensors.pop(name)
-        shape, kind = list(entry["shape"]), chance.randrange(7)
-        if kind == 0:
-            continue
-        if kind == 1:
-            chance.shuffle(shape)
-        elif kind == 2:
-            shape.insert(chance.randrange(len(shape) + 1), chance.choice((0, 1, 2, 3, 32)))
-        elif kind == 3 and shape:
-            at = chance.randrange(len(shape))
-            shape[at] = max(0, shape[at] + chance.choice((-1, 1, -shape[at], shape[at], 31, -8)))
-        elif kind == 4:
-            entry["dtype"] = chance.choice(list(STORAGE))
-        elif kind == 5:
-            values = chance.choice((b"\0", b"\xff", b"\x7f", b"\x80", chance.randbytes(61))) * len(values)
-        else:
-            name = name + chance.choice(("x", ".weight", "_scale")) if chance.randrange(2) else name[:-1]
-        size = np.dtype(STORAGE[entry["dtype"]]).itemsize * int(np.prod(shape, dtype=object))
-        values = (values * (size // max(1, len(values)) + 1) or bytes(size))[:size]
-        tensors[name] = ({"dtype": entry["dtype"], "shape": shape}, values)
-    position, found, pieces = 0, {}, []
-    for name, (entry, values) in tensors.items():
-        found[name] = {**entry, "data_offsets": [position, position + len(values)]}
-        position += len(values)
-        pieces.append(values)
-    text = json.dumps(found).encode()
-    return len(text).to_bytes(8, "little") + text + b"".join(pieces)
-
 
 QUANTIZED: dict[str, Whole] = {
     **{name: WHOLES[name] for name in ("llama-gptq", "qwen2-awq", "qwen2-nf4", "llama-8bit", "mixtral-ct-4bit")},
@@ -315,6 +209,15 @@ def dequantize(folder: Path) -> None:
                 assert tensor.dtype != "F32" or rows.size == (stop - start) * tensor.n_per_row
     finally:
         source.close()
+
+
+def convert_quantized(folder: Path) -> None:
+    """The same, and write what it becomes."""
+    dequantize(folder)
+    out = folder / "out.gguf"
+    with pytest.MonkeyPatch.context() as patch:
+        replace_vocabulary(patch, no_vocabulary)
+        fuzz_adapters.write(plan_convert(folder, [FILE_TYPES["F16"]], lambda kind: out, wishes=Wishes(name="x")), out)
 
 
 TARGETS: dict[str, Target] = {
@@ -354,13 +257,19 @@ TARGETS: dict[str, Target] = {
     **{
         f"quantized-{name}": Target(
             lambda folder, model=model: quantized_model(folder, model),  # type: ignore[misc]
-            dequantize,
+            convert_quantized if name in WHOLES else dequantize,
             ("config.json", "model.safetensors", "model.safetensors"),
             mutate_quantized,
         )
         for name, model in QUANTIZED.items()
     },
     "adapter": Target(adapter, merge, ("adapter_config.json", "adapter_model.safetensors")),
+    **{
+        f"adapter-{name.rpartition('/')[2]}": Target(
+            partial(fuzz_adapters.make, case=name), fuzz_adapters.merge, fuzz_adapters.NAMES, fuzz_adapters.change
+        )
+        for name in fuzz_adapters.CASES
+    },
     "gguf": Target(gguf_file, quantize, ("model.gguf",)),
     "imatrix": Target(legacy_imatrix, lambda folder: load_imatrix(folder / "imatrix.dat"), ("imatrix.dat",)),
 }
@@ -379,7 +288,10 @@ def attempt(target: Target, folder: Path) -> str | None:
     previous = signal.signal(signal.SIGALRM, stop)
     signal.alarm(SECONDS_PER_CASE)
     try:
-        target.read(folder)
+        with warnings.catch_warnings():
+            # they would be lines on the terminal that explain nothing
+            warnings.simplefilter("error")
+            target.read(folder)
     except GgufrunError:
         return None
     except TooSlow:
@@ -433,19 +345,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
     parser.add_argument("--seconds", type=float, default=60.0, help="for all targets together")
     parser.add_argument("--rounds", type=int, default=1 << 40, help="a target")
-    parser.add_argument("--only", choices=sorted(TARGETS))
+    parser.add_argument("--only", nargs="*", default=[""], help="targets whose names begin so")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    names = [options.only] if options.only else list(TARGETS)
-    bad = 0
+    names = [name for name in TARGETS if name.startswith(tuple(options.only))]
+    bad = total = 0
     for name in names:
         until = time.monotonic() + options.seconds / len(names)
         done, findings = run(name, options.rounds, options.seed, until)
-        bad += len(findings)
+        bad, total = bad + len(findings), total + done
         sys.stdout.write(f"{name}: {done} cases, {len(findings)} findings (seed {options.seed})\n")
         for kept, problem in findings.items():
             sys.stdout.write(f"  {kept}: {problem.strip().splitlines()[-1]}\n")
+        sys.stdout.flush()
+    sys.stdout.write(f"{total} cases, {bad} findings\n")
     sys.exit(1 if bad else 0)
 
 

@@ -188,9 +188,7 @@ def test_a_device_that_ends_the_process_is_told(monkeypatch: pytest.MonkeyPatch)
 
     message = "ggml_cuda_compute_forward: failed\nCUDA error: no kernel image is available for execution\nmore\n"
     assert end(message).startswith("this engine is built for other cards than this one")
-    assert end("") == (
-        "the engine gave up: it gave no reason; try again, and `ggufrun doctor` if that does not help"
-    )
+    assert end("") == ("the engine gave up: it gave no reason; try again, and `ggufrun doctor` if that does not help")
 
 
 # --- builds and cards -------------------------------------------------------------------------------------------------

@@ -191,6 +191,7 @@ def test_a_session_in_a_pipe(run: Run, model: str, tmp_path: Path, monkeypatch: 
     assert (result.status, result.out, result.err.count("\n")) == (1, "", 1) and "no session" in result.err
     assert file.read_text() == "{}"
     assert run(model, "--session", str(tmp_path / "no" / "x"), "hi").status == 1
+
     # what cannot be kept fails a script, which would go on without it; the answer is there all the same
     def full(*_: object) -> NoReturn:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -152,9 +152,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a Linux /dev/full to fill")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("command", [["inspect", "MODEL"], ["list", "--json"], ["--version"], ["verify", "MODEL"]])
-def test_a_full_output_pipe_is_one_line(
-    demo_gguf: Callable[[str], Path], command: list[str], unbuffered: str
-) -> None:
+def test_a_full_output_pipe_is_one_line(demo_gguf: Callable[[str], Path], command: list[str], unbuffered: str) -> None:
     """Whether it is noticed while a command writes, or only at its end."""
     words = [str(demo_gguf("f16")) if word == "MODEL" else word for word in command]
     with Path("/dev/full").open("w") as full:

@@ -28,15 +28,13 @@ def cells(tokens: int) -> int:
     return -(-tokens // 256) * 256
 
 
-
 EXPECTED = {
     # a window of 128 and a micro-batch of 512; 4 layers, all with windows; 1 head, 16 wide
     "gemma3": lambda context: min(cells(context), cells(128 + 512)) * 4 * 1 * (16 + 16) * F16,
     # of 6 layers the last 3 share keys; 2 heads, 16 wide with a window, 32 in the one that looks at everything
     "gemma-4-e2b-text": lambda context: (
-        min(cells(context), cells(128 + 512)) * 2 * 2 * (16 + 16) + cells(context) * 2 * (32 + 32)
-    )
-    * F16,
+        (min(cells(context), cells(128 + 512)) * 2 * 2 * (16 + 16) + cells(context) * 2 * (32 + 32)) * F16
+    ),
     # 1 of 4 layers attends, with latent keys 24 wide; 3 keep a state of 6 heads of 16 x 16 and 3 x 3 inputs of each
     "kimi-linear": lambda context: cells(context) * 24 * F16 + 3 * (6 * 16 * 16 + 3 * 3 * 6 * 16) * F32,
     # 2 of 3 layers (one predicts further tokens) with latent keys 24 wide, and an index 64 wide

@@ -204,9 +204,7 @@ class Opened:
 
 
 @pytest.mark.parametrize("refused", ["model", "context"])
-def test_a_refusal_of_the_driver_is_stepped_back_from(
-    monkeypatch: pytest.MonkeyPatch, refused: str
-) -> None:
+def test_a_refusal_of_the_driver_is_stepped_back_from(monkeypatch: pytest.MonkeyPatch, refused: str) -> None:
     monkeypatch.setattr(open_model, "fitted", lambda *_: chosen(33, shares=(20.0, 13.0), left=4 * GIB))
     tried: list[Opened] = []
 

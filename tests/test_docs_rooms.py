@@ -15,7 +15,6 @@ LARGEST = 25
 """Modules in a folder whose listing still fits a screen."""
 
 
-
 def folders() -> set[str]:
     return {
         path.relative_to(PACKAGE).as_posix()

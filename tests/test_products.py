@@ -22,6 +22,7 @@ KINDS = (
 
 VARIANTS = ("avx512", "avxvnni", "avx2")
 
+
 @cache
 def here() -> tuple[str, ...]:
     """The kernels that run on this processor."""

@@ -93,9 +93,7 @@ class Conversation:
         finally:
             release()
 
-    def _answered(
-        self, ask: Callable[[], Iterator[Event]], stream: bool, options: dict[str, Any]
-    ) -> Answer | Stream:
+    def _answered(self, ask: Callable[[], Iterator[Event]], stream: bool, options: dict[str, Any]) -> Answer | Stream:
         speaker, session = self._speaker, self._session
         # what is given here holds for this answer, the rest as for all of them
         asked = wanted({**self._options, **options}, speaker.choice.sampling)

@@ -19,7 +19,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from ggufrun.checkpoint.adapters.adapter import Adapter, AdapterRequest, Delta, open_adapter
+from ggufrun.checkpoint.adapters.adapter import Adapter, AdapterRequest, Delta, changed_twice, open_adapter
 from ggufrun.checkpoint.adapters.merge import plain_scale
 from ggufrun.checkpoint.gguf import file
 from ggufrun.checkpoint.gguf.adapter import is_ignored
@@ -97,6 +97,7 @@ class _Changes:
 
     def __init__(self, config: Config, family: Family, adapter: Adapter) -> None:
         self.left_out: list[str] = []
+        self._origins: dict[str, str] = {}
         self._config, self._family, self._adapter = config, family, adapter
         self._names = gguf.get_tensor_name_map(family.arch, n_blocks(config))
         self._expected = family.expected(config)
@@ -121,16 +122,9 @@ class _Changes:
                 continue
             if self._experts.add(module, deltas):
                 continue
-            pairs = [pair for delta in deltas for pair in self._pair(delta)]
-            if self._has_place(pairs):
-                yield from pairs
-            else:
-                self.left_out.append(module)
+            yield from self._placed(module, [pair for delta in deltas for pair in self._pair(delta)])
         for module, pairs in self._experts.pairs():
-            if self._has_place(pairs):
-                yield from pairs
-            else:
-                self.left_out.append(module)
+            yield from self._placed(module, pairs)
 
     def _whole(self) -> Iterator[Tensor]:
         adapter, config = self._adapter, self._config
@@ -141,10 +135,19 @@ class _Changes:
             if "_layernorm" not in name and ".norm" not in name:
                 raise UnsupportedError(f"{adapter.path} replaces {name}, which llama.cpp cannot do at run time", MERGE)
             places = [replace(found, name=self._gguf_name(found)) for found in self._transformed(tensor, name)]
-            if self._has_place(places):
-                yield from places
-            else:
-                self.left_out.append(name)
+            yield from self._placed(name, places)
+
+    def _placed(self, module: str, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """``tensors``, the changes of ``module``, where llama.cpp adds them; FormatError for a second change of one."""
+        if not self._has_place(tensors):
+            self.left_out.append(module)
+            return ()
+        for tensor in tensors:
+            other = self._origins.setdefault(tensor.name, module)
+            if other != module:
+                weight = tensor.name.removesuffix(".lora_a").removesuffix(".lora_b")
+                raise changed_twice(self._adapter.path, weight, other, module)
+        return tensors
 
     def _transformed(self, tensor: Tensor, name: str) -> Iterable[Tensor]:
         """What the tensor of the base called ``name`` becomes; nothing of one that the GGUF does not have."""

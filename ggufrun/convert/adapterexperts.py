@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ggufrun.checkpoint.adapters.adapter import Adapter, Delta
+from ggufrun.checkpoint.adapters.adapter import Adapter, Delta, changed_twice
 from ggufrun.checkpoint.adapters.config import ends_with_any
 from ggufrun.checkpoint.adapters.matrices import Matrices, read_floats
 from ggufrun.checkpoint.adapters.merge import plain_scale
@@ -86,7 +86,10 @@ class ExpertChanges:
                 self._ahead.append(module)
                 return True
             name = f"blk.{layer[1]}.ffn_{PARTS[found['part']]}_exps.weight"
-            self._apart.setdefault(name, _Apart(module)).deltas[int(found["number"])] = deltas[0]
+            others, number = self._apart.setdefault(name, _Apart(module)).deltas, int(found["number"])
+            if number in others:
+                raise changed_twice(self._adapter.path, key, others[number].module, module)
+            others[number] = deltas[0]
             return True
         match = EXPERTS.fullmatch(canonical(module))
         if match is None or not is_text(module):

@@ -168,9 +168,7 @@ def _save(work: Collection, collector: Collector, state: str | None = None) -> N
     save_imatrix(work.target, collector.result([work.name], work.params.length), force=True, extra=extra)
 
 
-def automatic(
-    model: Path, target: Path, threads: int | None, watch: Watch = NOBODY
-) -> Imatrix:
+def automatic(model: Path, target: Path, threads: int | None, watch: Watch = NOBODY) -> Imatrix:
     """The importance matrix of ``model`` on the text of our own: ``target``, if that is what it is, else measured now
     and kept there. UsageError for a ``target`` that is something else.
     """

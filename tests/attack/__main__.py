@@ -130,9 +130,7 @@ def _work(seed: Seed, numbers: range, until: float, only: str | None, tell: Conn
             tell.send(found)
 
 
-def all_of(
-    seed: Seed, shares: Sequence[range], until: float, only: str | None
-) -> Iterator[tuple[Case, child.Outcome]]:
+def all_of(seed: Seed, shares: Sequence[range], until: float, only: str | None) -> Iterator[tuple[Case, child.Outcome]]:
     """The cases of every share, each run by a process of its own; RuntimeError where one of these fails."""
     methods = multiprocessing.get_context("fork")
     workers = {}

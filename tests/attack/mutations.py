@@ -147,8 +147,12 @@ def add_key(model: Model, dice: random.Random) -> str:
     """A key that this or another architecture reads."""
     key = dice.choice(ARCH_KEYS).format(arch=model.architecture)
     present = model.metadata.get(key)
-    kind = present.kind if present and not _is_array(present) else dice.choice(
-        (Kind.UINT32, Kind.UINT32, Kind.UINT32, Kind.FLOAT32, Kind.FLOAT32, Kind.BOOL, Kind.STRING, Kind.INT32)
+    kind = (
+        present.kind
+        if present and not _is_array(present)
+        else dice.choice(
+            (Kind.UINT32, Kind.UINT32, Kind.UINT32, Kind.FLOAT32, Kind.FLOAT32, Kind.BOOL, Kind.STRING, Kind.INT32)
+        )
     )
     new = dice.choice((1, 2, 4, 8, 16)) if kind is Kind.UINT32 and dice.random() < 0.5 else _scalar(kind, dice)
     model.set(key, new, kind)

@@ -73,5 +73,3 @@ def _small_disk(folder: Path, size: int) -> Iterator[bool]:
         yield True
     finally:
         subprocess.run(["umount", str(folder)], check=True)
-
-

@@ -175,6 +175,7 @@ def ready(script: str) -> None:
             model._create_vocab_sentencepiece = lambda self: ([b""] * self.hparams["vocab_size"], [], [])
     mend()
     lazy = importlib.import_module("conversion.base").LazyTorchTensor
+
     def moved(self: Any, *arguments: Any, **keywords: Any) -> Any:
         # what is only described would get memory of its own
         return self if keywords == {"device": "cpu"} and not arguments else move(self, *arguments, **keywords)

@@ -109,6 +109,14 @@ class Adapter:
         return self.settings.scale(name, rank) * self.factor
 
 
+def changed_twice(adapter: Path, tensor: str, one: str, other: str) -> FormatError:
+    """The error for an adapter that changes ``tensor`` of the base under two names: which of them counts is unknown."""
+    return FormatError(
+        f"{adapter} changes {tensor[:120]} twice, as {one[:120]} and as {other[:120]}",
+        "keep the change that was trained, and leave the other out",
+    )
+
+
 def open_adapter(request: AdapterRequest) -> Adapter:
     """Open an adapter folder; its ``source`` is to be closed."""
     folder = request.path
@@ -175,10 +183,14 @@ class _Sorter:
         self._forms: dict[str, dict[str, Tensor]] = {}
 
     def sorted(self, source: Source, factor: float) -> Adapter:
+        spelled: dict[str, str] = {}
         for name, tensor in source.tensors.items():
             clean = name
             for wrapper in WRAPPERS:
                 clean = clean.replace(wrapper, "")
+            if clean in spelled:
+                raise changed_twice(self._folder, clean.removeprefix(PREFIX), spelled[clean], name)
+            spelled[clean] = name
             if not clean.startswith(PREFIX) or tensor.dtype not in FLOATS or not tensor.n_values:
                 raise UnsupportedError(
                     f"{self._folder} holds {name[:80]}, which is not a tensor of a LoRA adapter", MERGE_WITH_PEFT

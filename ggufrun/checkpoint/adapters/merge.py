@@ -19,7 +19,15 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from ggufrun.checkpoint.adapters import parameters
-from ggufrun.checkpoint.adapters.adapter import FLOATS, Adapter, AdapterRequest, Delta, TokenRows, open_adapter
+from ggufrun.checkpoint.adapters.adapter import (
+    FLOATS,
+    Adapter,
+    AdapterRequest,
+    Delta,
+    TokenRows,
+    changed_twice,
+    open_adapter,
+)
 from ggufrun.checkpoint.adapters.config import ends_with_any
 from ggufrun.checkpoint.adapters.matrices import Matrices, as_floats, read_floats
 from ggufrun.checkpoint.adapters.model_names import BaseNames, canonical
@@ -131,6 +139,7 @@ class _Merge:
         self.untied_by: Path | None = None
         self._is_text, self._cache = is_text, Matrices()
         self._model_type = str(config.get("model_type"))
+        self._has_embedding = find_name(base, EMBEDDINGS) is not None
         self._tied = find_name(base, HEADS) is None or config.get("tie_word_embeddings") is True
 
     def apply(self, adapter: Adapter) -> bool:
@@ -151,6 +160,13 @@ class _Merge:
         edits: dict[str, Edit] = {}
         found: list[parameters.Parameter] = []
         lost: list[str] = []
+        spelled: dict[str, str] = {}
+
+        def claim(known: str, name: str) -> None:
+            """The tensor ``known`` is what the adapter calls ``name``, and nothing else of the adapter is."""
+            other = spelled.setdefault(known, name)
+            if other != name:
+                raise changed_twice(adapter.path, known, other, name)
 
         def edit(name: str) -> Edit | None:
             """That of the tensor ``name``; None where nothing comes of it."""
@@ -160,11 +176,12 @@ class _Merge:
                 if module not in self.left_out:
                     self.left_out.append(module)
                 return None
-            if known is None and canonical(name) in HEADS and self._tied:
+            if known is None and canonical(name) in HEADS and self._tied and self._has_embedding:
                 known = HEAD
             if known is None:
                 lost.append(name)
                 return None
+            claim(known, name)
             return edits.setdefault(known, Edit())
 
         for name, tensor in adapter.whole.items():
@@ -183,7 +200,10 @@ class _Merge:
                     if delta.b_bias is not None and (bias := edit(f"{module}.bias")):
                         bias.addend, bias.scale = delta.b_bias, change.scale
             else:
-                found += parameters.find_parameters(adapter, names, self.tensors, module, self._model_type)
+                for parameter in parameters.find_parameters(adapter, names, self.tensors, module, self._model_type):
+                    for known in parameter.place.names:
+                        claim(known, parameter.name)
+                    found.append(parameter)
         if lost:
             raise FormatError(
                 f"the base has no {lost[0]}, which {adapter.path} changes ({len(lost)} such)",

@@ -44,6 +44,12 @@ class Place:
     whole: Tensor | None = None
     apart: tuple[tuple[Tensor, ...], ...] = ()
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors that it lies in."""
+        whole = () if self.whole is None else (self.whole.name,)
+        return (*whole, *(tensor.name for halves in self.apart for tensor in halves))
+
 
 @dataclass(frozen=True)
 class Parameter:

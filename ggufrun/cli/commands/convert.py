@@ -13,7 +13,6 @@ from ggufrun.cli.terminal import abort
 from ggufrun.errors import UsageError
 
 if TYPE_CHECKING:
-
     pass
 
 
@@ -150,9 +149,7 @@ def convert(
     automatic = kinds.automatic and any(not kind.plain for kind in file_types)
     importance = load_imatrix(Path(kinds.imatrix)) if kinds.imatrix and not kinds.automatic else None
     wishes = Wishes(name, pretokenizer, read_template(chat_template))
-    request = ConvertRequest(
-        folder, name or stem, tuple(file_types), output, kinds.options(), wishes, tuple(adapters)
-    )
+    request = ConvertRequest(folder, name or stem, tuple(file_types), output, kinds.options(), wishes, tuple(adapters))
     if converter == "upstream":
         if adapters or how.dry_run or how.resume or split_max_size or pretokenizer or chat_template or automatic:
             raise UsageError(

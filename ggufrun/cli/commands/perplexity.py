@@ -13,7 +13,6 @@ from ggufrun.cli.jobs.comparison import HEAD, as_dict, report, row
 from ggufrun.cli.terminal import console, progress
 
 if TYPE_CHECKING:
-
     from ggufrun.engine.chunks import ChunkParams
     from ggufrun.engine.model import Model
     from ggufrun.evaluate.perplexity import Scores

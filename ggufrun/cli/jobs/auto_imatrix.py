@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from ggufrun.workflows.receipts import Receipts
 
 
-def convert(
-    request: ConvertRequest, *, split_max_size: str | None, receipt: bool, how: common.WriteFlags
-) -> None:
+def convert(request: ConvertRequest, *, split_max_size: str | None, receipt: bool, how: common.WriteFlags) -> None:
     """``convert --imatrix auto``: the plain targets first, or a temporary file in the checkpoint's own precision; the
     matrix is measured on that, and then the other targets are made.
     """

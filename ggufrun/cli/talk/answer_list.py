@@ -263,6 +263,7 @@ def _run(flags: ChatFlags, list_file: Path, output: Path) -> None:
         raise UsageError("--file holds the messages", "leave INSTRUCTION, -p and -f out; -sys gives a system prompt")
     from ggufrun.workflows.open_model import check_file
     from ggufrun.workflows.speculation import speculation, with_room_for_draft
+
     sequences, limit = check_sequences(flags.parallel), settings.n_predict(flags)
     params, _ = settings.context_params(flags), settings.sampling_params(flags, {})
     items = read_list(list_file)
