@@ -15,6 +15,7 @@ from ggufrun.chat.formats.prompt import Format, StylePrompt
 from ggufrun.chat.formats.reasoning import MARKS, THINK, Marks, Splitter, control_names, marks_of, opened_by
 from ggufrun.chat.formats.template import ChatTemplate
 from ggufrun.chat.formats.template_prompt import TemplatePrompt
+from ggufrun.chat.question_list import answer_all, read_items
 from ggufrun.chat.reply import Text, Thought
 from ggufrun.chat.session import Done, Session
 from ggufrun.engine.context import Context
@@ -247,3 +248,17 @@ def test_sessions_and_exports_keep_it_apart(demo_context: Context, tmp_path: Pat
     path.write_text(json.dumps(value))
     with pytest.raises(FormatError, match="damaged"):
         store.load(again, path)
+
+
+def test_a_schema_waits_for_the_thoughts(demo_context: Context) -> None:
+    """The prompt opens the thoughts: what comes before their end is the model's own, in conversations and in lists."""
+    format = TemplatePrompt(demo_context.model.vocab, ChatTemplate(DEEPSEEK))
+    object_only = SamplingParams(temp=0, grammar='root ::= "{" [a-z]* "}"')
+    session = Session(demo_context, format, object_only, limit=12)
+    events = list(session.ask("背一下静夜思"))
+    free = Session(demo_context, format, SamplingParams(temp=0), limit=12)
+    assert events[:-1] == list(free.ask("背一下静夜思"))[:-1]
+    assert session.past[-1].reasoning == free.past[-1].reasoning != "" and session.past[-1].answer == ""
+    demo_context.clear()
+    [result] = answer_all(demo_context, format, object_only, read_items("背一下静夜思"), limit=12, longest=256)
+    assert (result.reasoning, result.answer) == (session.past[-1].reasoning, "")

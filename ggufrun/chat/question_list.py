@@ -177,7 +177,7 @@ def answer_all(
                 failed.append(Result(item, error=str(error)))
                 continue
             work = works[item.index] = _Work(item, format, prompt, context.model.vocab)
-            yield Task(item.index, ids, sampling, work.take, limit, longest)
+            yield Task(item.index, ids, sampling, work.take, limit, longest, format.thinking(prompt))
 
     for task in Batch(context).run(tasks()):
         yield from failed

@@ -287,7 +287,7 @@ class Session:
         limit = self._limit(user, new_ids, opened)
         yield Start(new_ids)
         context.resume()
-        sampler = Sampler(context.model, self._sampling(), context.n_ctx)
+        sampler = Sampler(context.model, self._sampling(), context.n_ctx, self.format.thinking(prompt))
         try:
             sampler.accept(new_ids)
             keep = self._pinned(user, prompt.ids, opened) if self.shift else None

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from ggufrun.engine.context import Context
 from ggufrun.engine.generate import StopReason
 from ggufrun.engine.sampling.sampler import Sampler, SamplingParams
+from ggufrun.engine.sampling.thinking import Thinking
 from ggufrun.engine.sequence import ABORTED, OK, common_prefix
 from ggufrun.errors import EngineError
 from ggufrun.native.library import forget_log, llama, reason
@@ -34,6 +35,7 @@ class Task:
     """A text to continue: ``ids``, then at most ``limit`` tokens, or ``longest`` in all.
 
     ``take`` hears every new token and answers whether that is enough. ``key`` is the caller's own name for it.
+    A grammar begins after ``thinking``.
     """
 
     key: int
@@ -42,6 +44,7 @@ class Task:
     take: Callable[[int], bool]
     limit: int
     longest: int
+    thinking: Thinking | None = None
     generated: list[int] = field(default_factory=list)
     reason: StopReason = StopReason.CLOSED
 
@@ -146,7 +149,7 @@ class Batch:
                 if found is None:
                     return
                 task = found
-                sampler = Sampler(self._context.model, task.sampling, self._context.n_ctx)
+                sampler = Sampler(self._context.model, task.sampling, self._context.n_ctx, task.thinking)
                 sampler.accept(task.ids)
                 if self._slots and not self._fits(task.size):
                     self._again.append((task, sampler))

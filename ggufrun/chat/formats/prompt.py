@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ggufrun.chat.formats.history import Exchange
-from ggufrun.chat.formats.reasoning import Marks, control_names, marks_of
+from ggufrun.chat.formats.reasoning import Marks, control_names, marks_of, thinking_of
 from ggufrun.chat.formats.styles import Style, encode
+from ggufrun.engine.sampling.thinking import Thinking
 from ggufrun.engine.vocabulary import NULL, Vocab
 
 SYSTEM_FORMS: dict[str, tuple[str, str, str]] = {
@@ -70,6 +71,9 @@ class Format(Protocol):
         can hold need not be looked at.
         """
 
+    def thinking(self, prompt: Prompt) -> Thinking | None:
+        """How the model may think in its answer to ``prompt`` before a grammar begins."""
+
 
 class StylePrompt:
     """A published style."""
@@ -100,6 +104,10 @@ class StylePrompt:
         # A model that ended its answer has written the end itself.
         end = [] if start and vocab.is_eog(start[-1]) else encode(vocab, style, style.end)
         return Prompt([*start, *end, *encode(vocab, style, style.later, user=user)], seen=len(start))
+
+    def thinking(self, prompt: Prompt) -> Thinking | None:
+        """In the marks that the vocabulary has tokens for."""
+        return thinking_of(self._vocab, self.marks, prompt.reasons)
 
 
 class AffixPrompt:
@@ -160,6 +168,10 @@ class AffixPrompt:
                 ]
         message = vocab.tokenize(user, special=False)
         return Prompt([*start, *self._bos, *head, *self._prefix, *message, *self._suffix])
+
+    def thinking(self, prompt: Prompt) -> Thinking | None:
+        """Never: the grammar begins with the first token, as in llama.cpp."""
+        return None
 
     @property
     def takes_system(self) -> bool:

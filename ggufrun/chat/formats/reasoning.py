@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from ggufrun.engine.sampling.thinking import Span, Thinking
 from ggufrun.engine.vocabulary import Vocab
 
 
@@ -93,6 +94,20 @@ def marks_of(vocab: Vocab, template: str = "") -> tuple[Marks, ...]:
         if sign in template or (CONTROL.fullmatch(sign) and vocab.control(sign) is not None):
             found.append(marks)
     return tuple(found)
+
+
+def thinking_of(vocab: Vocab, marks: Sequence[Marks], opened: Marks | None, template: str = "") -> Thinking | None:
+    """How the model may think before a grammar begins: in the marks that the vocabulary has as tokens of their own, or
+    that the template names. None for a model that has neither.
+    """
+    known = [mark for mark in marks if mark.opening in template or vocab.control(mark.opening.strip()) is not None]
+    known += [mark for mark in marks if mark.sign and mark not in known]
+    spans = {mark: _span(mark) for mark in [*known, *([opened] if opened is not None else [])]}
+    return Thinking(tuple(spans.values()), spans[opened] if opened is not None else None) if spans else None
+
+
+def _span(mark: Marks) -> Span:
+    return Span(mark.opening.encode(), mark.closing.encode(), tuple(text.encode() for text in mark.before))
 
 
 def control_names(vocab: Vocab, marks: Sequence[Marks], stops: Sequence[str] = ()) -> Mapping[int, bytes]:

@@ -9,8 +9,9 @@ from typing import Any
 
 from ggufrun.chat.formats.history import Exchange, window
 from ggufrun.chat.formats.prompt import Prompt
-from ggufrun.chat.formats.reasoning import control_names, marks_of, opened_by
+from ggufrun.chat.formats.reasoning import control_names, marks_of, opened_by, thinking_of
 from ggufrun.chat.formats.template import ChatTemplate, Message, TemplateExcess
+from ggufrun.engine.sampling.thinking import Thinking
 from ggufrun.engine.vocabulary import Vocab
 from ggufrun.errors import FormatError
 
@@ -58,6 +59,10 @@ class TemplatePrompt:
             start, delta = known
             return Prompt([*start, *self._vocab.tokenize(delta, special=True)], text, len(start), reasons, first)
         return Prompt(self._tokenize(text), text, reasons=reasons, first=first)
+
+    def thinking(self, prompt: Prompt) -> Thinking | None:
+        """In the marks that the vocabulary has tokens for, or that the template names."""
+        return thinking_of(self._vocab, self.marks, prompt.reasons, self.template.source)
 
     @property
     def described(self) -> dict[str, Any]:

@@ -9,12 +9,13 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ggufrun.engine.sampling.ambiguity import MOST, widest
+from ggufrun.engine.sampling.thinking import Gate, Thinking
 from ggufrun.engine.vocabulary import Vocab
 from ggufrun.errors import EngineError, FormatError
 from ggufrun.native.library import forget_log, llama, reason
@@ -36,9 +37,12 @@ TOKEN_DATA = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
 
 
 class Grammar:
-    """A grammar and how far the answer has come in it. Raises FormatError, with the line, for what is none."""
+    """A grammar and how far the answer has come in it. It begins where ``thinking``, if there is any, has ended.
 
-    def __init__(self, vocab: Vocab, text: str) -> None:
+    Raises FormatError, with the line, for a text that is not a grammar.
+    """
+
+    def __init__(self, vocab: Vocab, text: str, thinking: Thinking | None = None) -> None:
         api = llama()
         self._vocab = vocab
         self._sampler: Any = None
@@ -53,12 +57,20 @@ class Grammar:
         # Candidates, made once: ids never change, logits are copied in for every token.
         self._data = np.zeros(vocab.size, TOKEN_DATA)
         self._ids = np.arange(vocab.size, dtype=np.int32)
+        # a grammar that describes the thoughts itself has the whole answer
+        described = thinking is not None and any(span.closing in source for span in thinking.spans)
+        self._gate = Gate(thinking) if thinking is not None and not described else None
+        self._held: list[int] = []
 
     def sample(self, chain: Any, logits: Any) -> int:
         """The token that ``chain`` draws from ``logits`` (a ``float *``) if it fits, else drawn again from those that
         do, as ``common_sampler_sample`` does it. The chain and the grammar accept it.
         """
         token, _ = self._draw(chain, logits, fitting=False)
+        if self._gate is not None and not self._gate.passed:
+            passed = self._before_grammar(self._gate, chain, logits, token)
+            if passed is not None:
+                return passed
         if not self._fits(token):
             token, logit = self._draw(chain, logits, fitting=True)
             if logit == -math.inf or not self._fits(token):
@@ -69,10 +81,44 @@ class Grammar:
         api.llama_sampler_accept(chain, token)
         return token
 
-    def _draw(self, chain: Any, logits: Any, *, fitting: bool) -> tuple[int, float]:
+    def _before_grammar(self, gate: Gate, chain: Any, logits: Any, token: int) -> int | None:
+        """``token`` or another, accepted, as long as the model thinks or begins to; None once the grammar begins."""
+        vocab = self._vocab
+        # an answer that ends within its thoughts has ended
+        ends = gate.thinks and vocab.is_eog(token)
+        piece = vocab.piece(token, special=True)
+        if not ends and not gate.admits(piece):
+            if self._replay():
+                gate.close()
+                return None
+            # a mark was begun that no answer begins with: the rest of the mark has to follow
+            barred = [other for other in range(vocab.size) if not gate.admits(vocab.piece(other, special=True))]
+            token, logit = self._draw(chain, logits, fitting=False, barred=barred)
+            if logit == -math.inf:
+                raise EngineError("no token fits the grammar here", "change the grammar, or allow more tokens")
+            piece = vocab.piece(token, special=True)
+        if not ends:
+            gate.see(piece)
+            self._held = [*self._held, token] if gate.partial else []
+        llama().llama_sampler_accept(chain, token)
+        return token
+
+    def _replay(self) -> bool:
+        """Let the grammar accept what looked like the beginning of a mark; False if it is not an answer's beginning."""
+        held, self._held = self._held, []
+        for token in held:
+            if not self._fits(token):
+                self._held = held
+                llama().llama_sampler_reset(self._sampler)
+                return False
+            llama().llama_sampler_accept(self._sampler, token)
+        return True
+
+    def _draw(self, chain: Any, logits: Any, *, fitting: bool, barred: Sequence[int] = ()) -> tuple[int, float]:
         api = llama()
         self._data["id"] = self._ids
         self._data["logit"] = np.ctypeslib.as_array(logits, (len(self._ids),))
+        self._data["logit"][list(barred)] = -math.inf
         self._data["p"] = 0.0
         array = self._array(self._data)
         if fitting:
@@ -96,6 +142,9 @@ class Grammar:
     def reset(self) -> None:
         """Back to the beginning."""
         llama().llama_sampler_reset(self._sampler)
+        self._held = []
+        if self._gate is not None:
+            self._gate.restart()
 
     def close(self) -> None:
         """Free it. Closing twice is fine."""

@@ -18,6 +18,7 @@ from ggufrun.engine.context import Context
 from ggufrun.engine.model import Model
 from ggufrun.engine.sampling.grammar import Grammar
 from ggufrun.engine.sampling.params import RANDOM_SEED, SamplingParams
+from ggufrun.engine.sampling.thinking import Thinking
 from ggufrun.errors import EngineError, UsageError
 from ggufrun.native.library import llama
 
@@ -32,9 +33,11 @@ NONE_LEFT = -2
 
 
 class Sampler:
-    """A sampler chain. It remembers the tokens it has seen, for the penalties, and its random state."""
+    """A sampler chain. It remembers the tokens it has seen, for the penalties, and its random state. A grammar begins
+    after the ``thinking`` that an answer may begin with.
+    """
 
-    def __init__(self, model: Model, params: SamplingParams, n_ctx: int) -> None:
+    def __init__(self, model: Model, params: SamplingParams, n_ctx: int, thinking: Thinking | None = None) -> None:
         api = llama()
         self.params = params
         self._chain: Any = None
@@ -74,7 +77,7 @@ class Sampler:
         self._logits = api.llama_get_logits_ith
         if params.grammar:
             try:
-                self._grammar = Grammar(model.vocab, params.grammar)
+                self._grammar = Grammar(model.vocab, params.grammar, thinking)
             except BaseException:
                 self.close()
                 raise
