@@ -73,6 +73,7 @@ def test_sound_ones(values: dict[str, Any]) -> None:
         {"rope__dimension_count": 0},
         {"rope__dimension_count": 5},
         {"rope__dimension_count": 18},
+        {"rope__dimension_sections": [8, 8, 8, 8]},
         {"attention__key_length": 128, "rope__dimension_count": 130},
         {"attention__key_length": 1 << 20},
         {"ssm__inner_size": 1 << 24},

@@ -89,6 +89,7 @@ class ChunkContext:
         self._context: Any = None
         type_k, bits_k = CACHE_TYPES[params.type_k]
         type_v, bits_v = CACHE_TYPES[params.type_v]
+        model.check_length(params.length)
         total = params.at_once * params.length
         rows = min(params.tokens_at_once, params.at_once * outputs)
         self._check_memory(model.cache_bytes(total, bits_k, bits_v) + rows * model.vocab.size * 4)

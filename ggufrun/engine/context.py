@@ -105,6 +105,7 @@ class Context(TokenSequence):
         wanted = params.n_ctx or (trained if params.n_ctx == 0 else min(trained, DEFAULT_CONTEXT))
         if wanted <= 0:
             raise EngineError("the file does not say how long its context is", "give a length with -c")
+        model.check_length(wanted)
         if not model.params.no_alloc:
             self._check_memory(wanted * (params.sequences if params.separate else 1), bits_k, bits_v)
         threads = params.threads or default_threads()
@@ -136,7 +137,9 @@ class Context(TokenSequence):
             raise
         self.memory = api.llama_get_memory(self._context)
         self.sequences: list[TokenSequence] = []
-        super().__init__(self, 0, api.llama_n_ctx_seq(self._context))
+        # llama.cpp rounds up
+        room = int(api.llama_n_ctx_seq(self._context))
+        super().__init__(self, 0, room if model.positions is None else min(room, model.positions))
         self.batch = TokenBatch(api.llama_n_batch(self._context))
         # A device does not ask whether to stop. Pieces of what it computes at once cost nothing, not even where several
         # devices work on one after another: they go on while the next piece is handed in.

@@ -50,6 +50,9 @@ ADVICE = (
 """What llama.cpp's reason is about, where it is not the file."""
 
 
+LEARNED_POSITIONS = ("gpt2", "starcoder")
+"""Architectures that look a token's place up in ``position_embd``: no text may be longer than that."""
+
 DAMAGED = "the file may be damaged, or its architecture newer than this engine; download or convert it again"
 
 
@@ -204,6 +207,23 @@ class Model:
     def train_context(self) -> int:
         """Tokens of context that the model was trained with."""
         return int(llama().llama_model_n_ctx_train(self.pointer))
+
+    @cached_property
+    def positions(self) -> int | None:
+        """Tokens for whose places the model has learned something each; None where a place is computed."""
+        learned = self.architecture in LEARNED_POSITIONS
+        if self.architecture == "mpt":
+            # most of these weigh distances instead
+            learned = float(self.meta("mpt.attention.max_alibi_bias") or 0) == 0
+        return self.train_context if learned else None
+
+    def check_length(self, tokens: int) -> None:
+        """EngineError for a text of so many tokens where the model has fewer places, at which llama.cpp would abort."""
+        if self.positions is not None and tokens > self.positions:
+            raise EngineError(
+                f"{self.path.name} has learned positions for {self.positions} tokens, not {tokens}",
+                f"give -c {self.positions} or less",
+            )
 
     @cached_property
     def window(self) -> int:

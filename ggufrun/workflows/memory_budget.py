@@ -16,6 +16,10 @@ from ggufrun.workflows.open_model import fitted
 
 Measured = Callable[[ModelParams, ContextParams], Footprint]
 
+MOST_MEASURED = 1 << 22
+"""Tokens of the longest context that is tried: llama.cpp keeps a list of them even where it takes no memory otherwise,
+and a header may say anything."""
+
 STEP = 256
 """Tokens: llama.cpp rounds a context up to so many."""
 
@@ -80,7 +84,7 @@ def _smaller(model: ModelParams, context: ContextParams, found: Fit, measured: M
 def longest_context(model: ModelParams, context: ContextParams, found: Fit, measured: Measured) -> int:
     """Tokens of context, at most those of the training, with which the same placement still fits."""
     footprint = found.footprint
-    low, high = footprint.context, max(footprint.context, footprint.trained_context)
+    low, high = footprint.context, max(footprint.context, min(footprint.trained_context, MOST_MEASURED))
 
     def fits(tokens: int) -> bool:
         tried = measured(model, replace(context, n_ctx=tokens))

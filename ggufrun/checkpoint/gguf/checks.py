@@ -219,6 +219,9 @@ def check_hyperparameters(path: Path, header: Header) -> None:
                 refuse(key, rotated)
     if arch in SECTIONED and not any(numbers("rope.dimension_sections", 0)[:3]):
         refuse("rope.dimension_sections", numbers("rope.dimension_sections", 0))
+    sections = numbers("rope.dimension_sections", 0)
+    if heads and sum(sections) > max(numbers("attention.key_length", width)):
+        refuse("rope.dimension_sections", sections)
     if header.tensors:
         # without the key llama.cpp throws, for it may not know the architecture either
         layers = max(numbers("block_count", 1))
