@@ -210,3 +210,32 @@ def test_the_second_command_says_so_and_does_nothing(
     out, err = capfd.readouterr()
     assert (exit.value.code, out) == (1, "") and err.count("\n") == 1 and "is in use by another ggufrun" in err
     assert not output.exists()
+
+
+def test_a_session_that_could_not_be_kept_is_told_of_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is loaded: there is no such model."""
+    session = tmp_path / "talk.json"
+    session.write_text("{}")
+    opened, allowed = os.open, os.access
+
+    def refused(path: object, flags: int, *more: int, **named: int) -> int:
+        if str(path).endswith(".lock"):
+            raise OSError(30, "Read-only file system")
+        return opened(path, flags, *more, **named)  # type: ignore[call-overload, no-any-return]
+
+    def without_write(path: object, mode: int) -> bool:
+        return mode != os.W_OK and allowed(str(path), mode)
+
+    changes: dict[str, object] = {"access": without_write, "open": refused}
+    words = {"access": "talk.json is read-only; copy it", "open": "talk.json cannot be written: read-only file system"}
+    for name, told in words.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, changes[name])
+            patch.setattr(sys, "argv", ["ggufrun", "chat", "none.gguf", "--session", str(session), "hi"])
+            with pytest.raises(SystemExit) as exit:
+                app.main()
+        out, err = capfd.readouterr()
+        assert (exit.value.code, out, err.count("\n")) == (1, "", 1) and told in err
+    assert [path.name for path in tmp_path.iterdir()] == ["talk.json"]

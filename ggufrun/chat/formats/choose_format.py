@@ -161,7 +161,7 @@ def _template_text(given: str) -> str:
     if "{" in given:
         return given
     path = Path(given)
-    if not path.is_file():
+    if not path.exists():
         raise NotFoundError(
             f"--chat-template {given}: no such file, and no style of this name",
             f"give Jinja text, a file, or one of {', '.join(stylebook.known())}",
