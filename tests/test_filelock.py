@@ -220,10 +220,10 @@ def test_a_session_that_could_not_be_kept_is_told_of_first(
     session.write_text("{}")
     opened, allowed = os.open, os.access
 
-    def refused(path: object, flags: int, *more: int, **named: int) -> int:
+    def refused(path: str, flags: int, *more: int, **named: int) -> int:
         if str(path).endswith(".lock"):
             raise OSError(30, "Read-only file system")
-        return opened(path, flags, *more, **named)  # type: ignore[call-overload, no-any-return]
+        return opened(path, flags, *more, **named)  # type: ignore[arg-type]
 
     def without_write(path: object, mode: int) -> bool:
         return mode != os.W_OK and allowed(str(path), mode)
