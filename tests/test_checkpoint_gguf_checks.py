@@ -46,6 +46,10 @@ def header(**values: Any) -> Header:
         {"attention__layer_norm_rms_epsilon": 0.0, "rope__freq_base": 1e6, "rope__scaling__factor": 0.0},
         {"activation_sparsity_scale": [-float("inf"), 1.5]},
         {"context_length": 10485760, "vocab_size": 262144},
+        {"rope__dimension_sections": [4, 2, 2, 0]},
+        {"rope__dimension_sections": [8, 8, 0, 0]},
+        {"rope__dimension_sections": 4},
+        {"attention__key_length": 128, "rope__dimension_sections": [64, 32, 16, 16]},
     ],
 )
 def test_sound_ones(values: dict[str, Any]) -> None:
@@ -74,6 +78,8 @@ def test_sound_ones(values: dict[str, Any]) -> None:
         {"rope__dimension_count": 5},
         {"rope__dimension_count": 18},
         {"rope__dimension_sections": [8, 8, 8, 8]},
+        {"rope__dimension_sections": 5},
+        {"rope__dimension_sections": [8, 8, 1, 0]},
         {"attention__key_length": 128, "rope__dimension_count": 130},
         {"attention__key_length": 1 << 20},
         {"ssm__inner_size": 1 << 24},

@@ -223,7 +223,7 @@ def test_a_session_that_could_not_be_kept_is_told_of_first(
     def refused(path: str, flags: int, *more: int, **named: int) -> int:
         if str(path).endswith(".lock"):
             raise OSError(30, "Read-only file system")
-        return opened(path, flags, *more, **named)  # type: ignore[arg-type]
+        return opened(path, flags, *more, **named)
 
     def without_write(path: object, mode: int) -> bool:
         return mode != os.W_OK and allowed(str(path), mode)

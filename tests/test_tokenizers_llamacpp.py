@@ -11,7 +11,7 @@ from typing import Any
 import gguf
 import pytest
 
-from ggufrun.checkpoint import gguffile
+from ggufrun.checkpoint.gguf import file
 from ggufrun.convert.plan import plan_vocabulary
 from ggufrun.native.bindings import bindings
 from tests.conftest import Oracle
@@ -70,7 +70,7 @@ def test_vocabulary_of_llama_cpp(oracle: Oracle, tmp_path: Path, name: str) -> N
     planned.close()
     header = planned.targets[0].header
     api, made = bindings(), tmp_path / "vocabulary.gguf"
-    made.write_bytes(gguffile.serialize(gguffile.Header(header.metadata, ())))
+    made.write_bytes(file.serialize(file.Header(header.metadata, ())))
     params = api.llama_model_default_params()
     params.vocab_only = True
     model = api.llama_model_load_from_file(str(made).encode(), params)

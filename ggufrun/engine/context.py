@@ -105,7 +105,9 @@ class Context(TokenSequence):
         wanted = params.n_ctx or (trained if params.n_ctx == 0 else min(trained, DEFAULT_CONTEXT))
         if wanted <= 0:
             raise EngineError("the file does not say how long its context is", "give a length with -c")
-        model.check_length(wanted)
+        # of sequences that share one memory, none is as long as all of it
+        if params.sequences == 1 or params.separate:
+            model.check_length(wanted)
         if not model.params.no_alloc:
             self._check_memory(wanted * (params.sequences if params.separate else 1), bits_k, bits_v)
         threads = params.threads or default_threads()

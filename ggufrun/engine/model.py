@@ -217,12 +217,15 @@ class Model:
             learned = float(self.meta("mpt.attention.max_alibi_bias") or 0) == 0
         return self.train_context if learned else None
 
-    def check_length(self, tokens: int) -> None:
-        """EngineError for a text of so many tokens where the model has fewer places, at which llama.cpp would abort."""
+    def check_length(self, tokens: int, flags: str = "-c") -> None:
+        """EngineError for a text of so many tokens where the model has fewer places: llama.cpp would abort there.
+
+        ``flags`` are those that make it so long.
+        """
         if self.positions is not None and tokens > self.positions:
             raise EngineError(
-                f"{self.path.name} has learned positions for {self.positions} tokens, not {tokens}",
-                f"give -c {self.positions} or less",
+                f"{self.path.name} has learned positions for {self.positions} tokens, not for {tokens}",
+                f"give at most {self.positions} with {flags}",
             )
 
     @cached_property

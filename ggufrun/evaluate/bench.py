@@ -74,6 +74,7 @@ def run(
     """
     for test in tests:
         size = test.prompt + test.generate
+        model.check_length(size, "-p and -n")
         with Context(model, replace(params, n_ctx=size)) as context:
             if warm_up:
                 on_run(test, 0)

@@ -156,6 +156,17 @@ def _check_lists(path: Path, header: Header) -> None:
             raise FormatError(f"{path.name} has no blk.{layer}.{INDEXER[0]}, which this layer needs", AGAIN)
 
 
+def _check_positions(path: Path, header: Header) -> None:
+    """MPT weighs distances or has learned positions. llama.cpp looks learned ones up wherever there are any, and takes
+    a model that says it weighs distances for one without a longest text.
+    """
+    bias = header.get("mpt.attention.max_alibi_bias", 0.0)
+    if header.architecture == "mpt" and bias and any(one.name == LEARNED_POSITIONS for one in header.tensors):
+        raise FormatError(f"{path.name} has {LEARNED_POSITIONS} and says attention.max_alibi_bias = {bias}", AGAIN)
+
+
+LEARNED_POSITIONS = "position_embd.weight"
+
 GLM_5_2_CONTEXT = 1 << 20
 """Tokens from which on llama.cpp takes a GLM-DSA for one whose layers do not all have an indexer."""
 
@@ -219,8 +230,10 @@ def check_hyperparameters(path: Path, header: Header) -> None:
                 refuse(key, rotated)
     if arch in SECTIONED and not any(numbers("rope.dimension_sections", 0)[:3]):
         refuse("rope.dimension_sections", numbers("rope.dimension_sections", 0))
+    _check_positions(path, header)
     sections = numbers("rope.dimension_sections", 0)
-    if heads and sum(sections) > max(numbers("attention.key_length", width)):
+    # one number counts for each of the four
+    if heads and sum(sections) * (4 if len(sections) == 1 else 1) > max(numbers("attention.key_length", width)):
         refuse("rope.dimension_sections", sections)
     if header.tensors:
         # without the key llama.cpp throws, for it may not know the architecture either

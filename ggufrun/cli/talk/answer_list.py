@@ -182,6 +182,7 @@ def pool(
 
     trained = model.train_context
     longest = params.n_ctx or (trained if params.n_ctx == 0 else min(trained, DEFAULT_CONTEXT))
+    model.check_length(longest)
     longest = longest if needed is None else min(longest, needed)
     total, affordable = longest * sequences, True
     if hasattr(os, "sysconf"):
