@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +17,9 @@ from ggufrun.quantize.types import FILE_TYPES
 llama_cpp = bindings()
 
 
-@contextmanager
-def silent() -> Iterator[None]:
-    """The log goes nowhere, and afterwards where it went before: the engine listens to it for the reasons of errors."""
-    quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
-    previous, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
-    llama_cpp.llama_log_get(ctypes.byref(previous), ctypes.byref(data))
-    llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
-    try:
-        yield
-    finally:
-        llama_cpp.llama_log_set(previous, data)
-
-
 def run_quantizer(source: Path, target: Path, params: Any) -> bool:
     """False where it refuses."""
-    with silent():
-        return bool(
-            llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)) == 0
-        )
+    return bool(llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)) == 0)
 
 
 def library_quantize(

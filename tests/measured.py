@@ -5,7 +5,6 @@ The output matrix is large enough that predictions are not even: divergences hav
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import sentencepiece
 
-from ggufrun.native.library import llama
+from ggufrun.native.library import llama, our_kernels
 from tests.checkpoints import ROOT, TOKENIZER
 
 WIDTH, INNER, LAYERS, HEADS, KV_HEADS = 256, 512, 2, 4, 2
@@ -136,11 +135,12 @@ def add_vocabulary(writer: gguf.GGUFWriter, more: int, swapped: bool) -> None:
 @contextmanager
 def kernels_in_use(*names: str) -> Iterator[None]:
     """Meanwhile the engine multiplies by the first of these kernels that the processor runs, if it has any."""
-    function = getattr(llama()._lib, "ggufrun_kernels", None)
-    if function is None:
+    llama()
+    found = our_kernels()
+    if found is None:
         yield
         return
-    function.restype, function.argtypes = ctypes.c_char_p, [ctypes.c_char_p]
+    function = found.ggufrun_kernels
     before = function(None)
     any(function(name.encode()) == name.encode() for name in names)
     try:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ggufrun.native import library
 from ggufrun.quantize import ggml
 
 Floats = npt.NDArray[np.float32]
@@ -43,8 +44,8 @@ class TypeTraits(ctypes.Structure):
 @cache
 def libraries() -> tuple[ctypes.CDLL, ctypes.CDLL]:
     """libggml-base and libggml-cpu."""
-    base = ggml.library()
-    cpu = ctypes.CDLL(str(ggml._library_path(Path(base._name).parent, "ggml-cpu")))
+    base = library._libggml_base()
+    cpu = ctypes.CDLL(str(library._file_of(Path(base._name).parent, "ggml-cpu")))
     pointer, count = ctypes.c_void_p, ctypes.c_int64
     signatures: list[tuple[ctypes.CDLL, str, Any, list[Any]]] = [
         (base, "ggml_init", pointer, [InitParams]),
@@ -63,8 +64,8 @@ def libraries() -> tuple[ctypes.CDLL, ctypes.CDLL]:
         (cpu, "ggml_graph_compute_with_ctx", ctypes.c_int, [pointer, pointer, ctypes.c_int]),
         (cpu, "ggml_get_type_traits_cpu", ctypes.POINTER(TypeTraits), [ctypes.c_int]),
     ]
-    for library, name, result, arguments in signatures:
-        function = getattr(library, name)
+    for lib, name, result, arguments in signatures:
+        function = getattr(lib, name)
         function.restype, function.argtypes = result, arguments
     if hasattr(cpu, "ggufrun_kernels"):
         cpu.ggufrun_kernels.restype, cpu.ggufrun_kernels.argtypes = ctypes.c_char_p, [ctypes.c_char_p]
@@ -166,7 +167,7 @@ def as_floats(kind: int, blocks: Bytes) -> Floats:
     block = next(one for one in ggml.block_types().values() if one.id == kind)
     out = np.empty((*blocks.shape[:-1], blocks.shape[-1] // block.size * block.block), np.float32)
     data = np.ascontiguousarray(blocks)
-    ggml.library().ggml_get_type_traits(kind).contents.to_float(data.ctypes.data, out.ctypes.data, out.size)
+    library.ggml_base().ggml_get_type_traits(kind).contents.to_float(data.ctypes.data, out.ctypes.data, out.size)
     return out
 
 

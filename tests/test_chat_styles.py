@@ -13,7 +13,7 @@ from ggufrun.chat.formats.history import Exchange, Step
 from ggufrun.chat.formats.prompt import AffixPrompt, StylePrompt
 from ggufrun.engine.model import Model
 from ggufrun.errors import UsageError
-from ggufrun.native.library import llama
+from ggufrun.native.bindings import bindings
 from tests import chat_oracle
 from tests.conftest import Oracle
 
@@ -34,7 +34,7 @@ LLAMA_CPP = {
 
 def llama_cpp_format(name: str, messages: list[tuple[str, str]]) -> str:
     """What ``llama_chat_apply_template`` makes of the messages, ready for an answer."""
-    api = llama()
+    api = bindings()
     chat = (api.llama_chat_message * len(messages))(*[(role.encode(), text.encode()) for role, text in messages])
     buffer = ctypes.create_string_buffer(4096)
     length = api.llama_chat_apply_template(name.encode(), chat, len(messages), True, buffer, len(buffer))

@@ -15,7 +15,8 @@ from ggufrun.cli.commands import doctor
 from ggufrun.cli.jobs import device_proof, doctor_findings
 from ggufrun.engine.placement import system_memory
 from ggufrun.evaluate import build, machine
-from ggufrun.quantize import ggml, kernels
+from ggufrun.native.library import stock_quantizer
+from ggufrun.quantize import kernels
 from tests.checkpoints import ROOT
 
 CPUINFO = """\
@@ -51,9 +52,9 @@ def test_measuring_tells_tuned_from_stock(monkeypatch: pytest.MonkeyPatch) -> No
     assert speed.q4_k > 0
     assert speed.iq4_xs > 0
     # A library built with our kernels, and only such a one, holds llama.cpp's own beside them.
-    assert speed.tuned is (ggml.stock_function("q4_K") is not None)
+    assert speed.tuned is (stock_quantizer("q4_K") is not None)
     assert (speed.stock_q4_k is None) is (speed.stock_iq4_xs is None) is (not speed.tuned)
-    monkeypatch.setattr(ggml, "stock_function", lambda name: None)
+    monkeypatch.setattr(kernels, "stock_quantizer", lambda name: None)
     stock = kernels.measure(n_rows=1, n_per_row=256, repeat=1)
     assert (stock.tuned, stock.stock_q4_k) == (False, None)
 

@@ -10,7 +10,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -23,6 +22,7 @@ from ggufrun.engine.adapters import Adapter
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.model import Model, ModelParams
 from ggufrun.errors import UnsupportedError
+from ggufrun.native.library import llama
 from ggufrun.quantize.types import FILE_TYPES
 from tests.families import VOCABULARY, replace_vocabulary, some_vocabulary, write
 from tests.family_cases import CASES
@@ -130,7 +130,7 @@ def logits(model: Path, *adapters: Adapter) -> npt.NDArray[np.float32]:
         Context(opened, ContextParams(n_ctx=64, threads=1, adapters=adapters)) as context,
     ):
         context.feed(IDS)
-        found = llama_cpp.llama_get_logits_ith(context.pointer, -1)
+        found = llama().llama_get_logits_ith(context.pointer, -1)
         return np.array([found[number] for number in range(VOCABULARY)], np.float32)
 
 

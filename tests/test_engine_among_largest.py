@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,14 @@ import pytest
 from ggufrun.engine.context import Context
 from ggufrun.engine.sampling import sampler as module
 from ggufrun.engine.sampling.sampler import Sampler, SamplingParams
-from ggufrun.native.library import llama
+from ggufrun.native.library import llama, sampling
 
 DRAWS = 40
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _ours() -> None:
-    if module._among_largest() is None:
+    if sampling() is None:
         pytest.skip("the engine was built without tools/sampling: by another way than make")
 
 
@@ -39,13 +40,15 @@ def drawn(context: Context, params: SamplingParams) -> list[int]:
 
 def listened(patch: pytest.MonkeyPatch) -> list[int]:
     """What ``ggufrun_sample`` returns from now on."""
-    function, heard = module._among_largest(), []
+    found, heard = sampling(), []
+    assert found is not None
+    function = found.ggufrun_sample
 
     def call(*arguments: Any) -> int:
         heard.append(function(*arguments))
         return int(heard[-1])
 
-    patch.setattr(module, "_among_largest", lambda: call)
+    patch.setattr(module, "sampling", lambda: SimpleNamespace(ggufrun_sample=call))
     return heard
 
 
@@ -86,7 +89,7 @@ def test_the_same_tokens(demo_context: Context, monkeypatch: pytest.MonkeyPatch,
             heard = listened(patch)
             made = drawn(demo_context, PARAMS[name])
             assert heard == made
-            patch.setattr(module, "_among_largest", lambda: None)
+            patch.setattr(module, "sampling", lambda: None)
             assert drawn(demo_context, PARAMS[name]) == made and len(heard) == DRAWS
 
 
@@ -127,7 +130,9 @@ def test_what_it_cannot_do_is_left_to_the_engine(demo_context: Context) -> None:
     there = scores(demo_context)
     there[:] = 1.0
     sampler = Sampler(demo_context.model, SamplingParams(seed=1), 512)
-    function, chain = module._among_largest(), sampler._chain
+    found, chain = sampling(), sampler._chain
+    assert found is not None
+    function = found.ggufrun_sample
     for need in (0, -1, 33, 513):
         assert function(chain, demo_context.pointer, -1, need) == -1
     assert function(chain, demo_context.pointer, -1, 32) >= 0

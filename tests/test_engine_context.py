@@ -14,7 +14,8 @@ from ggufrun.engine.model import Model
 from ggufrun.engine.sampling.sampler import Sampler, SamplingParams
 from ggufrun.engine.sequence import ContextFull, Interrupted, common_prefix
 from ggufrun.errors import EngineError, UsageError
-from ggufrun.native.library import ERROR, _log, llama
+from ggufrun.native.library import llama
+from ggufrun.native.log import ERROR, write
 
 POEM = "[INST] 背一下静夜思 [/INST]"
 
@@ -180,7 +181,7 @@ def test_a_context_larger_than_the_memory(demo_model: Model) -> None:
 
 def test_the_engines_reason_for_no_context(demo_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object) -> None:
-        _log.write(ERROR, "llama_init_from_model: the moon is in the way\n")
+        write(ERROR, "llama_init_from_model: the moon is in the way\n")
 
     monkeypatch.setattr(llama(), "llama_init_from_model", refuse)
     with pytest.raises(EngineError, match="no context of 256 tokens: the moon is in the way"):

@@ -13,7 +13,7 @@ import pytest
 from ggufrun.engine.placement import devices as devices_module
 from ggufrun.engine.placement import offload
 from ggufrun.engine.placement.devices import Device, devices, has_gpu
-from ggufrun.native import abort
+from ggufrun.native import abort, cuda
 from ggufrun.native import library as native
 from ggufrun.native.bindings import bindings
 
@@ -58,11 +58,12 @@ def test_a_library_that_is_missing(why: str, said: str) -> None:
 
 ABORT = """
 import ctypes
-from ggufrun.native import abort as lastwords; from ggufrun.native import library as native
-library = ctypes.CDLL(native.llama()._lib._name)
+from ggufrun.native import abort as lastwords, library as native, log
+native.llama()
+library = ctypes.CDLL(str(native.library_path()))
 with lastwords.last_words(lambda text: print(repr(text), flush=True)):
-    native._remember(native.ERROR, b"CUDA error: out of memory\\n", None)
-    native._remember(native.ERROR, b"  current device: 0, in function alloc\\n", None)
+    log._write(log.ERROR, b"CUDA error: out of memory\\n", None)
+    log._write(log.ERROR, b"  current device: 0, in function alloc\\n", None)
     library.ggml_abort(b"ggml-cuda.cu", 109, b"CUDA error")
 """
 
@@ -205,8 +206,8 @@ class Runtime:
 
 def test_cards_that_refuse_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = Runtime()
-    monkeypatch.setattr(devices_module, "_runtime", lambda: runtime)
-    assert devices_module.refusals.__wrapped__() == {"CUDA0": "out of memory"}
+    monkeypatch.setattr(cuda, "_runtime", lambda: runtime)
+    assert cuda.refusals.__wrapped__() == {"CUDA0": "out of memory"}
     # what follows happens on a card that works, and no error is left for ggml to find
     assert runtime.current == 1 and runtime.fetched
 

@@ -17,6 +17,7 @@ from ggufrun.engine.placement import memory, system_memory
 from ggufrun.engine.placement.devices import Device, has_gpu
 from ggufrun.engine.placement.memory import Footprint, Place, Use, measure, with_adapters
 from ggufrun.errors import EngineError, NotFoundError
+from ggufrun.native import library, memory_breakdown
 from tests.checkpoints import DEMO
 from tests.completion_oracle import make_adapter
 from tests.shapes import Kind, Shape, write_shape
@@ -116,21 +117,22 @@ def test_files_that_cannot_be_measured(tmp_path: Path) -> None:
 # --- the map's layout -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", [memory.GNU, memory.LLVM])
-def test_a_tree_is_walked_whole(layout: memory._Layout) -> None:
+@pytest.mark.parametrize("layout", [memory_breakdown.GNU, memory_breakdown.LLVM])
+def test_a_tree_is_walked_whole(layout: memory_breakdown._Layout) -> None:
     nodes = [(ctypes.c_size_t * 8)() for _ in range(5)]
     for number, node in enumerate(nodes):
         node[4], node[5], node[6], node[7] = 100 + number, number, 10 * number, 1000 * number
     for parent, side, child in ((0, layout.left, 1), (0, layout.right, 2), (2, layout.left, 3), (3, layout.right, 4)):
         nodes[parent][side] = ctypes.addressof(nodes[child])
-    found = dict(memory._walk(ctypes.addressof(nodes[0]), layout))
-    assert found == {100 + number: Use(number, 10 * number, 1000 * number) for number in range(5)}
-    assert list(memory._walk(0, layout)) == []
+    found = dict(memory_breakdown._walk(ctypes.addressof(nodes[0]), layout))
+    assert found == {100 + number: (number, 10 * number, 1000 * number) for number in range(5)}
+    assert list(memory_breakdown._walk(0, layout)) == []
 
 
 def test_an_engine_without_the_report_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "_libllama", lambda: ctypes.CDLL(None))
     with pytest.raises(EngineError, match="make engine"):
-        memory._function("_Z7nothingv", None)
+        library.memory_report.__wrapped__()
 
 
 # --- the host's memory ------------------------------------------------------------------------------------------------

@@ -21,11 +21,12 @@ from ggufrun.checkpoint.gguf.header import read_header
 from ggufrun.convert.imatrix import load_imatrix, save_imatrix
 from ggufrun.engine.chunks import ChunkParams
 from ggufrun.engine.model import Model, ModelParams
-from ggufrun.engine.observe import Node, weight_name
+from ggufrun.engine.observe import weight_name
 from ggufrun.errors import FormatError, TargetError, UsageError
 from ggufrun.evaluate.imatrix import Collector, merge
 from ggufrun.evaluate.text import cut
-from ggufrun.native.library import ggml
+from ggufrun.native.library import ggml, library_path
+from ggufrun.native.structures import Tensor
 from ggufrun.quantize.imatrix import Imatrix, ImatrixEntry
 from tests.conftest import Oracle
 from tests.measured import EXPERTS, SAMPLE, USED, weights, write_model
@@ -170,10 +171,10 @@ def test_activations_that_lie_elsewhere_are_copied(
 
 
 def test_the_mirror_of_a_tensor_has_its_size() -> None:
-    lib = ggml()
-    lib.ggml_tensor_overhead.restype = ctypes.c_size_t
+    overhead = ctypes.CDLL(str(library_path())).ggml_tensor_overhead
+    overhead.restype = ctypes.c_size_t
     # an object's header of four fields precedes the tensor
-    assert lib.ggml_tensor_overhead() - ctypes.sizeof(Node) == 32
+    assert overhead() - ctypes.sizeof(Tensor) == 32
 
 
 def test_names_of_copies() -> None:

@@ -6,6 +6,7 @@ nothing to compare.
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,9 @@ import numpy.typing as npt
 import pytest
 
 from ggufrun.errors import FormatError
+from ggufrun.native import library
+from ggufrun.native.binding import declare, signature
+from ggufrun.native.signatures import StockQuantizer
 from ggufrun.quantize import ggml
 
 Floats = npt.NDArray[np.float32]
@@ -104,7 +108,7 @@ IMPORTANCES: dict[str, Callable[[], Floats | None]] = {
 Kernel = Callable[[Floats, Floats | None], Bytes]
 
 
-def call(function: ggml.StockFunction, kind: str, rows: Floats, importance: Floats | None) -> Bytes:
+def call(function: StockQuantizer, kind: str, rows: Floats, importance: Floats | None) -> Bytes:
     """What the function writes, a block a row."""
     block = ggml.block_types()[kind.lower()]
     count = rows.size // block.block * block.size
@@ -118,12 +122,12 @@ def call(function: ggml.StockFunction, kind: str, rows: Floats, importance: Floa
 @cache
 def pair(kind: str) -> tuple[Kernel, Kernel]:
     """The stock function and ours, with the tables that they look up."""
-    stock = ggml.stock_function(kind)
+    stock = library.stock_quantizer(kind)
     if stock is None:
         pytest.skip("a stock build of the engine: there is nothing to compare")
-    lib, number = ggml.library(), ggml.block_types()[kind.lower()].id
+    lib, number = library._libggml_base(), ggml.block_types()[kind.lower()].id
     ours = getattr(lib, f"quantize_{kind}")
-    ours.restype, ours.argtypes = stock.restype, stock.argtypes  # type: ignore[attr-defined]
+    declare(ours, signature(StockQuantizer.__call__), {})
     lib.ggml_quantize_init(number)
     # Its own tables take llama.cpp some seconds.
     if kind in GRIDS and kind.startswith("iq3"):
@@ -205,24 +209,25 @@ def test_the_table_of_types_has_the_tuned_functions(kind: str) -> None:
     values, _ = given("normal", "no imatrix")
     block = ggml.block_types()[kind]
     out = np.zeros((values.size // block.block, block.size), np.uint8)
-    reference = getattr(ggml.library(), f"quantize_row_{kind}_ref")
-    reference.restype, reference.argtypes = None, ggml.library().ggml_quantize_chunk.argtypes[1:4]
+    reference = getattr(library._libggml_base(), f"quantize_row_{kind}_ref")
+    reference.restype, reference.argtypes = None, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     reference(values.ctypes.data, out.ctypes.data, values.size)
     assert out.tobytes() == stock(values, None).tobytes()
 
 
 FREE = """
 import numpy as np
+from ggufrun.native import library
 from ggufrun.quantize import ggml
 rows = np.random.default_rng(0).standard_normal((2, 1024), dtype=np.float32)
 weights = np.ones(1024, np.float32)
 def all_types():
     return [ggml.quantize_rows(ggml.block_types()[kind].id, rows, weights).tobytes() for kind in KINDS]
 first = all_types()
-ggml.library().ggml_quantize_free()
+library._libggml_base().ggml_quantize_free()
 assert all_types() == first
-ggml.library().ggml_quantize_free()
-ggml.library().ggml_quantize_free()
+library._libggml_base().ggml_quantize_free()
+library._libggml_base().ggml_quantize_free()
 """
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from ggufrun.engine.model import Model, catching
 from ggufrun.errors import EngineError, NotFoundError, UsageError
-from ggufrun.native.library import forget_log, llama, reason
+from ggufrun.native.library import llama
+from ggufrun.native.log import forget_log, reason
 from ggufrun.native.signals import held
 
 
@@ -65,7 +66,7 @@ def attach(context: Any, model: Model, adapters: Sequence[Adapter]) -> None:
             )
         loaded.append(pointer)
     count = len(loaded)
-    pointers = (api.llama_adapter_lora_p_ctypes * count)(*loaded)
+    pointers = (ctypes.c_void_p * count)(*loaded)
     scales = (ctypes.c_float * count)(*(adapter.scale for adapter in adapters))
     if api.llama_set_adapters_lora(context, pointers, count, scales) != 0:
         raise EngineError("llama.cpp did not take the adapters", "check that they fit the model")

@@ -20,7 +20,8 @@ from ggufrun.engine.sampling.sampler import Sampler, SamplingParams
 from ggufrun.engine.sampling.thinking import Thinking
 from ggufrun.engine.sequence import ABORTED, OK, common_prefix
 from ggufrun.errors import EngineError
-from ggufrun.native.library import forget_log, llama, reason
+from ggufrun.native.library import llama
+from ggufrun.native.log import forget_log, reason
 from ggufrun.native.signals import noting
 
 WORTH_WAITING = 16

@@ -22,7 +22,8 @@ from ggufrun.engine.placement.devices import has_gpu
 from ggufrun.engine.sequence import ABORTED, OK
 from ggufrun.engine.threads import MAX_THREADS, default_threads
 from ggufrun.errors import EngineError, UsageError
-from ggufrun.native.library import forget_log, llama, reason
+from ggufrun.native.library import llama
+from ggufrun.native.log import forget_log, reason
 from ggufrun.native.signals import held, noting
 
 MAX_SEQUENCES = 256

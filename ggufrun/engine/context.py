@@ -17,7 +17,8 @@ from ggufrun.engine.sequence import TokenSequence
 from ggufrun.engine.threads import MAX_THREADS, default_threads
 from ggufrun.engine.token_batch import TokenBatch
 from ggufrun.errors import EngineError, UsageError
-from ggufrun.native.library import forget_log, llama, reason
+from ggufrun.native.library import llama
+from ggufrun.native.log import forget_log, reason
 from ggufrun.native.signals import held, noting
 
 CACHE_TYPES: dict[str, tuple[int, float]] = {

@@ -16,7 +16,8 @@ from ggufrun.engine.vocabulary import Vocab
 from ggufrun.errors import EngineError, NotFoundError, UnsupportedError
 from ggufrun.native.abort import aborts_thrown
 from ggufrun.native.kernels import wants_copy
-from ggufrun.native.library import forget_log, llama, reason
+from ggufrun.native.library import llama
+from ggufrun.native.log import forget_log, reason
 from ggufrun.native.signals import noting
 
 LOAD_READ, LOAD_MMAP, LOAD_MLOCK, LOAD_MMAP_MLOCK = 0, 1, 2, 3

@@ -1,8 +1,8 @@
 """Watch the matrix products of a model while it runs: the weight's name, and the activations it is multiplied with.
 
 llama.cpp calls back for every node of its graph, first to ask whether anybody wants to see it, then, once it is
-computed, to show it. A node is a ``struct ggml_tensor``, mirrored here from ``ggml/include/ggml.h`` of the pinned
-release; the mirror is held against the library's own accessors on the first node of a run.
+computed, to show it. A node is a ``struct ggml_tensor``; its mirror
+(`ggufrun.native.structures`) is held against the library's own accessors on the first node of a run.
 """
 
 from __future__ import annotations
@@ -18,33 +18,12 @@ import numpy.typing as npt
 
 from ggufrun.errors import EngineError
 from ggufrun.native.library import ggml, llama
+from ggufrun.native.structures import Tensor
 
-MAX_DIMENSIONS = 4
 F32 = 0
 """``GGML_TYPE_F32``."""
 
 Floats = npt.NDArray[np.float32]
-
-
-class Node(ctypes.Structure):
-    """``struct ggml_tensor``."""
-
-    _fields_ = (
-        ("type", ctypes.c_int),
-        ("buffer", ctypes.c_void_p),
-        ("ne", ctypes.c_int64 * MAX_DIMENSIONS),
-        ("nb", ctypes.c_size_t * MAX_DIMENSIONS),
-        ("op", ctypes.c_int),
-        ("op_params", ctypes.c_int32 * 16),
-        ("flags", ctypes.c_int32),
-        ("src", ctypes.c_void_p * 10),
-        ("view_src", ctypes.c_void_p),
-        ("view_offs", ctypes.c_size_t),
-        ("data", ctypes.c_void_p),
-        ("name", ctypes.c_char * 64),
-        ("extra", ctypes.c_void_p),
-        ("padding", ctypes.c_char * 8),
-    )
 
 
 @cache
@@ -61,10 +40,10 @@ def operations() -> dict[str, int]:
 class Product:
     """One matrix product that has been computed. Valid only while the callback runs."""
 
-    def __init__(self, node: Node) -> None:
-        self._input = Node.from_address(node.src[1])
-        self._ids = Node.from_address(node.src[2]) if node.op == operations()["MUL_MAT_ID"] else None
-        weight = Node.from_address(node.src[0])
+    def __init__(self, node: Tensor) -> None:
+        self._input = Tensor.from_address(node.src[1])
+        self._ids = Tensor.from_address(node.src[2]) if node.op == operations()["MUL_MAT_ID"] else None
+        weight = Tensor.from_address(node.src[0])
         self.weight = weight_name(weight.name)
         self.matrices: tuple[int, int] = (weight.ne[3], weight.ne[2])
         """The weight's outer dimensions: (1, experts) of a mixture, (1, 1) of a plain matrix."""
@@ -83,7 +62,7 @@ def weight_name(name: bytes) -> str:
     return name.split(b"#")[1 if b"#" in name else 0].decode("utf-8", "replace")
 
 
-def _array(node: Node, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+def _array(node: Tensor, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """A view of a tensor in the memory of the processor, or a copy of one elsewhere."""
     lib = ggml()
     n_bytes = lib.ggml_nbytes(ctypes.byref(node))
@@ -129,7 +108,7 @@ class Observer:
         try:
             if self.failure is not None:
                 return False
-            node = Node.from_address(address)
+            node = Tensor.from_address(address)
             if not self._checked:
                 _check_mirror(node)
                 self._checked = True
@@ -152,15 +131,15 @@ class Observer:
         self._previous = weight
         return weight
 
-    def _key(self, node: Node) -> tuple[Any, ...]:
+    def _key(self, node: Tensor) -> tuple[Any, ...]:
         # The name tells the layer, and so tells graphs apart that happen to lie at the same address.
-        return node.op, node.src[1], Node.from_address(node.src[1]).name, node.src[2]
+        return node.op, node.src[1], Tensor.from_address(node.src[1]).name, node.src[2]
 
-    def _ask(self, node: Node) -> bool:
-        activations = Node.from_address(node.src[1])
+    def _ask(self, node: Tensor) -> bool:
+        activations = Tensor.from_address(node.src[1])
         if activations.type != F32 or (node.op == self._plain and activations.ne[1] < self.MIN_TOKENS):
             return False
-        weight = Node.from_address(node.src[0])
+        weight = Tensor.from_address(node.src[0])
         name = weight_name(weight.name)
         if not self._wants(name):
             return False
@@ -173,10 +152,10 @@ class Observer:
         return False
 
 
-def _check_mirror(node: Node) -> None:
+def _check_mirror(node: Tensor) -> None:
     lib, here, address = ggml(), ctypes.byref(node), ctypes.addressof(node)
     same = (
-        lib.ggml_get_name(here) == address + Node.name.offset
+        lib.ggml_get_name(here) == address + Tensor.name.offset
         and (lib.ggml_get_data(here) or 0) == (node.data or 0)
         and lib.ggml_nelements(here) == prod(node.ne)
     )

@@ -21,7 +21,8 @@ from ggufrun.atomicfile import appearing
 from ggufrun.engine.context import SEQUENCE, Context
 from ggufrun.engine.rope import RopeParams
 from ggufrun.errors import EngineError, FormatError
-from ggufrun.native.library import forget_log, llama, reason
+from ggufrun.native.library import llama
+from ggufrun.native.log import forget_log, reason
 from ggufrun.regularfile import open_regular
 
 MAGIC = b"ggufrun1"

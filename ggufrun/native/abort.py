@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
+
+from ggufrun.native.binding import bind_if_exported
+from ggufrun.native.log import last_errors, without_build_path
+from ggufrun.native.signatures import CppRuntime, Ggml
+from ggufrun.native.structures import AbortCallback, SignalHandler, TerminateHandler
 
 _say: list[Callable[[str], None]] = []
 
-_library: ctypes.CDLL | None = None
-
-_logged: Callable[[], list[str]] = list
-"""The engine's last lines about errors: a card's error is named there only, the message is ``CUDA error``."""
+_library: Ggml | None = None
 
 
 @contextmanager
@@ -40,10 +42,12 @@ def last_words(say: Callable[[str], None]) -> Iterator[None]:
         _say.remove(say)
 
 
-def install(library: ctypes.CDLL, logged: Callable[[], list[str]]) -> None:
-    """Hear of the end of ``library``, libllama with its ggml; ``logged`` are the last errors of its log."""
-    global _logged, _library
-    _logged, _library = logged, library
+def install(library: Ggml) -> None:
+    """Hear of the end of ``library``. What is said of it is the message and the last errors in the log: a card's error
+    is named there only, the message is ``CUDA error``.
+    """
+    global _library
+    _library = library
     library.ggml_set_abort_callback(_abort)
 
 
@@ -55,8 +59,8 @@ def aborts_thrown() -> Iterator[None]:
     what it caught and returns nothing, which is an error like any other. Where the C++ library of this system is not
     known, the process ends as ever.
     """
-    runtime = _runtime()
-    throw = next((getattr(runtime, name) for name in THROW if hasattr(runtime, name)), None)
+    library = _runtime_library()
+    throw = next((getattr(library, name) for name in THROW if hasattr(library, name)), None)
     if _library is None or throw is None:
         yield
         return
@@ -71,17 +75,8 @@ THROW = ("_ZSt21__throw_runtime_errorPKc", "_ZNSt3__121__throw_runtime_errorEPKc
 """``std::__throw_runtime_error(const char *)`` of GNU's C++ library and of LLVM's: just what ``ggml_abort`` calls."""
 
 
-def without_build_path(text: str) -> str:
-    """A message of the engine's without the folders of the machine that it was built on.
-
-    >>> without_build_path("/tmp/build/vendor/llama.cpp/ggml/src/ggml.c:12: GGML_ASSERT(a) failed")
-    'ggml/src/ggml.c:12: GGML_ASSERT(a) failed'
-    """
-    return re.sub(r"(?<!\S)(?:\.\.)?/\S*?/(?=(?:ggml/)?src/[\w./-]+:\d+)", "", text)
-
-
 def _tell(text: str) -> None:
-    text = without_build_path("\n".join([text, *_logged()]))
+    text = without_build_path("\n".join([text, *last_errors()]))
     try:
         for say in reversed(_say):
             say(text)
@@ -96,7 +91,7 @@ def _aborting(message: bytes | None) -> None:
     _tell((message or b"").decode("utf-8", "replace").strip())
 
 
-_abort = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(_aborting)
+_abort = AbortCallback(_aborting)
 
 # --- C++ exceptions ---------------------------------------------------------------------------------------------------
 
@@ -117,7 +112,7 @@ def _terminating() -> None:
     os.dup2(writing, 2)
     os.close(writing)
     if _Exceptions.before:
-        ctypes.CFUNCTYPE(None)(_Exceptions.before)()
+        TerminateHandler(_Exceptions.before)()
     os.abort()
 
 
@@ -143,8 +138,8 @@ def _signalled(number: int) -> None:
     _tell("\n".join(words or lines) or "it ended the process (SIGABRT)")
 
 
-_terminate = ctypes.CFUNCTYPE(None)(_terminating)
-_on_signal = ctypes.CFUNCTYPE(None, ctypes.c_int)(_signalled)
+_terminate = TerminateHandler(_terminating)
+_on_signal = SignalHandler(_signalled)
 
 
 @contextmanager
@@ -154,13 +149,10 @@ def _exceptions() -> Iterator[None]:
     if library is None:
         yield
         return
-    pointer = ctypes.c_void_p
-    library.signal.restype, library.signal.argtypes = pointer, [ctypes.c_int, pointer]
-    library._ZSt13set_terminatePFvvE.restype, library._ZSt13set_terminatePFvvE.argtypes = pointer, [pointer]
-    terminate = library._ZSt13set_terminatePFvvE(ctypes.cast(_terminate, pointer))
-    if terminate != ctypes.cast(_terminate, pointer).value:
+    terminate = library._ZSt13set_terminatePFvvE(_terminate)
+    if terminate != ctypes.cast(_terminate, ctypes.c_void_p).value:
         _Exceptions.before = terminate
-    before = {number: library.signal(number, ctypes.cast(_on_signal, pointer)) for number in (signal.SIGABRT, *CRASHES)}
+    before = {number: library.signal(number, _on_signal) for number in (signal.SIGABRT, *CRASHES)}
     try:
         yield
     finally:
@@ -169,10 +161,17 @@ def _exceptions() -> Iterator[None]:
         library._ZSt13set_terminatePFvvE(terminate)
 
 
-def _runtime() -> ctypes.CDLL | None:
+@cache
+def _runtime_library() -> ctypes.CDLL | None:
     """The C++ library, by which the C library's functions are found, too."""
     try:
-        found = ctypes.CDLL("libc++.1.dylib" if sys.platform == "darwin" else "libstdc++.so.6")
-        return found if hasattr(found, "_ZSt13set_terminatePFvvE") and hasattr(found, "signal") else None
+        return ctypes.CDLL("libc++.1.dylib" if sys.platform == "darwin" else "libstdc++.so.6")
     except OSError:
         return None
+
+
+@cache
+def _runtime() -> CppRuntime | None:
+    """Its functions by which an end is heard of."""
+    library = _runtime_library()
+    return None if library is None else bind_if_exported(CppRuntime, library)

@@ -6,7 +6,6 @@ everything that a command here needs; and it sends llama.cpp's log to the screen
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import importlib.util
 import sys
@@ -14,22 +13,23 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-PACKAGE, API = "llama_cpp", "llama_cpp.llama_cpp"
+from ggufrun.native.log import listen
 
-# A module global, because llama.cpp keeps the pointer: a collected callback crashes.
-_silence = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda _level, _text, _data: None)
+PACKAGE, API = "llama_cpp", "llama_cpp.llama_cpp"
 
 
 @cache
 def bindings() -> Any:
-    """The module of the C functions, with the log silenced.
+    """The module of the C functions, with the log kept by `ggufrun.native.log`.
+
+    For its structures: functions are declared in `ggufrun.native.signatures`.
 
     Raises what the import raises: ModuleNotFoundError, OSError or RuntimeError.
     """
     if API not in sys.modules:
         _load()
     api: Any = sys.modules[API]
-    api.llama_log_set(_silence, None)
+    listen(api)
     return api
 
 

@@ -6,9 +6,7 @@ makes of some types when it loads a model, for twice the memory and some seconds
 
 from __future__ import annotations
 
-import ctypes
-
-from ggufrun.native.library import llama
+from ggufrun.native.library import llama, our_kernels
 
 STOCK = "stock"
 """The name of llama.cpp's own, which are the default.
@@ -18,11 +16,9 @@ STOCK = "stock"
 
 def kernels() -> str:
     """The instruction set of the kernels in use (``avx512``, ``avxvnni``, ``avx2``), or ``stock``."""
-    function = getattr(llama()._lib, "ggufrun_kernels", None)
-    if function is None:
-        return STOCK
-    function.restype, function.argtypes = ctypes.c_char_p, [ctypes.c_char_p]
-    return str(function(None).decode())
+    llama()
+    found = our_kernels()
+    return STOCK if found is None else str(found.ggufrun_kernels(None).decode())
 
 
 def wants_copy() -> bool:

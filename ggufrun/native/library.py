@@ -1,58 +1,40 @@
-"""The native library: loaded once, on first use, with its log kept here instead of on the user's screen.
+"""The native libraries: loaded once, on first use, each as a typed table of its functions.
 
-llama.cpp explains a failure only in its log, so the last lines are remembered and turned into the reason of an error.
+`llama` and `ggml` are the engine with its devices; `llama_without_devices` is enough for vocabularies and plans;
+`ggml_base` is enough for rows of weights.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import re
-from collections import deque
+import sys
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import TypeVar
 
 from ggufrun.errors import EngineError
-from ggufrun.native.abort import install, without_build_path
+from ggufrun.native.abort import install
+from ggufrun.native.binding import MissingFunctionError, bind, bind_if_exported, function_if_exported
 from ggufrun.native.bindings import bindings
+from ggufrun.native.log import forget_log, lines
+from ggufrun.native.signatures import (
+    Ggml,
+    GgmlBase,
+    GgmlCpu,
+    Kernels,
+    Llama,
+    MemoryReport,
+    Rpc,
+    Sampling,
+    StockQuantizer,
+)
 
-WARN, ERROR, CONTINUED = 3, 4, 5
-"""Levels of ``enum ggml_log_level`` as ``ggml.h`` numbers them (2 is info)."""
+T = TypeVar("T")
 
-
-LOADING = "error loading model: "
-"""What llama.cpp puts before the cause when a model cannot be loaded."""
-
-
-class _Log:
-    """The last warnings and errors. A continued line belongs to the one before it, kept or not."""
-
-    def __init__(self) -> None:
-        self.lines: deque[tuple[int, str]] = deque(maxlen=400)
-        self.level = 0
-
-    def write(self, level: int, text: str) -> None:
-        if level == CONTINUED:
-            if self.level in (WARN, ERROR) and self.lines:
-                kept, before = self.lines.pop()
-                self.lines.append((kept, before + text))
-            return
-        self.level = level
-        if level in (WARN, ERROR):
-            self.lines.append((level, text))
-
-
-_log = _Log()
-
-_LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-
-
-def _remember(level: int, text: bytes | None, _: Any) -> None:
-    _log.write(level, (text or b"").decode("utf-8", "replace"))
-
-
-# A module global, because llama.cpp keeps the pointer for as long as the process lives: a collected callback crashes.
-_callback = _LogCallback(_remember)
+PINNED = "install the release that ggufrun pins: `make setup`"
 
 
 def _unloadable(why: str) -> EngineError:
@@ -67,25 +49,20 @@ def _unloadable(why: str) -> EngineError:
         suffix = "" if int(missing[2]) >= 13 else f"-cu{missing[2]}"
         return EngineError(
             f"the engine is built with CUDA {missing[2]}, whose libraries are not here (no {missing[1]})",
-            f"`pip install nvidia-cublas{suffix} nvidia-cuda-runtime{suffix}`, or build it anew: `make cuda`",
+            f"`pip install nvidia-cublas{suffix} nvidia-cuda-runtime{suffix}`, or build it again: `make cuda`",
         )
     return EngineError(f"the engine cannot be loaded: {why}", "reinstall llama-cpp-python")
 
 
-LAST = 3
-"""Lines of the log that may belong to the end: what failed, where, in which call."""
-
-
-def _last_errors() -> list[str]:
-    return [text.strip() for level, text in [*_log.lines][-LAST:] if level == ERROR]
+def _bound(protocol: type[T], library: ctypes.CDLL) -> T:
+    try:
+        return bind(protocol, library, vars(bindings()))
+    except MissingFunctionError as error:
+        raise EngineError(f"the engine has no {error.name}", PINNED) from error
 
 
 @cache
-def llama() -> Any:
-    """The C API as llama-cpp-python binds it, with the backends initialized.
-
-    Raises EngineError when the package or one of its shared libraries cannot be loaded.
-    """
+def _libllama() -> ctypes.CDLL:
     # read when the library is loaded: a debugger's view of our process helps nobody here
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     try:
@@ -97,13 +74,36 @@ def llama() -> Any:
         ) from error
     except (RuntimeError, OSError) as error:
         raise _unloadable(str(error)) from error
-    api.llama_log_set(_callback, None)
-    library = ctypes.CDLL(api._lib._name)
-    install(library, _last_errors)
+    # The wheel holds every library several times, under names with and without a version. Opened by another name, a
+    # second copy would be loaded, with devices of its own; looked up through libllama, a function is the one it calls.
+    return ctypes.CDLL(api._lib._name)
+
+
+def library_path() -> Path:
+    """The file of libllama, next to which its companions are."""
+    return Path(_libllama()._name)
+
+
+@cache
+def llama_without_devices() -> Llama:
+    """libllama before any device is looked for. Raises EngineError when it cannot be loaded."""
+    return _bound(Llama, _libllama())
+
+
+@cache
+def llama() -> Llama:
+    """libllama with the backends initialized.
+
+    Raises EngineError when the package or one of its shared libraries cannot be loaded.
+    """
+    api = llama_without_devices()
+    library = _bound(Ggml, _libllama())
+    forget_log()
+    install(library)
     api.llama_backend_init()
     # the backends look for their devices when they are first asked for
     library.ggml_backend_reg_count()
-    _starting.extend(text.strip() for _, text in _log.lines)
+    _starting.extend(lines())
     forget_log()
     return api
 
@@ -118,71 +118,93 @@ def starting() -> tuple[str, ...]:
 
 
 @cache
-def ggml() -> ctypes.CDLL:
-    """The functions of libggml that llama-cpp-python does not bind: tensors, buffers, devices.
-
-    Source of the signatures: ``ggml/include/ggml.h`` and ``ggml-backend.h`` of the llama.cpp inside the pinned release.
-    """
-    # The wheel holds every library several times, under names with and without a version. Opened by another name, a
-    # second copy would be loaded, with devices of its own; looked up through libllama, a function is the one it calls.
-    library = ctypes.CDLL(llama()._lib._name)
-    pointer, size = ctypes.c_void_p, ctypes.c_size_t
-    signatures: dict[str, tuple[type | None, list[type]]] = {
-        "ggml_op_name": (ctypes.c_char_p, [ctypes.c_int]),
-        "ggml_get_name": (pointer, [pointer]),
-        "ggml_get_data": (pointer, [pointer]),
-        "ggml_nelements": (ctypes.c_int64, [pointer]),
-        "ggml_nbytes": (size, [pointer]),
-        "ggml_backend_buffer_is_host": (ctypes.c_bool, [pointer]),
-        "ggml_backend_tensor_get": (None, [pointer, pointer, size, size]),
-        "ggml_backend_dev_count": (size, []),
-        "ggml_backend_dev_get": (pointer, [size]),
-        "ggml_backend_dev_name": (ctypes.c_char_p, [pointer]),
-        "ggml_backend_dev_description": (ctypes.c_char_p, [pointer]),
-        "ggml_backend_dev_type": (ctypes.c_int, [pointer]),
-        "ggml_backend_dev_memory": (None, [pointer, ctypes.POINTER(size), ctypes.POINTER(size)]),
-        "ggml_backend_dev_buffer_type": (pointer, [pointer]),
-        "ggml_backend_reg_count": (size, []),
-        "ggml_backend_reg_get": (pointer, [size]),
-        "ggml_backend_reg_name": (ctypes.c_char_p, [pointer]),
-        "ggml_backend_reg_dev_count": (size, [pointer]),
-        "ggml_backend_register": (None, [pointer]),
-        "ggml_backend_buft_name": (ctypes.c_char_p, [pointer]),
-        "ggml_backend_buft_is_host": (ctypes.c_bool, [pointer]),
-        "ggml_backend_buft_get_device": (pointer, [pointer]),
-    }
-    for name, (result, arguments) in signatures.items():
-        try:
-            function = getattr(library, name)
-        except AttributeError as error:
-            what = f"the engine has no {name}"
-            raise EngineError(what, "install the release that ggufrun pins: `make setup`") from error
-        function.restype, function.argtypes = result, arguments
-    return library
+def ggml() -> Ggml:
+    """libggml, as libllama uses it."""
+    llama()
+    return _bound(Ggml, _libllama())
 
 
-def forget_log() -> None:
-    """Start a fresh log: what comes after belongs to the next call, and is kept here whoever listened meanwhile."""
-    _log.lines.clear()
-    if llama.cache_info().currsize:
-        llama().llama_log_set(_callback, None)
+@cache
+def rpc() -> Rpc:
+    """The functions of devices on other machines. Raises EngineError for an engine that is built without them."""
+    if not llama().llama_supports_rpc():
+        raise EngineError("this engine is built without RPC", "install the one of `make setup`")
+    return _bound(Rpc, _libllama())
 
 
-def reason(default: str) -> str:
-    """Why the last call failed, from llama.cpp's own error lines since `forget_log`; ``default`` when it said nothing.
-
-    The first error names the cause; later ones report that the callers failed too.
-    """
-    errors = [text.strip() for level, text in _log.lines if level == ERROR and text.strip()]
-    if not errors:
-        return default
-    line = next((text for text in errors if LOADING in text), errors[0])
-    line = without_build_path(line.partition(LOADING)[2] or line)
-    # `function_name: message`
-    function, found, message = line.partition(": ")
-    return message if found and function.replace("_", "").isalnum() and "_" in function else line
+@cache
+def memory_report() -> MemoryReport:
+    """The functions that tell what a model takes. Raises EngineError for a build that does not export them."""
+    llama()
+    found = bind_if_exported(MemoryReport, _libllama())
+    if found is None:
+        raise EngineError(
+            "this build of the engine does not tell how much memory a model takes", "rebuild it: `make engine`"
+        )
+    return found
 
 
-def warnings() -> list[str]:
-    """The warnings since `forget_log`."""
-    return [text.strip() for level, text in _log.lines if level == WARN]
+# --- functions of our own ---------------------------------------------------------------------------------------------
+
+
+@cache
+def sampling() -> Sampling | None:
+    """Our sampling function; None in an engine that was not built by our make targets."""
+    llama()
+    return bind_if_exported(Sampling, _libllama())
+
+
+@cache
+def our_kernels() -> Kernels | None:
+    """Our choice of matrix kernels; None in an engine without them."""
+    llama_without_devices()
+    return bind_if_exported(Kernels, _libllama())
+
+
+# --- libggml alone ----------------------------------------------------------------------------------------------------
+
+
+@cache
+def _libggml_base() -> ctypes.CDLL:
+    spec = importlib.util.find_spec("llama_cpp")
+    if spec is None or not spec.submodule_search_locations:
+        raise EngineError("llama-cpp-python is not installed", "run `make setup`, or `pip install llama-cpp-python`")
+    folder = Path(next(iter(spec.submodule_search_locations))) / "lib"
+    path = _file_of(folder, "ggml-base")
+    if path is None:
+        raise EngineError(f"no ggml library in {folder}", "reinstall llama-cpp-python")
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise EngineError(f"cannot load {path.name}: {error}", "reinstall llama-cpp-python") from error
+
+
+@cache
+def ggml_base() -> GgmlBase:
+    """libggml-base as llama-cpp-python installed it. Raises EngineError when it cannot be loaded."""
+    try:
+        return bind(GgmlBase, _libggml_base())
+    except MissingFunctionError as error:
+        name = Path(_libggml_base()._name).name
+        raise EngineError(f"{name} has no {error.name}", "reinstall the pinned llama-cpp-python") from error
+
+
+@cache
+def ggml_cpu() -> GgmlCpu | None:
+    """libggml-cpu; None where the library or one of its functions is not there."""
+    path = _file_of(Path(_libggml_base()._name).parent, "ggml-cpu")
+    try:
+        return None if path is None else bind_if_exported(GgmlCpu, ctypes.CDLL(str(path)))
+    except OSError:
+        return None
+
+
+def stock_quantizer(name: str) -> StockQuantizer | None:
+    """llama.cpp's own function for type ``name`` (``q4_K``), in a library that has another in its place; else None."""
+    return function_if_exported(StockQuantizer, _libggml_base(), f"ggufrun_stock_quantize_{name}")
+
+
+def _file_of(folder: Path, stem: str) -> Path | None:
+    suffixes = {"darwin": ("dylib", "so"), "win32": ("dll",)}.get(sys.platform, ("so",))
+    names = [f"{prefix}{stem}.{suffix}" for suffix in suffixes for prefix in ("lib", "")]
+    return next((folder / name for name in names if (folder / name).is_file()), None)

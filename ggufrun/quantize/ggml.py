@@ -1,26 +1,21 @@
-"""The quantization kernels of libggml, through ctypes: the only place that binds them.
+"""The quantization kernels of libggml, with checks before every call.
 
 An invalid argument makes these C functions abort the process (``GGML_ASSERT``), so everything is checked before a call.
-All calls release the GIL.
-
-Source of the signatures: ``ggml/include/ggml.h`` of the llama.cpp inside the pinned llama-cpp-python.
+All calls release the GIL. Between float32 and F16 libggml-cpu's functions are used, which have the processor's
+instruction for it: libggml-base's are four times (to F16) and ten times (from F16) slower.
 """
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ggufrun.errors import EngineError, FormatError
+from ggufrun.native.library import ggml_base, ggml_cpu
 
 F32, F16, BF16 = 0, 1, 30
 """``enum ggml_type`` of the plain float types."""
@@ -48,80 +43,9 @@ class BlockType:
 
 
 @cache
-def library() -> ctypes.CDLL:
-    """libggml-base as llama-cpp-python installed it, with the signatures used here declared."""
-    spec = importlib.util.find_spec("llama_cpp")
-    if spec is None or not spec.submodule_search_locations:
-        raise EngineError("llama-cpp-python is not installed", "run `make setup`, or `pip install llama-cpp-python`")
-    folder = Path(next(iter(spec.submodule_search_locations))) / "lib"
-    path = _library_path(folder, "ggml-base")
-    if path is None:
-        raise EngineError(f"no ggml library in {folder}", "reinstall llama-cpp-python")
-    try:
-        lib = ctypes.CDLL(str(path))
-    except OSError as error:
-        raise EngineError(f"cannot load {path.name}: {error}", "reinstall llama-cpp-python") from error
-    number, count, pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
-    signatures: dict[str, tuple[type | None, list[type]]] = {
-        "ggml_type_name": (ctypes.c_char_p, [number]),
-        "ggml_blck_size": (ctypes.c_int64, [number]),
-        "ggml_type_size": (ctypes.c_size_t, [number]),
-        "ggml_is_quantized": (ctypes.c_bool, [number]),
-        "ggml_quantize_requires_imatrix": (ctypes.c_bool, [number]),
-        "ggml_quantize_chunk": (ctypes.c_size_t, [number, pointer, pointer, count, count, count, pointer]),
-        "ggml_validate_row_data": (ctypes.c_bool, [number, pointer, ctypes.c_size_t]),
-        "ggml_get_type_traits": (ctypes.POINTER(_TypeTraits), [number]),
-    }
-    for name, (result, arguments) in signatures.items():
-        function = getattr(lib, name, None)
-        if function is None:
-            raise EngineError(f"{path.name} has no {name}", "reinstall the pinned llama-cpp-python")
-        function.restype, function.argtypes = result, arguments
-    return lib
-
-
-def _library_path(folder: Path, stem: str) -> Path | None:
-    suffixes = {"darwin": ("dylib", "so"), "win32": ("dll",)}.get(sys.platform, ("so",))
-    names = [f"{prefix}{stem}.{suffix}" for suffix in suffixes for prefix in ("lib", "")]
-    return next((folder / name for name in names if (folder / name).is_file()), None)
-
-
-@cache
-def _quick(name: str) -> Callable[[int, int, int], None] | None:
-    """A function of the processor backend between float32 and F16, which uses the instruction for it; libggml-base's
-    are four times (to F16) and ten times (from F16) slower. None where the library does not have it.
-
-    All round to nearest, ties to even.
-    """
-    folder = Path(library()._name).parent
-    path = _library_path(folder, "ggml-cpu")
-    try:
-        function = getattr(ctypes.CDLL(str(path)), name) if path else None
-    except (OSError, AttributeError):
-        return None
-    if function is not None:
-        function.restype, function.argtypes = None, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
-    return function
-
-
-class _TypeTraits(ctypes.Structure):
-    """``struct ggml_type_traits``; ``to_float`` turns a row of blocks into floats."""
-
-    _fields_ = (
-        ("type_name", ctypes.c_char_p),
-        ("blck_size", ctypes.c_int64),
-        ("blck_size_interleave", ctypes.c_int64),
-        ("type_size", ctypes.c_size_t),
-        ("is_quantized", ctypes.c_bool),
-        ("to_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
-        ("from_float_ref", ctypes.c_void_p),
-    )
-
-
-@cache
 def block_types() -> dict[str, BlockType]:
     """Every type the library knows, by its lower-case name (``q4_k``)."""
-    lib = library()
+    lib = ggml_base()
     found = {}
     for number in range(TYPE_COUNT):
         size, name = lib.ggml_type_size(number), lib.ggml_type_name(number)
@@ -142,22 +66,7 @@ def block_type(number: int) -> BlockType:
 
 def requires_imatrix(kind: int) -> bool:
     """Whether the kernel of ggml type ``kind`` cannot do without an importance matrix."""
-    return bool(library().ggml_quantize_requires_imatrix(kind))
-
-
-StockFunction = Callable[[object, object, int, int, object], int]
-"""Values, blocks, rows, values a row, importances or None; returns the bytes written. Pointers are ``c_void_p``."""
-
-
-def stock_function(name: str) -> StockFunction | None:
-    """llama.cpp's own function for type ``name`` (``q4_K``), in a library that has another in its place; else None."""
-    function = getattr(library(), f"ggufrun_stock_quantize_{name}", None)
-    if function is None:
-        return None
-    function.restype = ctypes.c_size_t
-    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
-    quantize: StockFunction = function
-    return quantize
+    return bool(ggml_base().ggml_quantize_requires_imatrix(kind))
 
 
 def quantize_rows(kind: int, rows: Floats, imatrix: Floats | None = None) -> Bytes:
@@ -167,7 +76,7 @@ def quantize_rows(kind: int, rows: Floats, imatrix: Floats | None = None) -> Byt
     another. Raises EngineError where the kernel would abort: a row that is not whole blocks, a missing importance
     matrix; FormatError where the result is not finite.
     """
-    lib, block = library(), block_type(kind)
+    lib, block = ggml_base(), block_type(kind)
     if rows.dtype != np.float32 or rows.ndim != 2 or not rows.flags.c_contiguous:
         raise EngineError(f"rows for {block.name} must be contiguous float32 in two dimensions")
     n_rows, n_per_row = rows.shape
@@ -180,9 +89,9 @@ def quantize_rows(kind: int, rows: Floats, imatrix: Floats | None = None) -> Byt
     if imatrix is not None and (imatrix.dtype != np.float32 or imatrix.shape != (n_per_row,)):
         raise EngineError(f"the importance matrix has shape {imatrix.shape}, the rows have {n_per_row} values")
     out = np.empty(n_rows * block.row_bytes(n_per_row), np.uint8)
-    half = _quick("ggml_cpu_fp32_to_fp16") if kind == F16 else None
-    if half is not None:
-        half(rows.ctypes.data, out.ctypes.data, rows.size)
+    quick = ggml_cpu() if kind == F16 else None
+    if quick is not None:
+        quick.ggml_cpu_fp32_to_fp16(rows.ctypes.data, out.ctypes.data, rows.size)
         return out
     weights = None if imatrix is None else np.ascontiguousarray(imatrix).ctypes.data
     written = lib.ggml_quantize_chunk(kind, rows.ctypes.data, out.ctypes.data, 0, n_rows, n_per_row, weights)
@@ -209,21 +118,21 @@ def validate(kind: int, data: Bytes) -> None:
         storage, exponent = EXPONENTS[kind]
         sound = not data.size or int((data.reshape(-1).view(storage) & storage(exponent)).max()) < exponent
     else:
-        sound = bool(library().ggml_validate_row_data(kind, data.ctypes.data, data.nbytes))
+        sound = bool(ggml_base().ggml_validate_row_data(kind, data.ctypes.data, data.nbytes))
     if not sound:
         raise FormatError(f"a {block.name} block holds a value that is not finite")
 
 
 def to_float(kind: int, data: Bytes, out: Floats) -> None:
     """Decode ``data``, whole blocks of type ``kind``, into ``out`` (float32, C-contiguous)."""
-    lib, block = library(), block_type(kind)
+    lib, block = ggml_base(), block_type(kind)
     if out.size * block.size != data.nbytes * block.block or not (data.flags.c_contiguous and out.flags.c_contiguous):
         raise EngineError(f"{data.nbytes} bytes of {block.name} do not decode to {out.size} values")
     if kind == F32:
         out.reshape(-1).view(np.uint8)[:] = data.reshape(-1)
         return
-    decode: Callable[[int, int, int], None] | None = _quick("ggml_cpu_fp16_to_fp32") if kind == F16 else None
-    decode = decode or lib.ggml_get_type_traits(kind).contents.to_float
+    quick = ggml_cpu() if kind == F16 else None
+    decode = quick.ggml_cpu_fp16_to_fp32 if quick is not None else lib.ggml_get_type_traits(kind).contents.to_float
     if not decode:
         raise EngineError(f"this llama.cpp cannot decode {block.name}")
     decode(data.ctypes.data, out.ctypes.data, out.size)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ggufrun.native.library import stock_quantizer
 from ggufrun.quantize import ggml
 
 Q4_K, IQ4_XS = 12, 23
@@ -60,7 +61,7 @@ def measure(n_rows: int = 12, n_per_row: int = 4096, repeat: int = 5) -> KernelS
 
 def _stock(name: str, kind: int, rows: ggml.Floats) -> Callable[[], object] | None:
     """llama.cpp's own function for a type, on ``rows``; None where it has its own name."""
-    function = ggml.stock_function(name)
+    function = stock_quantizer(name)
     if function is None:
         return None
     out = np.empty(rows.shape[0] * ggml.block_type(kind).row_bytes(rows.shape[1]), np.uint8)

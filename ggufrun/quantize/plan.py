@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ggufrun.errors import EngineError, GgufrunError, UnsupportedError, UsageError
-from ggufrun.native.bindings import bindings
+from ggufrun.native.library import llama_without_devices
+from ggufrun.native.log import captured_log
 from ggufrun.native.signals import held
 from ggufrun.quantize.ggml import BF16, F16, F32, BlockType, block_types
 from ggufrun.quantize.types import FileType
@@ -70,28 +71,14 @@ def plan_types(header_file: Path, file_type: FileType, options: QuantizeOptions)
 
     EngineError with llama.cpp's own reason where it would refuse.
     """
-    api = bindings()
-
-    log: list[str] = []
-
-    def append(_level: int, text: bytes, _data: ctypes.c_void_p) -> None:
-        log.append(text.decode(errors="replace"))
-
-    keep = api.llama_log_callback(append)
+    api = llama_without_devices()
     params, kept = library_params(file_type, options)
     params.nthread = 1
     params.dry_run = True
-    previous, data = api.llama_log_callback(), ctypes.c_void_p()
-    api.llama_log_get(ctypes.byref(previous), ctypes.byref(data))
-    api.llama_log_set(keep, ctypes.c_void_p(0))
-    try:
-        path = os.fsencode(header_file)
-        with held():
-            status = api.llama_model_quantize(path, b"", ctypes.byref(params))
-    finally:
-        # the library must not be left with a callback that Python is about to collect
-        api.llama_log_set(previous, data)
-        del kept
+    with captured_log() as log, held():
+        status = api.llama_model_quantize(os.fsencode(header_file), b"", ctypes.byref(params))
+    # what the parameters point to
+    del kept
     text = "".join(log)
     if status != 0:
         raise _refusal(text)
@@ -104,8 +91,7 @@ def plan_types(header_file: Path, file_type: FileType, options: QuantizeOptions)
 
 def library_params(file_type: FileType, options: QuantizeOptions) -> tuple[Any, list[Any]]:
     """``llama_model_quantize_params`` for these options, and what must stay alive as long as they are used."""
-    api = bindings()
-
+    api = llama_without_devices()
     params = api.llama_model_quantize_default_params()
     params.ftype = file_type.ftype
     params.allow_requantize = options.allow_requantize

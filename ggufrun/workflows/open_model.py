@@ -15,12 +15,13 @@ from ggufrun.engine.chunks import ChunkParams
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.model import Model, ModelParams
 from ggufrun.engine.placement import fit
-from ggufrun.engine.placement.devices import gpu_backends, has_gpu, hidden_by, refusals
+from ggufrun.engine.placement.devices import gpu_backends, has_gpu, hidden_by
 from ggufrun.engine.placement.fit import MARGIN, Fit, is_refusal
 from ggufrun.engine.placement.memory import measure
 from ggufrun.engine.placement.offload import NO_DEVICE, Placement
 from ggufrun.errors import EngineError, NotFoundError
 from ggufrun.evaluate import machine
+from ggufrun.native.cuda import refusals
 from ggufrun.units import size_text
 
 Note = Callable[[str], None]

@@ -17,7 +17,7 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "writers.json"
 
 RUN = """
 import ctypes, json, sys
-import llama_cpp
+from ggufrun.native.library import llama
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.model import Model, ModelParams
 from pathlib import Path
@@ -28,7 +28,7 @@ for path in sys.argv[2:]:
     with Model(ModelParams(Path(path), gpu_layers=0)) as model:
         with Context(model, params) as context:
             context.feed(ids)
-            logits = llama_cpp.llama_get_logits_ith(context.pointer, -1)
+            logits = llama().llama_get_logits_ith(context.pointer, -1)
             print(json.dumps([logits[number] for number in range(count)]), flush=True)
 """
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ggufrun.native.library import library_path
 from tools.bench.__main__ import RESULTS, TABLE
 from tools.bench.comparisons import find_oracle
 from tools.bench.measuring import ROOT, Comparison, machine, measure, row, with_engine
@@ -263,9 +264,7 @@ def ballast(size: int) -> Iterator[bool]:
 
 
 def _runtimes() -> Iterator[Path]:
-    import llama_cpp
-
-    library = Path(llama_cpp.__file__).parent / "lib" / "libggml-cuda.so.0"
+    library = library_path().parent / "libggml-cuda.so.0"
     if library.exists():
         told = subprocess.run(["ldd", str(library)], capture_output=True, text=True, check=False).stdout
         yield from (Path(found) for found in re.findall(r"libcudart\S* => (\S+)", told))

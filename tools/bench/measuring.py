@@ -14,7 +14,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+
+from ggufrun.native.library import library_path
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -87,9 +90,7 @@ def measure(comparison: Comparison, runs: int) -> tuple[list[Run], list[Run]]:
 
 def with_engine() -> dict[str, str]:
     """The environment in which llama.cpp's tools take the libraries that ggufrun uses, before those of the user's."""
-    import llama_cpp
-
-    mine, users = str(Path(llama_cpp.__file__).parent / "lib"), os.environ.get("LD_LIBRARY_PATH")
+    mine, users = str(library_path().parent), os.environ.get("LD_LIBRARY_PATH")
     return {**os.environ, "LD_LIBRARY_PATH": f"{mine}{os.pathsep}{users}" if users else mine}
 
 
@@ -142,8 +143,6 @@ def absolute_rows(runs: int) -> list[str]:
 
 def machine() -> str:
     """Processor, cores, system, compiler and engine, in a line."""
-    import llama_cpp
-
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -152,5 +151,5 @@ def machine() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return (
         f"{name}, {cores} cores, {platform.system()}, Python {platform.python_version()}, "
-        f"llama-cpp-python {llama_cpp.__version__}"
+        f"llama-cpp-python {version('llama-cpp-python')}"
     )

@@ -21,8 +21,10 @@ import gguf
 from ggufrun.checkpoint.gguf import file
 from ggufrun.checkpoint.gguf.file import Header, Value
 from ggufrun.errors import EngineError
-from ggufrun.native.bindings import bindings
+from ggufrun.native.library import llama_without_devices
+from ggufrun.native.log import captured_log
 from ggufrun.native.signals import held
+from ggufrun.native.signatures import Llama
 
 WHY = "error loading model"
 
@@ -59,25 +61,15 @@ class EngineTokenizer:
 @contextlib.contextmanager
 def engine_tokenizer(metadata: Mapping[str, Value]) -> Iterator[EngineTokenizer]:
     """llama.cpp's tokenizer for a header. EngineError says why it cannot be loaded."""
-    api = bindings()
-
-    log: list[str] = []
-
-    def append(_level: int, text: bytes, _data: ctypes.c_void_p) -> None:
-        log.append(text.decode(errors="replace"))
-
-    keep = api.llama_log_callback(append)
-    previous, data = api.llama_log_callback(), ctypes.c_void_p()
-    api.llama_log_get(ctypes.byref(previous), ctypes.byref(data))
-    api.llama_log_set(keep, ctypes.c_void_p(0))
-    model = None
-    try:
+    api = llama_without_devices()
+    with captured_log() as log:
         model = _load(api, metadata)
-        if not model:
-            raise EngineError(
-                f"llama.cpp cannot load the vocabulary: {_reason(''.join(log))}",
-                "use the tokenizer that the checkpoint was trained with",
-            )
+    if not model:
+        raise EngineError(
+            f"llama.cpp cannot load the vocabulary: {_reason(''.join(log))}",
+            "use the tokenizer that the checkpoint was trained with",
+        )
+    try:
         vocab = api.llama_model_get_vocab(model)
         yield EngineTokenizer(
             _tokenizer(api, vocab),
@@ -86,13 +78,10 @@ def engine_tokenizer(metadata: Mapping[str, Value]) -> Iterator[EngineTokenizer]
             _overruled(api, vocab, Header(dict(metadata), ())),
         )
     finally:
-        if model:
-            api.llama_model_free(model)
-        # the library must not be left with a callback that Python is about to collect
-        api.llama_log_set(previous, data)
+        api.llama_model_free(model)
 
 
-def _load(api: Any, metadata: Mapping[str, Value]) -> Any:
+def _load(api: Llama, metadata: Mapping[str, Value]) -> Any:
     whole = {key: value for key, value in metadata.items() if not key.startswith("split.")}
     with tempfile.TemporaryDirectory(prefix="ggufrun-") as folder:
         path = Path(folder) / "vocabulary.gguf"
@@ -103,7 +92,7 @@ def _load(api: Any, metadata: Mapping[str, Value]) -> Any:
             return api.llama_model_load_from_file(os.fsencode(path), params)
 
 
-def _tokenizer(api: Any, vocab: Any) -> Tokenize:
+def _tokenizer(api: Llama, vocab: Any) -> Tokenize:
     capacity = 4096
     buffer = (ctypes.c_int32 * capacity)()
 
@@ -119,7 +108,7 @@ def _tokenizer(api: Any, vocab: Any) -> Tokenize:
     return tokenize
 
 
-def _detokenizer(api: Any, vocab: Any) -> Callable[[list[int]], bytes]:
+def _detokenizer(api: Llama, vocab: Any) -> Callable[[list[int]], bytes]:
     buffer = ctypes.create_string_buffer(1024)
 
     def detokenize(ids: list[int]) -> bytes:
@@ -137,7 +126,7 @@ def _reason(log: str) -> str:
     return lines[0].partition(f"{WHY}: ")[2] if lines else "no reason given"
 
 
-def _overruled(api: Any, vocab: Any, header: Header) -> dict[str, tuple[CutOut, CutOut]]:
+def _overruled(api: Llama, vocab: Any, header: Header) -> dict[str, tuple[CutOut, CutOut]]:
     tokens, types = header.get("tokenizer.ggml.tokens"), header.get("tokenizer.ggml.token_type")
     if not isinstance(tokens, list) or not isinstance(types, list):
         return {}

@@ -6,11 +6,10 @@ import ctypes
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 from ggufrun.engine.placement import system_memory
-from ggufrun.native.library import ggml, llama, starting
+from ggufrun.native.cuda import refusals
+from ggufrun.native.library import ggml, library_path, llama, starting
 
 KINDS = ("cpu", "gpu", "igpu", "accelerator", "meta")
 """``enum ggml_backend_dev_type``, in its order."""
@@ -31,9 +30,6 @@ VISIBLE = {
 
 LIBRARIES = {"CUDA": "libggml-cuda.*", "Vulkan": "libggml-vulkan.*"}
 """A backend that cannot even start is not in the registry; its library tells that it was built."""
-
-RUNTIMES = ("libcudart.so.13", "libcudart.so.12")
-"""CUDA's runtime, as ggml-cuda asks the loader for it."""
 
 
 @dataclass(frozen=True)
@@ -84,43 +80,6 @@ def devices() -> tuple[Device, ...]:
     return tuple(found)
 
 
-@cache
-def refusals() -> dict[str, str]:
-    """CUDA's devices on which no program can begin, by name, and why. ggml ends a process that asks one of them for its
-    memory, and llama.cpp asks all of them; so whoever opens a model names the others.
-    """
-    llama()
-    runtime = _runtime()
-    count = ctypes.c_int()
-    if runtime is None or runtime.cudaGetDeviceCount(ctypes.byref(count)):
-        return {}
-    runtime.cudaGetErrorString.restype = ctypes.c_char_p
-    found, usable = {}, []
-    for index in range(count.value):
-        memory = ctypes.c_size_t(), ctypes.c_size_t()
-        status = runtime.cudaSetDevice(index) or runtime.cudaMemGetInfo(*map(ctypes.byref, memory))
-        if status:
-            found[f"CUDA{index}"] = runtime.cudaGetErrorString(status).decode("utf-8", "replace")
-        else:
-            usable.append(index)
-    runtime.cudaSetDevice(usable[0] if usable else 0)
-    # an error stays until it is fetched, and ggml would take it for its own
-    runtime.cudaGetLastError()
-    return found
-
-
-def _runtime() -> ctypes.CDLL | None:
-    """CUDA's runtime, if ggml-cuda has loaded it."""
-    if not hasattr(os, "RTLD_NOLOAD"):
-        return None
-    for name in RUNTIMES:
-        try:
-            return ctypes.CDLL(name, mode=os.RTLD_NOW | os.RTLD_NOLOAD)
-        except OSError:
-            pass
-    return None
-
-
 def has_gpu() -> bool:
     """Is there a GPU that this build can use? ``llama_supports_gpu_offload`` alone is also true of a build with RPC."""
     return bool(llama().llama_supports_gpu_offload()) and any(device.is_gpu for device in devices())
@@ -144,7 +103,7 @@ def backends() -> str:
 def gpu_backends() -> tuple[str, ...]:
     """The backends for GPUs that the engine was built with, whether or not they found one."""
     started = [name for name, _ in _registries() if name in GPU_BACKENDS]
-    folder = Path(llama()._lib._name).parent
+    folder = library_path().parent
     there = [name for name, pattern in LIBRARIES.items() if any(folder.glob(pattern))]
     return tuple(dict.fromkeys(started + there))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from ggufrun.errors import EngineError
 from ggufrun.native.library import ggml
+from ggufrun.native.structures import GgufInitParams
 
 LAYER = re.compile(r"^blk\.(\d+)\.")
 EXPERT = re.compile(r"\.ffn_(up|down|gate_up|gate)_(ch|)exps")
@@ -65,22 +65,10 @@ def summed(tensors: Iterator[tuple[str, int]]) -> Outline:
     )
 
 
-class _Params(ctypes.Structure):
-    """``gguf_init_params``."""
-
-    _fields_ = [("no_alloc", ctypes.c_bool), ("context", ctypes.c_void_p)]
-
-
 def tensor_sizes(path: Path) -> Iterator[tuple[str, int]]:
     """Name and bytes of every tensor of one file."""
-    lib = ctypes.CDLL(ggml()._name)
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    lib.gguf_init_from_file.restype, lib.gguf_init_from_file.argtypes = pointer, [ctypes.c_char_p, _Params]
-    lib.gguf_get_n_tensors.restype, lib.gguf_get_n_tensors.argtypes = number, [pointer]
-    lib.gguf_get_tensor_name.restype, lib.gguf_get_tensor_name.argtypes = ctypes.c_char_p, [pointer, number]
-    lib.gguf_get_tensor_size.restype, lib.gguf_get_tensor_size.argtypes = ctypes.c_size_t, [pointer, number]
-    lib.gguf_free.restype, lib.gguf_free.argtypes = None, [pointer]
-    header = lib.gguf_init_from_file(os.fsencode(path), _Params(True, None))
+    lib = ggml()
+    header = lib.gguf_init_from_file(os.fsencode(path), GgufInitParams(True, None))
     if not header:
         raise EngineError(f"{path.name}: the header cannot be read", "the file may be damaged; `ggufrun verify` tells")
     try:

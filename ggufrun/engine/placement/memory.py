@@ -3,29 +3,20 @@
 Nothing is guessed. llama.cpp can load a model without allocating (``no_alloc``): it reads the header, decides which
 tensor goes to which device, builds its graphs for the worst case, and reports the sizes. That costs the reading of the
 header and of the vocabulary, and no memory. A GGUF with a hole for its data can be measured as well as a whole one.
-
-``llama_get_memory_breakdown`` and its companions (``src/llama-ext.h`` of the pinned release) are C++ functions, and the
-first returns a ``std::map``. They are called by their mangled names, and the map's red-black tree is walked here: its
-layout is part of the ABI that GCC's and Clang's libraries promise to keep.
 """
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.model import Model, ModelParams
 from ggufrun.engine.placement import system_memory
 from ggufrun.engine.placement.devices import Device, devices
-from ggufrun.errors import EngineError
-from ggufrun.native.library import ggml, llama, warnings
-
-BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
-COUNT_DEVICES = "_Z21llama_model_n_devicesPK11llama_model"
-GET_DEVICE = "_Z22llama_model_get_devicePK11llama_modeli"
+from ggufrun.native.library import ggml, llama
+from ggufrun.native.log import warnings
+from ggufrun.native.memory_breakdown import breakdown, devices_of
 
 
 @dataclass(frozen=True)
@@ -153,8 +144,8 @@ def _footprint(model: Model, context: Context) -> Footprint:
     names = list(_device_names(model))
     uses = dict.fromkeys(names, Use())
     host_use = Use()
-    for buffer_type, use in _breakdown(context):
-        name = _device_of(buffer_type)
+    for buffer_type, sizes in breakdown(context.pointer):
+        use, name = Use(*sizes), _device_of(buffer_type)
         # Memory of the host that a GPU's driver pins belongs to the host, and so do repacked weights.
         if name in uses and not ggml().ggml_backend_buft_is_host(buffer_type):
             uses[name] += use
@@ -180,84 +171,7 @@ def _device_of(buffer_type: int) -> str:
     return ggml().ggml_backend_dev_name(device).decode("utf-8", "replace") if device else ""
 
 
-def _function(name: str, result: Any, *arguments: Any) -> Any:
-    try:
-        function = getattr(llama()._lib, name)
-    except AttributeError as error:
-        raise EngineError(
-            "this build of the engine does not tell how much memory a model takes", "rebuild it: `make engine`"
-        ) from error
-    function.restype, function.argtypes = result, list(arguments)
-    return function
-
-
 def _device_names(model: Model) -> Iterator[str]:
     """The devices that the model is spread over, in the engine's order."""
-    pointer, number = ctypes.c_void_p, ctypes.c_int32
-    count = _function(COUNT_DEVICES, number, pointer)(model.pointer)
-    get = _function(GET_DEVICE, pointer, pointer, ctypes.c_int)
-    for index in range(count):
-        yield ggml().ggml_backend_dev_name(get(model.pointer, index)).decode("utf-8", "replace")
-
-
-# --- std::map<ggml_backend_buffer_type_t, {size_t model, context, compute}> -------------------------------------------
-
-
-class _Map(ctypes.Structure):
-    """Room for either library's map, and large enough to be returned through memory, as a class is."""
-
-    _fields_ = [("words", ctypes.c_size_t * 6)]
-
-
-WORD = ctypes.sizeof(ctypes.c_size_t)
-ENTRY = 4 * WORD
-"""Both libraries' nodes begin with four words (three links and the colour); the pair follows."""
-
-LIMIT = 4096
-"""Buffer types: some ten on a large machine. More means that the memory is not what we take it for."""
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Word offsets: of the root and the count in the map, of the children in a node."""
-
-    root: int
-    count: int
-    left: int
-    right: int
-
-
-GNU = _Layout(root=2, count=5, left=2, right=3)
-"""libstdc++: comparison, then a header node {colour, root, leftmost, rightmost}, then the count; a node is {colour,
-parent, left, right}.
-"""
-
-LLVM = _Layout(root=1, count=2, left=0, right=1)
-"""libc++: leftmost, end node {root}, count; a node is {left, right, parent, colour}."""
-
-
-def _breakdown(context: Context) -> list[tuple[int, Use]]:
-    """Buffer types (their addresses) and what they hold. The map's few nodes are left to the end of the process: only
-    C++ could free them.
-    """
-    import sys
-
-    found = _function(BREAKDOWN, _Map, ctypes.c_void_p)(context.pointer)
-    layout = LLVM if sys.platform == "darwin" else GNU
-    entries = list(_walk(found.words[layout.root], layout))
-    if len(entries) != found.words[layout.count]:
-        raise EngineError("the engine's report of its memory cannot be read", "use the engine that `make setup` builds")
-    return entries
-
-
-def _walk(node: int, layout: _Layout) -> Iterator[tuple[int, Use]]:
-    waiting = [node]
-    seen = 0
-    while waiting and seen < LIMIT:
-        if not (node := waiting.pop()):
-            continue
-        seen += 1
-        links = (ctypes.c_size_t * 4).from_address(node)
-        key, weights, cache, compute = (ctypes.c_size_t * 4).from_address(node + ENTRY)
-        yield key, Use(weights, cache, compute)
-        waiting += [links[layout.right], links[layout.left]]
+    for device in devices_of(model.pointer):
+        yield ggml().ggml_backend_dev_name(device).decode("utf-8", "replace")

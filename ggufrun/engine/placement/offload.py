@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ggufrun.engine.placement.devices import devices, has_gpu, refusals
+from ggufrun.engine.placement.devices import devices, has_gpu
 from ggufrun.errors import EngineError, UsageError
+from ggufrun.native.cuda import refusals
 from ggufrun.native.library import ggml, llama
+from ggufrun.native.structures import BufferOverride
 
 ALL_LAYERS = 999
 """More layers than any model has, as llama.cpp's users write it."""
@@ -88,12 +90,12 @@ class Placement:
         else:
             pairs += [(rf"blk\.{layer}{EXPERTS}", "CPU") for layer in range(self.cpu_experts)]
         if pairs:
-            rows = (_Override * (len(pairs) + 1))()
+            rows = (BufferOverride * (len(pairs) + 1))()
             known = buffer_types()
             for row, (pattern, name) in zip(rows, pairs, strict=False):
                 if name not in known:
                     raise UsageError(f"-ot: there is no buffer type {name}", f"choose from {', '.join(known)}")
-                row.pattern, row.buffer_type = pattern.encode(), known[name]
+                row.pattern, row.buft = pattern.encode(), known[name]
             native.tensor_buft_overrides = ctypes.cast(rows, ctypes.c_void_p)
             kept.append(rows)
         return kept
@@ -122,12 +124,6 @@ def _of_nothing() -> tuple[float, ...]:
     """Even shares where nothing is free on any GPU: llama.cpp shares by what is free, and would divide by zero."""
     gpus = [one for one in devices() if one.is_gpu]
     return () if any(one.free for one in gpus) else (1.0,) * len(gpus)
-
-
-class _Override(ctypes.Structure):
-    """``llama_model_tensor_buft_override``; a row of nulls ends the list."""
-
-    _fields_ = [("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p)]
 
 
 def device_pointers() -> Iterator[tuple[str, int, int]]:

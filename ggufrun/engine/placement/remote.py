@@ -8,7 +8,6 @@ protocol: the greeting of ``ggml-rpc.cpp``, a command byte, a size, 24 bytes of 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import socket
 import struct
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from ggufrun.engine.placement.devices import Device, devices
 from ggufrun.errors import EngineError, UsageError
-from ggufrun.native.library import ggml, llama
+from ggufrun.native.library import ggml, rpc
 
 PORT = 50052
 """llama.cpp's own."""
@@ -132,17 +131,11 @@ def connect(endpoints: Sequence[Endpoint]) -> tuple[Device, ...]:
 
     Connecting again to the same server changes nothing. Raises EngineError.
     """
-    if not llama().llama_supports_rpc():
-        raise EngineError("this engine is built without RPC", "install the one of `make setup`")
+    lib = rpc()
     known = {device.name for device in devices()}
     endpoints = [endpoint for endpoint in endpoints if endpoint not in _connections]
     for endpoint in endpoints:
         check(endpoint)
-    lib = ctypes.CDLL(ggml()._name)
-    lib.ggml_backend_rpc_init.restype = ctypes.c_void_p
-    lib.ggml_backend_rpc_init.argtypes = [ctypes.c_char_p, ctypes.c_uint32]
-    lib.ggml_backend_rpc_add_server.restype = ctypes.c_void_p
-    lib.ggml_backend_rpc_add_server.argtypes = [ctypes.c_char_p]
     for endpoint in endpoints:
         _connections[endpoint] = lib.ggml_backend_rpc_init(str(endpoint).encode(), 0)
         registry = lib.ggml_backend_rpc_add_server(str(endpoint).encode())

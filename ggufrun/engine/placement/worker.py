@@ -7,13 +7,13 @@ import errno
 import ipaddress
 import socket
 from collections.abc import Sequence
-from typing import Any
 
 from ggufrun.engine.placement.devices import Device, devices
 from ggufrun.engine.placement.memory import host_device
 from ggufrun.engine.placement.offload import CPU
 from ggufrun.errors import EngineError, UsageError
-from ggufrun.native.library import ggml, llama
+from ggufrun.native.device_memory import replace_report
+from ggufrun.native.library import ggml, rpc
 
 
 def choose(names: Sequence[str] = ()) -> tuple[Device, ...]:
@@ -58,43 +58,19 @@ def free_port(host: str, port: int) -> int:
         raise EngineError(what, here) from error
 
 
-GET_MEMORY = 2
-"""Which of the functions that a ``ggml_backend_device`` begins with is ``get_memory``: ``ggml-backend-impl.h``."""
-
-_GetMemory = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t))
-
-_telling: list[Any] = []
-"""The functions that devices were given: they must live as long as those."""
-
-
 def tell_memory(pointer: int, most: int | None = None) -> bool:
     """Have a device report no more than ``most`` free bytes, and the processor's what the system can give: llama.cpp
     reports all of it as free. False, and nothing changed, where the device is not built as we take it to be.
     """
-    functions = (ctypes.c_void_p * (GET_MEMORY + 1)).from_address(pointer)
-    address = functions[GET_MEMORY]
-    free, known, total = ctypes.c_size_t(), ctypes.c_size_t(), ctypes.c_size_t()
-    ggml().ggml_backend_dev_memory(pointer, ctypes.byref(free), ctypes.byref(known))
-    if address is None:
-        return False
-    before = _GetMemory(address)
-    before(pointer, ctypes.pointer(free), ctypes.pointer(total))
-    if total.value != known.value:
-        return False
     ours = ggml().ggml_backend_dev_type(pointer) == CPU and host_device().total > 0
 
-    def tell(device: int, free: Any, total: Any) -> None:
-        before(device, free, total)
+    def report(free: int, total: int) -> tuple[int, int]:
         if ours:
             now = host_device()
-            free[0], total[0] = now.free, now.total
-        if most is not None:
-            free[0] = min(free[0], most)
+            free, total = now.free, now.total
+        return (free if most is None else min(free, most)), total
 
-    callback = _GetMemory(tell)
-    _telling.append((callback, before))
-    functions[GET_MEMORY] = ctypes.cast(callback, ctypes.c_void_p).value
-    return True
+    return replace_report(pointer, report)
 
 
 def serve(host: str, port: int, chosen: Sequence[Device], threads: int, most: int | None = None) -> None:
@@ -102,12 +78,7 @@ def serve(host: str, port: int, chosen: Sequence[Device], threads: int, most: in
 
     ``most`` is how many bytes of each device clients are told of. Raises EngineError for an engine without RPC.
     """
-    if not llama().llama_supports_rpc():
-        raise EngineError("this engine is built without RPC", "install the one of `make setup`")
-    lib = ctypes.CDLL(ggml()._name)
-    size = ctypes.c_size_t
-    lib.ggml_backend_rpc_start_server.restype = None
-    lib.ggml_backend_rpc_start_server.argtypes = [ctypes.c_char_p, ctypes.c_char_p, size, size, ctypes.c_void_p]
+    lib = rpc()
     wanted = {device.name for device in chosen}
     pointers = []
     for index in range(ggml().ggml_backend_dev_count()):

@@ -18,7 +18,8 @@ from ggufrun.engine.sampling.ambiguity import MOST, widest
 from ggufrun.engine.sampling.thinking import Gate, Thinking
 from ggufrun.engine.vocabulary import Vocab
 from ggufrun.errors import EngineError, FormatError
-from ggufrun.native.library import forget_log, llama, reason
+from ggufrun.native.library import llama
+from ggufrun.native.log import forget_log, reason
 
 MAX_BYTES = 1 << 20
 """Size of a grammar."""

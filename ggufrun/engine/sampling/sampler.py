@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from ctypes import c_char_p, c_float, c_int32, c_void_p
-from functools import cache
+from ctypes import c_char_p, c_float
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,8 @@ from ggufrun.engine.sampling.grammar import Grammar
 from ggufrun.engine.sampling.params import RANDOM_SEED, SamplingParams
 from ggufrun.engine.sampling.thinking import Thinking
 from ggufrun.errors import EngineError, UsageError
-from ggufrun.native.library import llama
+from ggufrun.native.library import llama, sampling
+from ggufrun.native.signatures import Llama
 
 __all__ = ["RANDOM_SEED", "Sampler", "SamplingParams"]
 
@@ -70,8 +70,10 @@ class Sampler:
         self._greedy = links == ["greedy"] and _penalties_first(params)
         self._size = model.vocab.size
         barred = len(model.vocab.suppressed) + len(model.vocab.ends)
-        self._among_largest = _among_largest()
-        self._enough = _enough(links, params, barred) if self._among_largest is not None else 0
+        ours = sampling()
+        # spares a chain that begins with top-k the listing of the whole vocabulary
+        self._among_largest = None if ours is None else ours.ggufrun_sample
+        self._enough = 0 if ours is None else _enough(links, params, barred)
         self._checked = False
         self._sample = api.llama_sampler_sample
         self._logits = api.llama_get_logits_ith
@@ -127,7 +129,7 @@ class Sampler:
         return token
 
     def _choose(self, context: Any, index: int) -> int:
-        if self._enough:
+        if self._among_largest is not None and self._enough:
             token = int(self._among_largest(self._chain, context, index, self._enough))
             if token >= 0:
                 return token
@@ -191,19 +193,8 @@ class _Penalties:
         return before
 
 
-@cache
-def _among_largest() -> Any:
-    """``ggufrun_sample``, which spares a chain that begins with top-k the listing of the whole vocabulary. None in an
-    engine that was not built by our make targets.
-    """
-    function = getattr(llama()._lib, "ggufrun_sample", None)
-    if function is not None:
-        function.argtypes, function.restype = [c_void_p, c_void_p, c_int32, c_int32], c_int32
-    return function
-
-
 def _links(
-    api: Any, model: Model, params: SamplingParams, n_ctx: int, *, native_penalties: bool
+    api: Llama, model: Model, params: SamplingParams, n_ctx: int, *, native_penalties: bool
 ) -> Iterator[tuple[str, Any]]:
     """The chain in the order of ``params.samplers``, without the links that would change nothing, by name."""
     vocab, seed = model.vocab, params.seed & RANDOM_SEED
