@@ -54,6 +54,14 @@ ADVICE = (
 LEARNED_POSITIONS = ("gpt2", "starcoder")
 """Architectures that look a token's place up in ``position_embd``: no text may be longer than that."""
 
+ENCODERS = (
+    "bert", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert", "nomic-bert",
+    "nomic-bert-moe", "wavtokenizer-dec",
+)  # fmt: skip
+"""Architectures that llama.cpp gives no memory of a text (``llama_model::create_memory``), diffusion's aside: asked
+for a next token they end in an abort.
+"""
+
 DAMAGED = "the file may be damaged, or its architecture newer than this engine; download or convert it again"
 
 
@@ -135,12 +143,16 @@ class Model:
         api = llama()
         if params.vocab_only:
             return
-        if api.llama_model_has_encoder(self._model) or not api.llama_model_has_decoder(self._model):
+        encodes = api.llama_model_has_encoder(self._model) or not api.llama_model_has_decoder(self._model)
+        # in these a token also sees what follows it
+        both_ways = self.architecture in ENCODERS or self.meta(f"{self.architecture}.attention.causal") == "false"
+        diffuses = api.llama_model_is_diffusion(self._model)
+        if encodes or (both_ways and not diffuses):
             raise UnsupportedError(
                 f"{params.path.name} ({self.architecture}) does not continue text",
                 "use a decoder-only model, such as a Llama, a Qwen or a Mistral",
             )
-        if api.llama_model_is_diffusion(self._model):
+        if diffuses:
             raise UnsupportedError(
                 f"{params.path.name} ({self.architecture}) writes by diffusion, not token by token",
                 "use an autoregressive model",

@@ -134,6 +134,11 @@ FOUND = (
     Found("SIGSEGV", "granite-moe", "long", word("pre", "deepseek-v3"), "takes .* tokens, and the context has", "bpe"),
     Found("abort", "granite-moe", "long", word("pre", "whitespace"), "kind gpt2, but its text", "bpe"),
     Found("abort", "qwen2.5-vl", "bench", numbers("rope.dimension_sections", [8, 8, 8, 8]), "says rope.dimension_sect"),
+    *(
+        Found("abort", "bert", job, lambda model: None, r"\(bert\) does not continue text", "sentencepiece")
+        for job in ("complete", "chat", "bench", "perplexity", "imatrix", "drafting")
+    ),
+    Found("abort", "qwen2", "pieces", number("attention.causal", False, Kind.BOOL), "does not continue text", "bpe"),
     Found("abort", "gpt2", "chat", number("context_length", 64), "positions for 64 tokens, not for 128", "bpe"),
     Found("memory", "falcon-h1", "fit", number("context_length", (1 << 31) - 1), "4,194,304 tokens would fit"),
     Found("SIGSEGV", "granite-moe", "grammar", token(300, "▁" * 100_000), "a token of 300000 bytes", "bpe"),

@@ -18,6 +18,8 @@ from ggufrun.checkpoint.gguf.header import read_header
 from ggufrun.checkpoint.gguf.tensor_types import BLOCKS, TensorType
 from ggufrun.convert import pipeline, plan
 from ggufrun.quantize.types import FILE_TYPES
+from tests.attack import encoders
+from tests.attack.encoders import ENCODERS
 from tests.attack.vocabularies import VOCABULARIES
 from tests.families import replace_vocabulary, write
 from tests.family_cases import CASES
@@ -95,6 +97,8 @@ def without_vocabulary(writer: gguf.GGUFWriter) -> None:
 @cache
 def base(family: str, outtype: str) -> Model:
     """The tiny checkpoint of a family as a GGUF without a vocabulary. Not to be changed: `Model.copy` is."""
+    if family in ENCODERS:
+        return encoder(family, TensorType.F32 if outtype == "F32" else TensorType.F16)
     monkeypatch = pytest.MonkeyPatch()
     with tempfile.TemporaryDirectory(prefix="ggufrun-attack-") as temporary, monkeypatch.context() as patch:
         replace_vocabulary(patch, without_vocabulary)
@@ -110,10 +114,27 @@ def base(family: str, outtype: str) -> Model:
         return read(target)
 
 
+TOKEN_KINDS = "tokenizer.ggml.token_type_count"
+"""Not of the vocabulary but of the tensors of BERT's kin."""
+
+
+def encoder(architecture: str, kind: TensorType) -> Model:
+    """A tiny model that does not continue text, without a vocabulary."""
+    found = Model({"general.architecture": encode(architecture, Kind.STRING)})
+    for key, (value, value_kind) in encoders.NUMBERS.items():
+        found.set(f"{architecture}.{key}", value, value_kind)
+    found.set(TOKEN_KINDS, 2, Kind.UINT32)
+    found.tensors = [Tensor(*parts) for parts in encoders.tensors(architecture, kind)]
+    return found
+
+
+FAMILIES = (*sorted(CASES), *ENCODERS)
+
+
 def with_vocabulary(model: Model, name: str) -> Model:
     """A copy with the small vocabulary called ``name``."""
     model = model.copy()
-    for key in [key for key in model.metadata if key.startswith("tokenizer.ggml.")]:
+    for key in [key for key in model.metadata if key.startswith("tokenizer.ggml.") and key != TOKEN_KINDS]:
         del model.metadata[key]
     for key, value in VOCABULARIES[name]().items():
         kind = {list: Kind.ARRAY, bool: Kind.BOOL, int: Kind.UINT32, str: Kind.STRING}[type(value)]
