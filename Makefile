@@ -5,6 +5,7 @@ SHELL := /bin/sh
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+WORKERS ?= auto
 
 # The engine's build obeys these; a change of them must not go unnoticed by a set-up checkout.
 STEERING = $$CMAKE_ARGS|$$CC|$$CXX|$$CFLAGS|$$CXXFLAGS|$$LDFLAGS
@@ -62,8 +63,8 @@ wheels: setup ## the engine's wheel, built for this machine, and ggufrun's, to i
 demo: setup ## the whole way on the embedded model: convert, quantize, ask it two questions
 	@sh tools/demo.sh "$(BIN)"
 
-test: setup ## run the tests
-	@$(BIN)/python -m pytest
+test: setup ## run the tests, as many at once as there are processors (WORKERS=1: one)
+	@exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: setup ## ruff, mypy, the direction of imports
 	@$(BIN)/python -m ruff check .

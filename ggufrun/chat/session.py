@@ -90,6 +90,7 @@ class Session:
         self.last: Done | None = None
         self.exports: set[Path] = set()
         self.placed: tuple[int, ...] = ()
+        self.forgotten = 0
         self._attempt = 0
         self._unfinished: Callable[[], object] | None = None
 
@@ -170,6 +171,7 @@ class Session:
         self.last = None
         self.exports.clear()
         self.placed = ()
+        self.forgotten = 0
 
     def use(self, format: Format, why: str = "") -> None:
         """Talk in another format. The conversation starts anew, for its ids are in the old one."""
@@ -262,6 +264,7 @@ class Session:
                 self.ids = [*prompt.ids, *kept]
                 for shift in stats.shifts:
                     shift.apply(self.ids)
+                self.forgotten += sum(shift.count for shift in stats.shifts)
                 words = Exchange(
                     user,
                     reply.answer,

@@ -11,6 +11,7 @@ from ggufrun.chat.store import Loaded
 def figures(session: Session) -> tuple[str, ...]:
     """How full the context is, and what the last answer took."""
     lines = [f"context  {len(session.ids)} of {session.context.n_ctx} tokens, {counted(len(session.past))}"]
+    lines += [f"forgotten {line}" for line in forgotten(session)]
     if session.last is not None:
         stats = session.last.stats
         decoded, speed = stats.decoded_prompt_tokens, stats.tokens_per_second
@@ -28,6 +29,14 @@ def figures(session: Session) -> tuple[str, ...]:
         if session.negative is not None:
             lines.append(f"guidance away from the negative prompt, scale {session.negative.guidance.scale:g}")
     return tuple(lines)
+
+
+def forgotten(session: Session) -> tuple[str, ...]:
+    """What the model does not see any more of a conversation that has outgrown its context."""
+    trace = session.past[-1].rendered if session.past else None
+    if trace is not None and trace.first:
+        return (f"the first {counted(trace.first)}, with the answers",)
+    return (f"{session.forgotten} tokens of the oldest questions and answers",) if session.forgotten else ()
 
 
 def describe(session: Session, ids: tuple[int, ...]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from rich.cells import cell_len
 
 from ggufrun.chat.session import Done, Session
-from ggufrun.chat.stats import figures
+from ggufrun.chat.stats import figures, forgotten
 from ggufrun.cli.terminal.console import err, shown
 from ggufrun.engine.generate import StopReason
 
@@ -30,7 +30,7 @@ DIM, BRIGHT = "\x1b[2m", "\x1b[22m"
 
 REASONS: dict[StopReason, str] = {
     StopReason.LENGTH: "cut at the token limit (-n)",
-    StopReason.FULL: "the context is full: /clear starts anew, -c gives a longer one",
+    StopReason.FULL: "the context is full: /clear starts again, -c gives a longer one",
     StopReason.INTERRUPTED: "stopped",
 }
 """Ends of an answer that the user should hear of."""
@@ -66,6 +66,7 @@ class Screen:
         self._speed = ""
         self._thought_since: float | None = None
         self._row: Any = None
+        self._forgets = False
         self.toolbar = False
         self._markdown: Any = None
         if markdown and self.colored and self._obeys and os.environ.get("TERM", "dumb") != "dumb":
@@ -227,8 +228,14 @@ class Screen:
         if self.figures:
             self.note(*figures(session))
         reason = REASONS.get(done.reason)
+        if not self._forgets and (what := forgotten(session)):
+            self._forgets = True
+            self.note(f"the conversation has outgrown its context: the model has forgotten {what[0]} (-c: more room)")
         if not status or self.plain:
-            if reason and done.reason is StopReason.FULL:
+            last = session.past[-1] if session.past else None
+            if last is not None and last.reasoning and not last.answer and done.reason in REASONS:
+                self.note(f"no answer: {reason} while the model was thinking (--no-think, or a higher -n or -c)")
+            elif reason and done.reason is StopReason.FULL:
                 self.note(reason)
             return
         stats = done.stats
