@@ -16,9 +16,10 @@ from ggufrun.chat.formats.template_prompt import TemplatePrompt
 from ggufrun.chat.reply import Text
 from ggufrun.chat.session import Done, Event, Session, Start
 from ggufrun.engine.context import Context
+from ggufrun.engine.decoder import Interrupted
 from ggufrun.engine.generate import StopReason
 from ggufrun.engine.sampling.sampler import SamplingParams
-from ggufrun.engine.sequence import ContextFull, Interrupted
+from ggufrun.engine.sequence import ContextFull
 from ggufrun.errors import EngineError, FormatError, NotFoundError, UsageError
 from tests import chat_oracle
 from tests.conftest import Oracle

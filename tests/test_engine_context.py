@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from ggufrun.engine.context import Context, ContextParams
+from ggufrun.engine.decoder import Decoder, Interrupted
 from ggufrun.engine.generate import GenerationStats, StopReason, generate
 from ggufrun.engine.model import Model
 from ggufrun.engine.sampling.sampler import Sampler, SamplingParams
-from ggufrun.engine.sequence import ContextFull, Interrupted, common_prefix
+from ggufrun.engine.sequence import ContextFull, common_prefix
 from ggufrun.errors import EngineError, UsageError
 from ggufrun.native.library import llama
 from ggufrun.native.log import ERROR, write
@@ -89,24 +90,26 @@ def test_small_batches_give_the_same(demo_model: Model, fresh: Context) -> None:
         assert greedy(small, ids) == greedy(fresh, ids)
 
 
-def test_an_interrupted_prompt_can_be_finished(demo_model: Model, fresh: Context) -> None:
-    class Impatient(Context):
+def test_an_interrupted_prompt_can_be_finished(
+    demo_model: Model, fresh: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    countdown = 300
+
+    def impatient(decoder: Decoder, data: Any) -> bool:
         """Asks to stop after some operations."""
+        nonlocal countdown
+        countdown -= 1
+        return countdown < 0
 
-        countdown = 300
-
-        def _asked_to_stop(self, data: Any) -> bool:
-            self.countdown -= 1
-            return self.countdown < 0
-
+    monkeypatch.setattr(Decoder, "_asked_to_stop", impatient)
     ids = demo_model.vocab.tokenize(POEM * 6, special=True, bos=True)
-    context = Impatient(demo_model, ContextParams(n_ctx=512, n_batch=64, n_ubatch=8, threads=1))
+    context = Context(demo_model, ContextParams(n_ctx=512, n_batch=64, n_ubatch=8, threads=1))
     with context:
         with pytest.raises(Interrupted):
             context.feed(ids)
         assert 0 < len(context.held) < len(ids)
         assert list(context.held) == ids[: len(context.held)]
-        context.countdown = 10**9
+        countdown = 10**9
         assert greedy(context, ids) == greedy(fresh, ids)
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from ggufrun.engine.batch import Batch, Task
 from ggufrun.engine.context import Context, ContextParams
+from ggufrun.engine.decoder import Decoder
 from ggufrun.engine.model import Model
 from ggufrun.engine.sampling.sampler import SamplingParams
 from ggufrun.native.signals import held, noting
@@ -45,7 +46,7 @@ def test_inside_the_engines_callback(
 ) -> None:
     """An exception that a callback raises is printed by ctypes and forgotten; the prompt was read to its end."""
     calls = 0
-    real: Any = kind._asked_to_stop
+    real: Any = Decoder._asked_to_stop
 
     def interrupted(self: Any, data: object) -> bool:
         nonlocal calls
@@ -54,7 +55,7 @@ def test_inside_the_engines_callback(
             os.kill(os.getpid(), signal.SIGINT)
         return bool(real(self, data))
 
-    monkeypatch.setattr(kind, "_asked_to_stop", interrupted)
+    monkeypatch.setattr(Decoder, "_asked_to_stop", interrupted)
     ids = [demo_model.vocab.bos, *range(300, 300 + PROMPT)]
     with Context(demo_model, ContextParams(n_ctx=512, threads=1)) as context:
         with pytest.raises(KeyboardInterrupt):

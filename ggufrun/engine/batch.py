@@ -15,21 +15,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ggufrun.engine.context import Context
+from ggufrun.engine.decoder import ABORTED, NO_SLOT, OK
 from ggufrun.engine.generate import StopReason
 from ggufrun.engine.sampling.sampler import Sampler, SamplingParams
 from ggufrun.engine.sampling.thinking import Thinking
-from ggufrun.engine.sequence import ABORTED, OK, common_prefix
-from ggufrun.errors import EngineError
+from ggufrun.engine.sequence import common_prefix
 from ggufrun.native.library import llama
-from ggufrun.native.log import forget_log, reason
-from ggufrun.native.signals import noting
 
 WORTH_WAITING = 16
 """Tokens that a text must have in common with one that is being read to wait for them: a pass over the weights."""
-
-NO_SLOT = 1
-"""What ``llama_decode`` returns when the cache has no room for the batch."""
-
 
 @dataclass
 class Task:
@@ -100,18 +94,14 @@ class Batch:
     """Continues tasks in ``context``, which was made for several sequences and is borrowed."""
 
     def __init__(self, context: Context) -> None:
-        api = llama()
         self._context = context
-        self._batch = context.batch
+        self._decoder, self._batch = context.decoder, context.decoder.batch
         self._free = [_Slot(number) for number in range(context.params.sequences)]
         self._slots: list[_Slot] = []
         # A state is whole or nothing, and a window forgets what others might take over.
         self._sharing = not (context.model.recurrent or context.model.window)
         self._pooled = not context.params.separate
         self._again: deque[tuple[Task, Sampler]] = deque()
-        self._stop = False
-        self._abort = api.ggml_abort_callback(self._asked_to_stop)
-        self._no_abort = api.ggml_abort_callback()
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Task]:
         """Yields each task when it is finished, the quickest first; new ones take the places of the finished.
@@ -131,7 +121,7 @@ class Batch:
             self._slots.clear()
             self._again.clear()
             self._free = [_Slot(number) for number in range(self._context.params.sequences)]
-            self._stop = False
+            self._decoder.resume()
             # Whoever gave up listening may have closed it already.
             self._context.clear()
 
@@ -220,19 +210,17 @@ class Batch:
             self._empty_idle()
             while self._used() > self._context.n_ctx and len(self._slots) > 1:
                 self._put_off()
-        prompts = self._fill()
-        status = self._decode(prompts)
+        status = self._decode(*self._fill())
         if status == NO_SLOT and (len(self._slots) > 1 or any(slot.held for slot in self._free)):
             if any(slot.held for slot in self._free):
                 self._empty_idle()
             else:
                 self._put_off()
             return []
-        if status == ABORTED or self._stop:
+        if status == ABORTED or self._decoder.interrupted:
             raise KeyboardInterrupt
         if status != OK:
-            why = reason(f"llama_decode returned {status}")
-            raise EngineError(f"the model could not be run: {why}", "try fewer sequences (-np) or a smaller batch (-b)")
+            raise self._decoder.failure(status, "try fewer sequences (-np) or a smaller batch (-b)")
         finished = []
         self._context.ready = True
         for slot in [*self._slots]:
@@ -244,9 +232,10 @@ class Batch:
                 finished.append(slot.task)
         return finished
 
-    def _fill(self) -> bool:
+    def _fill(self) -> tuple[int, bool]:
         """Put what waits into the batch: first the single tokens, so that no long prompt holds the others up, and by
-        number, because llama.cpp computes neighbours together. Returns whether there is more than single tokens.
+        number, because llama.cpp computes neighbours together. Returns how many tokens there are, and whether any text
+        has more than one.
         """
         size = 0
         prompts = False
@@ -261,21 +250,13 @@ class Batch:
                 slot.output = stop - 1
                 self._batch.outputs[stop - 1] = 1
             size = stop
-        self._batch.native.n_tokens = size
-        return prompts
+        return size, prompts
 
-    def _decode(self, prompts: bool) -> int:
-        api, context = llama(), self._context.pointer
-        # Called some hundred times a batch: nothing beside a prompt's work, too much beside a few tokens'.
-        forget_log()
+    def _decode(self, count: int, prompts: bool) -> int:
         if not prompts:
-            return int(api.llama_decode(context, self._batch.native))
-        api.llama_set_abort_callback(context, self._abort, None)
-        try:
-            with noting(self._interrupt):
-                return int(api.llama_decode(context, self._batch.native))
-        finally:
-            api.llama_set_abort_callback(context, self._no_abort, None)
+            return self._decoder.decode(count)
+        with self._decoder.interruptible():
+            return self._decoder.decode(count)
 
     def _advance(self, slot: _Slot) -> bool:
         """Choose the next token; returns whether the task is finished."""
@@ -304,9 +285,3 @@ class Batch:
         for other in self._slots:
             if other.source is slot:
                 other.source, other.shared = None, 0
-
-    def _interrupt(self) -> None:
-        self._stop = True
-
-    def _asked_to_stop(self, _: object) -> bool:
-        return self._stop

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 from ggufrun.engine.adapters import Adapter, attach
-from ggufrun.engine.model import DAMAGED, Model, catching
-from ggufrun.engine.placement.devices import card_memory
+from ggufrun.engine.decoder import Decoder, require_memory
+from ggufrun.engine.model import Model
 from ggufrun.engine.placement.offload import goes_ahead, on_devices
 from ggufrun.engine.rope import RopeParams
 from ggufrun.engine.sequence import TokenSequence
 from ggufrun.engine.threads import MAX_THREADS, default_threads
-from ggufrun.engine.token_batch import TokenBatch
 from ggufrun.errors import EngineError, UsageError
 from ggufrun.native.library import llama
-from ggufrun.native.log import forget_log, reason
-from ggufrun.native.signals import held, noting
 
 CACHE_TYPES: dict[str, tuple[int, float]] = {
     "f32": (0, 32.0),
@@ -126,33 +120,21 @@ class Context(TokenSequence):
         native.type_k, native.type_v = type_k, type_v
         params.rope.apply(native, model, wanted)
         self.threads = threads
-        forget_log()
-        with held(), catching(model.params):
-            self._context = api.llama_init_from_model(model.pointer, native)
-        if not self._context:
-            why = reason("llama.cpp gave no reason")
-            advice = "try a shorter one (-c) or a smaller cache (-ctk q8_0)"
-            raise EngineError(f"no context of {wanted} tokens: {why}", DAMAGED if "GGML_ASSERT" in why else advice)
+        self.decoder = Decoder(model, native, wanted, "try a shorter one (-c) or a smaller cache (-ctk q8_0)")
         try:
-            attach(self._context, model, params.adapters)
+            attach(self.decoder.pointer, model, params.adapters)
         except BaseException:
             self.close()
             raise
-        self.memory = api.llama_get_memory(self._context)
-        self.sequences: list[TokenSequence] = []
         # llama.cpp rounds up
-        room = int(api.llama_n_ctx_seq(self._context))
-        super().__init__(self, 0, room if model.positions is None else min(room, model.positions))
-        self.batch = TokenBatch(api.llama_n_batch(self._context))
+        room = api.llama_n_ctx_seq(self.decoder.pointer)
+        super().__init__(self.decoder, 0, room if model.positions is None else min(room, model.positions))
         # A device does not ask whether to stop. Pieces of what it computes at once cost nothing, not even where several
         # devices work on one after another: they go on while the next piece is handed in.
         layers, placement = model.params.gpu_layers, model.params.placement
-        self.stride = api.llama_n_ubatch(self._context) if on_devices(layers, placement) else self.batch.capacity
-        self.ahead = goes_ahead(layers, placement, int(api.llama_model_n_layer(model.pointer)))
-        self._stop = False
-        self._decode = api.llama_decode
-        self._abort = api.ggml_abort_callback(self._asked_to_stop)
-        self._no_abort = api.ggml_abort_callback()
+        if on_devices(layers, placement):
+            self.decoder.batch.stride = api.llama_n_ubatch(self.decoder.pointer)
+        self.ahead = goes_ahead(layers, placement, api.llama_model_n_layer(model.pointer))
 
     def _outputs(self) -> int:
         # llama.cpp aborts when a recurrent model's small batch has all its logits at the end only (seen with RWKV 7).
@@ -160,84 +142,49 @@ class Context(TokenSequence):
         return max(self.params.outputs, batch) if self.model.recurrent and batch < 512 else self.params.outputs
 
     def _check_memory(self, tokens: int, bits_k: float, bits_v: float) -> None:
-        # Linux hands out memory that it does not have and then kills the process that touches it.
-        if not hasattr(os, "sysconf"):
-            return
-        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if self.model.params.gpu_layers != 0:
-            physical += card_memory()
         mask = tokens * min(self.params.n_ubatch, tokens) * 4
         needed = self.model.cache_bytes(tokens, bits_k, bits_v) + mask
-        if needed > physical:
-            raise EngineError(
-                f"a context of {tokens} tokens needs {needed / 2**30:.1f} GiB of {physical / 2**30:.1f}",
-                "give a shorter one with -c",
-            )
+        require_memory(
+            needed,
+            f"a context of {tokens} tokens",
+            "give a shorter one with -c",
+            cards=self.model.params.gpu_layers != 0,
+        )
 
     @property
     def pointer(self) -> Any:
         """The ``llama_context *``."""
-        if not self._context:
-            raise EngineError("the context is closed")
-        return self._context
+        return self.decoder.pointer
+
+    @property
+    def memory(self) -> Any:
+        """The ``llama_memory_t``."""
+        return self.decoder.memory
 
     def interrupt(self) -> None:
         """Stop decoding soon; safe to call from a signal handler. Stays asked for until `resume`."""
-        self._stop = True
+        self.decoder.interrupt()
 
     def resume(self) -> None:
         """Forget an earlier `interrupt`."""
-        self._stop = False
+        self.decoder.resume()
 
     @property
     def interrupted(self) -> bool:
         """Has `interrupt` been called since the last `resume`?"""
-        return self._stop
-
-    def _asked_to_stop(self, _: Any) -> bool:
-        return self._stop
+        return self.decoder.interrupted
 
     def sequence(self, number: int) -> TokenSequence:
         """The text number ``number`` (from 1 on) of ``params.sequences``; the context itself is number 0."""
-        return TokenSequence(self, number, self.n_ctx)
-
-    def decode(self, count: int) -> int:
-        """Compute the first ``count`` tokens of ``batch``; returns llama.cpp's status. All logits are new then."""
-        for sequence in self.sequences:
-            sequence.ready = False
-        self.batch.native.n_tokens = count
-        return int(self._decode(self._context, self.batch.native))
-
-    def failed(self, status: int) -> NoReturn:
-        """What a status that is not 0 means. What the memory holds then is unknown, so it is emptied."""
-        why = reason(f"llama_decode returned {status}")
-        self.clear()
-        raise EngineError(f"the model could not be run: {why}", "try a shorter context (-c) or a smaller batch (-b)")
-
-    @contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """While this lasts, `interrupt`, or a signal, stops even a computation that is under way."""
-        api = llama()
-        # Called some hundred times a batch: nothing beside a prompt's work, too much beside a single token's.
-        api.llama_set_abort_callback(self.pointer, self._abort, None)
-        try:
-            with noting(self.interrupt):
-                yield
-        finally:
-            api.llama_set_abort_callback(self.pointer, self._no_abort, None)
+        return TokenSequence(self.decoder, number, self.n_ctx)
 
     def clear(self) -> None:
         """Forget everything, in all sequences. A closed context has nothing to forget."""
-        if self._context:
-            llama().llama_memory_clear(self.memory, False)
-        for sequence in self.sequences:
-            sequence.adopt([])
+        self.decoder.clear()
 
     def close(self) -> None:
         """Free the memory. Closing twice is fine."""
-        if self._context:
-            llama().llama_free(self._context)
-            self._context = None
+        self.decoder.close()
 
     def __enter__(self) -> Context:
         return self

@@ -9,10 +9,11 @@ from time import perf_counter
 
 from ggufrun.engine.context import Context
 from ggufrun.engine.context_shift import Shift, fill, next_shift
+from ggufrun.engine.decoder import Interrupted
 from ggufrun.engine.draft import Speculation
 from ggufrun.engine.guidance import Guidance
 from ggufrun.engine.sampling.sampler import Sampler
-from ggufrun.engine.sequence import ContextFull, Interrupted
+from ggufrun.engine.sequence import ContextFull
 from ggufrun.engine.steps import GuessedSteps, steps_for
 
 UNTIL_FULL = -2

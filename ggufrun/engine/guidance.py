@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from ggufrun.engine.context import Context
 from ggufrun.engine.context_shift import Shift, fill, next_shift
-from ggufrun.engine.sequence import OK, ContextFull
+from ggufrun.engine.decoder import OK
+from ggufrun.engine.sequence import ADVICE, ContextFull
 from ggufrun.errors import UsageError
 from ggufrun.native.library import llama
 
@@ -81,7 +82,7 @@ class Guidance:
 
         Raises ContextFull, Interrupted, or EngineError.
         """
-        context, other = self._context, self._other
+        context, other, decoder = self._context, self._other, self._context.decoder
         if len(other.held) + 1 >= other.n_ctx and self._keep is not None:
             shift = next_shift(len(other.held), self._keep)
             self.shifts.append(shift)
@@ -90,11 +91,11 @@ class Guidance:
             raise ContextFull(f"the context of {context.n_ctx} tokens is full", "start a new conversation, or give -c")
         stop = 0
         for sequence in (context, other):
-            stop = context.batch.put(stop, [token], len(sequence.held), sequence.number)
-            context.batch.outputs[stop - 1] = 1
-        status = context.decode(stop)
+            stop = decoder.batch.put(stop, [token], len(sequence.held), sequence.number)
+            decoder.batch.outputs[stop - 1] = 1
+        status = decoder.decode(stop)
         if status != OK:
-            context.failed(status)
+            raise decoder.failure(status, ADVICE)
         for sequence in (context, other):
             sequence.append(token)
         context.ready = True

@@ -6,20 +6,12 @@ The caller names the whole list of tokens; the sequence finds what it already ho
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from ggufrun.engine.decoder import ABORTED, OK, Decoder, Interrupted
 from ggufrun.errors import EngineError
 from ggufrun.native.library import llama
 
-if TYPE_CHECKING:
-    from ggufrun.engine.context import Context
-
-OK, ABORTED = 0, 2
-"""What ``llama_decode`` returns."""
-
-
-class Interrupted(Exception):
-    """`Context.interrupt` was called while tokens were being decoded. What was decoded stays in the memory."""
+ADVICE = "try a shorter context (-c) or a smaller batch (-b)"
 
 
 class ContextFull(EngineError):
@@ -32,18 +24,18 @@ class TokenSequence:
     ``ready`` says that the logits of the last decoded token are this sequence's.
     """
 
-    def __init__(self, context: Context, number: int, n_ctx: int) -> None:
-        self._context_of = context
+    def __init__(self, decoder: Decoder, number: int, n_ctx: int) -> None:
+        self.decoder = decoder
         self.number = number
         self.n_ctx = n_ctx
         self.ready = False
         self._held: list[int] = []
-        context.sequences.append(self)
+        decoder.texts.append(self)
 
     @property
     def n_batch(self) -> int:
         """Tokens decoded in one call."""
-        return self._context_of.params.n_batch
+        return self.decoder.n_batch
 
     @property
     def held(self) -> Sequence[int]:
@@ -71,7 +63,7 @@ class TokenSequence:
             raise ContextFull(
                 f"{len(ids)} tokens do not fit into a context of {self.n_ctx}", "give a longer one with -c"
             )
-        size = self._context_of.model.vocab.size
+        size = self.decoder.model.vocab.size
         self._settle()
         known = min(known, len(self._held))
         keep = known + common_prefix(self._held[known:], ids[known:])
@@ -92,31 +84,31 @@ class TokenSequence:
 
         Raises ContextFull, or EngineError.
         """
-        context, batch, place = self._context_of, self._context_of.batch, len(self._held)
+        decoder, batch, place = self.decoder, self.decoder.batch, len(self._held)
         if place >= self.n_ctx:
             raise ContextFull(f"the context of {self.n_ctx} tokens is full", "start a new conversation, or give -c")
         batch.tokens[0], batch.positions[0], batch.sequences[0], batch.outputs[0] = token, place, self.number, 1
-        status = context.decode(1)
+        status = decoder.decode(1)
         if status != OK:
-            context.failed(status)
+            raise decoder.failure(status, ADVICE)
         self._held.append(token)
         self.ready = True
 
     def push_all(self, tokens: Sequence[int]) -> None:
-        """Append tokens with the logits of every one ready, by their place; at most ``params.outputs`` of them.
+        """Append tokens with the logits of every one ready, by their place; as many as may have logits.
 
         Raises ContextFull, or EngineError.
         """
-        context, place = self._context_of, len(self._held)
+        decoder, place = self.decoder, len(self._held)
         if place + len(tokens) > self.n_ctx:
             raise ContextFull(f"the context of {self.n_ctx} tokens is full", "start a new conversation, or give -c")
-        if not 0 < len(tokens) <= min(context.params.outputs, context.batch.capacity):
+        if not 0 < len(tokens) <= min(decoder.outputs, decoder.batch.capacity):
             raise EngineError(f"{len(tokens)} tokens cannot all have logits here")
-        stop = context.batch.put(0, tokens, place, self.number)
-        context.batch.outputs[:stop] = 1
-        status = context.decode(stop)
+        stop = decoder.batch.put(0, tokens, place, self.number)
+        decoder.batch.outputs[:stop] = 1
+        status = decoder.decode(stop)
         if status != OK:
-            context.failed(status)
+            raise decoder.failure(status, ADVICE)
         self._held.extend(tokens)
         self.ready = True
 
@@ -130,7 +122,7 @@ class TokenSequence:
         Where the memory cannot do that, what is left is decoded anew. The logits are gone: decode something next.
         Raises Interrupted or EngineError.
         """
-        api, memory = llama(), self._context_of.memory
+        api, memory = llama(), self.decoder.memory
         left = [*self._held[:start], *self._held[start + count :]]
         self.ready = False
         movable = self._complete() and api.llama_memory_can_shift(memory)
@@ -144,18 +136,18 @@ class TokenSequence:
 
     def forget(self) -> None:
         """Hold nothing. Other sequences stay as they are."""
-        context = self._context_of
-        if len(context.sequences) == 1:
-            context.clear()
+        decoder = self.decoder
+        if len(decoder.texts) == 1:
+            decoder.clear()
         else:
-            llama().llama_memory_seq_rm(context.memory, self.number, -1, -1)
+            llama().llama_memory_seq_rm(decoder.memory, self.number, -1, -1)
             self.adopt([])
 
     def _settle(self) -> None:
         """Make the memory hold what is written down here. Ctrl+C may come between its work and our note of it, and a
         state be saved like that.
         """
-        api, memory, count = llama(), self._context_of.memory, len(self._held)
+        api, memory, count = llama(), self.decoder.memory, len(self._held)
         last = api.llama_memory_seq_pos_max(memory, self.number)
         if last + 1 == count:
             return
@@ -167,9 +159,9 @@ class TokenSequence:
         """Is all there that a token after the first ``keep`` looks at? A sliding window forgets what lies before, and
         a recurrent memory all but the last state.
         """
-        context = self._context_of
-        oldest = llama().llama_memory_seq_pos_min(context.memory, self.number)
-        window = context.model.window
+        decoder = self.decoder
+        oldest = llama().llama_memory_seq_pos_min(decoder.memory, self.number)
+        window = decoder.model.window
         return bool(oldest <= (max(0, keep - window) if window else 0))
 
     def _cut(self, keep: int) -> int:
@@ -177,7 +169,7 @@ class TokenSequence:
         if keep == len(self._held):
             return keep
         self.ready = False
-        memory = self._context_of.memory
+        memory = self.decoder.memory
         if keep == 0 or not self._complete(keep) or not llama().llama_memory_seq_rm(memory, self.number, keep, -1):
             self.forget()
             return 0
@@ -185,22 +177,22 @@ class TokenSequence:
         return keep
 
     def _prefill(self, ids: Sequence[int], start: int) -> None:
-        context = self._context_of
-        with context.interruptible():
-            for first in range(start, len(ids), context.stride):
-                if context.interrupted:
+        decoder = self.decoder
+        with decoder.interruptible():
+            for first in range(start, len(ids), decoder.batch.stride):
+                if decoder.interrupted:
                     raise Interrupted
-                piece = list(ids[first : first + context.stride])
-                stop = context.batch.put(0, piece, len(self._held), self.number)
-                context.batch.outputs[stop - 1] = 1
-                status = context.decode(stop)
+                piece = list(ids[first : first + decoder.batch.stride])
+                stop = decoder.batch.put(0, piece, len(self._held), self.number)
+                decoder.batch.outputs[stop - 1] = 1
+                status = decoder.decode(stop)
                 if status != OK:
                     # The memory keeps the micro-batches that were finished.
-                    done = llama().llama_memory_seq_pos_max(context.memory, self.number) + 1
+                    done = llama().llama_memory_seq_pos_max(decoder.memory, self.number) + 1
                     self._held.extend(piece[: max(0, done - len(self._held))])
                     if status == ABORTED:
                         raise Interrupted
-                    context.failed(status)
+                    raise decoder.failure(status, ADVICE)
                 self._held.extend(piece)
                 self.ready = True
 

@@ -6,15 +6,20 @@ import ctypes
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from ggufrun.native.library import llama
 
+Tokens = npt.NDArray[np.int32]
+
 
 class TokenBatch:
-    """Room for ``capacity`` tokens in arrays of our own, which ``native`` points into."""
+    """Room for ``capacity`` tokens in arrays of our own, which ``native`` points into. ``stride`` is how many of a long
+    text are decoded in one call: all that there is room for, unless something wants to be asked in between.
+    """
 
     def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+        self.capacity = self.stride = capacity
         self.tokens = np.zeros(capacity, np.int32)
         self.positions = np.zeros(capacity, np.int32)
         self.sequences = np.zeros(capacity, np.int32)
@@ -43,3 +48,15 @@ class TokenBatch:
         self.sequences[place:stop] = sequence
         self.outputs[place:stop] = 0
         return stop
+
+    def put_grid(self, tokens: Tokens, positions: Tokens, outputs: npt.NDArray[np.bool_]) -> int:
+        """Write the same ``positions`` of several sequences, numbered from 0: ``tokens`` has the shape (sequences,
+        positions), and ``outputs`` says which positions have logits. Returns the place after them.
+        """
+        n_sequences, n_positions = tokens.shape
+        size = tokens.size
+        self.tokens[:size] = tokens.reshape(-1)
+        self.positions[:size] = np.tile(positions, n_sequences)
+        self.sequences[:size] = np.repeat(np.arange(n_sequences, dtype=np.int32), n_positions)
+        self.outputs[:size] = np.tile(outputs, n_sequences)
+        return size

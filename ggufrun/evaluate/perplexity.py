@@ -16,8 +16,9 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from ggufrun.engine.chunks import ChunkContext, ChunkParams, Floats, Tokens
+from ggufrun.engine.chunks import ChunkContext, ChunkParams, Floats
 from ggufrun.engine.model import Model
+from ggufrun.engine.token_batch import Tokens
 from ggufrun.errors import EngineError, UsageError
 from ggufrun.evaluate.text import Text
 

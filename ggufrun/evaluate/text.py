@@ -7,8 +7,8 @@ from importlib import resources
 
 import numpy as np
 
-from ggufrun.engine.chunks import Tokens
 from ggufrun.engine.model import Model
+from ggufrun.engine.token_batch import Tokens
 from ggufrun.errors import EngineError, UnsupportedError, UsageError
 
 
