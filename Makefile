@@ -11,20 +11,24 @@ WORKERS ?= auto
 STEERING = $$CMAKE_ARGS|$$CC|$$CXX|$$CFLAGS|$$CXXFLAGS|$$LDFLAGS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine cuda cuda-wheel vulkan cpu wheels demo test check tokenizers fuzz format bench gpu-check clean distclean FORCE
+.PHONY: help setup engine server cuda cuda-wheel vulkan cpu wheels demo test check tokenizers fuzz format bench gpu-check clean distclean FORCE
 
 help: ## list the targets
 	@echo 'make TARGET:'
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  %-12s %s\n", $$1, $$2 }'
 	@echo
 	@echo 'PYTHON=python3.12 picks the interpreter, GGUFRUN_CACHE=DIR where the built engine is kept, CMAKE_ARGS=... what its'
-	@echo "CMake gets. For cuda: CUDA_HOME=DIR names a toolkit, CUDA_TOOLKIT=pypi takes none of the system's, CUDA_ARCHS=89,90"
+	@echo "CMake gets, SERVER=0 leaves llama.cpp's server out, which \`ggufrun serve\` needs. For cuda: CUDA_HOME=DIR"
+	@echo "names a toolkit, CUDA_TOOLKIT=pypi takes none of the system's, CUDA_ARCHS=89,90"
 	@echo "what to build for. Afterwards: $(BIN)/ggufrun --help"
 
-setup: $(READY) ## create .venv: build the engine (once, some minutes), install everything
+setup: $(READY) ## create .venv: build the engine and the server (once, some minutes), install everything
 
 engine: $(BIN)/python ## build the engine anew and install it
 	@$(BIN)/python -m tools.setup --rebuild
+
+server: setup ## build llama.cpp's server for the engine and install it: `ggufrun serve` runs it
+	@$(BIN)/python -m tools.setup.server
 
 $(BIN)/python:
 	@sh tools/make_venv.sh "$(VENV)" $(PYTHON)
@@ -32,8 +36,9 @@ $(BIN)/python:
 $(VENV)/steering: FORCE | $(BIN)/python
 	@printf '%s\n' "$(STEERING)" | cmp -s - $@ || printf '%s\n' "$(STEERING)" > $@
 
-$(READY): pyproject.toml $(wildcard tools/*.cmake tools/kernels/* tools/kernels/matmul/* tools/sampling/* tools/setup/*) $(VENV)/steering | $(BIN)/python
+$(READY): pyproject.toml $(wildcard tools/*.cmake tools/kernels/* tools/kernels/matmul/* tools/sampling/* tools/setup/* tools/server/*) $(VENV)/steering | $(BIN)/python
 	@$(BIN)/python -m tools.setup
+	@test "$(SERVER)" = 0 || $(BIN)/python -m tools.setup.server --optional
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -e . --group dev
 	@touch $@
 	@echo "ready: $(BIN)/ggufrun"
@@ -57,6 +62,7 @@ cpu: $(BIN)/python ## back to the engine without CUDA or Vulkan (on macOS: with 
 
 wheels: setup ## the engine's wheel, built for this machine, and ggufrun's, to install outside this folder: dist/
 	@$(BIN)/python -m tools.setup --no-install --dist dist
+	@test "$(SERVER)" = 0 || $(BIN)/python -m tools.setup.server --dist dist
 	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	@echo "pip install --find-links dist dist/ggufrun-*.whl"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.setup import build, cache, common, compiling, machine, progress
+from tools.setup import build, cache, common, compiling, machine, progress, server
 from tools.setup.common import SetupError
 from tools.setup.plan import Plan, Ready
 
@@ -380,3 +380,35 @@ def test_make_help_lists_the_targets() -> None:
     assert run(["make"]).stdout == listed
     for target in ("setup", "demo", "test", "check", "bench", "clean"):
         assert f"\n    {target} " in listed
+
+
+# --- llama.cpp's server -----------------------------------------------------------------------------------------------
+
+
+def test_the_servers_key_is_its_own_and_the_same_for_every_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = build.describe(common.ROOT, "compilers", {})
+    own = server.describe_server("compilers", {})
+    assert own.key != engine.key and not own.gpu and own.version == engine.version
+    assert server.describe_server("compilers", {"CC": "clang"}).key != own.key
+    assert all(server.RECIPE not in path.parents for path in build.recipe_files(common.ROOT)), "engines need no rebuild"
+
+
+def test_the_servers_sources_are_kept() -> None:
+    top = "llama_cpp_python-1/vendor/llama.cpp"
+    for name in ("tools/server/server.cpp", "tools/ui/CMakeLists.txt", "tools/ui/ui.h.in", "common/arg.cpp"):
+        assert not server.LEFT_OUT.search(f"{top}/{name}"), name
+    for name in ("tools/ui/src/app.css", "models/ggml-vocab.gguf", "docs/build.md"):
+        assert server.LEFT_OUT.search(f"{top}/{name}"), name
+
+
+@pytest.mark.parametrize(("arguments", "status"), [(["--optional"], 0), ([], 1)])
+def test_a_server_that_cannot_be_built_is_one_line(
+    arguments: list[str], status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*given: object) -> None:
+        raise SetupError("no room\nthe log ends:")
+
+    monkeypatch.setattr(server, "make", fail)
+    assert server.main(arguments) == status
+    said = capsys.readouterr().err
+    assert ("left out, all else works: no room; `make server` tries again\n" in said) is (status == 0)

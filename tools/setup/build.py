@@ -74,6 +74,9 @@ def pinned_version(pyproject: str) -> str:
 RECIPE = {".cmake": "#", ".c": "//", ".h": "//"}
 """Suffixes of the files under ``tools`` that take part in the build, with what a comment line of each starts with."""
 
+COMMENTS = {**RECIPE, ".txt": "#", ".toml": "#"}
+"""The same of all files that any build is described in."""
+
 
 def recipe_digest(files: list[Path]) -> str:
     """A digest of the recipe's files that stays the same when only comment lines or blank lines change."""
@@ -82,7 +85,7 @@ def recipe_digest(files: list[Path]) -> str:
         digest.update(path.name.encode() + b"\0")
         for line in path.read_text(encoding="utf-8").splitlines():
             code = line.strip()
-            if code and not code.startswith(RECIPE[path.suffix]):
+            if code and not code.startswith(COMMENTS[path.suffix]):
                 digest.update(code.encode() + b"\n")
     return digest.hexdigest()
 

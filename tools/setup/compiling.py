@@ -120,14 +120,20 @@ LEFT_OUT = re.compile(r"vendor/llama\.cpp/(docs|models|tests|media|examples|tool
 
 
 def unpacked(
-    requirement: str, scratch: Path, environment: dict[str, str], stream: TextIO, progress: Progress, log: Path
+    requirement: str,
+    scratch: Path,
+    environment: dict[str, str],
+    stream: TextIO,
+    progress: Progress,
+    log: Path,
+    left_out: re.Pattern[str] = LEFT_OUT,
 ) -> str:
-    """Fetch the source archive and unpack what the build needs; returns the folder."""
+    """Fetch the source archive and unpack all but what ``left_out`` matches; returns the folder."""
     if watch([*pip("download"), "--dest", str(scratch), requirement], environment, stream, progress) != 0:
         stream.flush()
         raise failed(log)
     with tarfile.open(next(scratch.glob("*.tar.gz"))) as archive:
-        members = [member for member in archive if not LEFT_OUT.search(member.name)]
+        members = [member for member in archive if not left_out.search(member.name)]
         archive.extractall(scratch, members, filter="data")
     (source,) = (path.parent for path in scratch.glob("*/CMakeLists.txt"))
     steady = scratch / "source"
@@ -135,10 +141,10 @@ def unpacked(
     return str(steady)
 
 
-def failed(log: Path) -> SetupError:
-    """The error for a failed build: one line if the cause is a usual one, else the log's end."""
+def failed(log: Path, what: str = "the engine") -> SetupError:
+    """The error for a failed build of ``what``: one line if the cause is a usual one, else the log's end."""
     text = log.read_text(encoding="utf-8", errors="replace")
     if reason := explain(text):
-        return SetupError(f"the engine could not be built: {reason} (log: {log})")
+        return SetupError(f"{what} could not be built: {reason} (log: {log})")
     tail = "\n".join(f"  {line[:200]}" for line in text.rstrip().splitlines()[-20:])
-    return SetupError(f"the engine could not be built; the log ends:\n{tail}\nthe whole log: {log}")
+    return SetupError(f"{what} could not be built; the log ends:\n{tail}\nthe whole log: {log}")

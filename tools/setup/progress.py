@@ -19,11 +19,18 @@ SEEN = 0.1
 
 class Progress:
     """One line that moves on a terminal; elsewhere a line every quarter and every five minutes. ``expected`` seconds
-    are what such a build takes by experience; what is done corrects them on the way.
+    are what such a build takes by experience; what is done corrects them on the way. ``part`` is what is built.
     """
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic, expected: float = 0) -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        clock: Callable[[], float] = time.monotonic,
+        expected: float = 0,
+        part: str = "engine",
+    ) -> None:
         self._stream = stream
+        self._part = part
         self._expected = expected
         self._clock = clock
         self._start = clock()
@@ -41,7 +48,7 @@ class Progress:
         """A new phase of the work has begun."""
         if text != self._phase:
             self._phase = text
-            self._write(f"engine: {text}")
+            self._write(f"{self._part}: {text}")
 
     def step(self, done: int, total: int) -> None:
         """``done`` of ``total`` build steps are finished. A part that is a build of its own counts its few steps."""
@@ -52,7 +59,7 @@ class Progress:
         if self._moving or quarter > self._quarter or self._clock() - self._said >= LONG:
             self._quarter = quarter
             self._said = 0.0 if self._moving else self._clock()
-            self._write(f"engine: compiling {done}/{total}  {self._elapsed()}{self._left(done / max(total, 1))}")
+            self._write(f"{self._part}: compiling {done}/{total}  {self._elapsed()}{self._left(done / max(total, 1))}")
 
     def _left(self, part: float) -> str:
         """What is left of a long build, as far as that can be told: the files of one build differ much in length."""

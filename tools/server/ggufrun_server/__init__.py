@@ -1,0 +1,1 @@
+"""llama.cpp's server: the executable `llama-server` in this folder, which `ggufrun serve` runs."""
