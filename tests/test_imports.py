@@ -39,7 +39,11 @@ ROOMS: dict[str, set[str]] = {
     "evaluate": {"engine", "native", "quantize", "errors"},
     "workflows": {*GROUND, "chat", "checkpoint", "convert", "engine", "evaluate", "hub", "native", "quantize"},
     "api": {*GROUND, "chat", "checkpoint", "convert", "engine", "evaluate", "hub", "quantize", "workflows"},
-    "cli": {*GROUND, "chat", "checkpoint", "convert", "engine", "evaluate", "hub", "native", "quantize", "workflows"},
+    "server": {*GROUND, "chat", "checkpoint", "engine", "hub", "native", "quantize", "workflows"},
+    "cli": {
+        *GROUND, "chat", "checkpoint", "convert", "engine", "evaluate", "hub", "native", "quantize", "server",
+        "workflows",
+    },
 }
 """Room -> the rooms it may import (itself aside)."""
 
@@ -70,6 +74,8 @@ FOREIGN: dict[str, set[str]] = {
     # a string in it names the C functions; the package itself would bring its high-level classes along
     "llama_cpp": set(),
     "jinja2": {"chat"},
+    "starlette": {"server"},
+    "uvicorn": {"server"},
     "sentencepiece": {"convert"},
     "tokenizers": {"convert"},
     # Heavy, and not needed: a checkpoint is read without the framework that wrote it.
@@ -287,6 +293,7 @@ def test_help_is_quick(arguments: list[str]) -> None:
     assert "ggufrun.cli.app" in loaded
     heavy = {"numpy", "llama_cpp", "gguf", "rich.markdown", "huggingface_hub", "jinja2", "prompt_toolkit"}
     assert not heavy & loaded
+    assert not {"starlette", "uvicorn", "asyncio"} & loaded
 
 
 def test_the_engine_comes_without_its_high_level_classes() -> None:

@@ -23,6 +23,7 @@ from ggufrun.cli.commands import (
     pull,
     quantize,
     remove,
+    serve,
     verify,
     worker,
 )
@@ -51,6 +52,7 @@ ROOMS = (
     quantize,
     chat,
     complete,
+    serve,
     imatrix,
     perplexity,
     compare,

@@ -71,8 +71,10 @@ def collect(rpc: str = "") -> dict[str, Any]:
     from ggufrun.engine.threads import default_threads
     from ggufrun.evaluate import machine
     from ggufrun.hub.models import models_folder
+    from ggufrun.server.executable import try_out
 
     models = models_folder()
+    server = try_out()
     engine = ask_engine((sys.executable, "-c", PROBE, rpc))
     return {
         "ggufrun": __version__,
@@ -82,6 +84,7 @@ def collect(rpc: str = "") -> dict[str, Any]:
         "memory": asdict(system_memory.memory()),
         "disk_free": machine.disk_free(Path()),
         "engine": engine.get("engine", {}),
+        "server": None if server is None else asdict(server),
         "kernels": engine.get("kernels", {}),
         "offload": device_proof.prove_all(engine.get("engine", {}).get("devices", []), rpc),
         "nvidia": [asdict(card) for card in machine.nvidia_cards()],

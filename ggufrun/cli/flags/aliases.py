@@ -30,8 +30,8 @@ COMMANDS = {
     "stop": "nothing runs in the background: a model goes when its command ends",
     "load": "ggufrun chat MODEL loads it",
     "unload": "nothing runs in the background: a model goes when its command ends",
-    "server": "llama.cpp's llama-server serves the files that ggufrun makes",
-    "serve": "llama.cpp's llama-server serves the files that ggufrun makes",
+    "server": "write ggufrun serve",
+    "start": "write ggufrun serve",
 }
 """Commands of Ollama, LM Studio, llama.cpp and mlx-lm, and what to do instead."""
 

@@ -51,6 +51,7 @@ def judge(facts: dict[str, Any]) -> list[Finding]:
     return [
         Finding("ggufrun", f"{facts['ggufrun']}, Python {facts['python']}, {facts['platform']}"),
         *judge_engine(facts["engine"]),
+        judge_server(facts["server"]),
         *judge_kernels(facts["kernels"]),
         judge_processor(facts["processor"]),
         *judge_memory(facts["memory"]),
@@ -74,6 +75,17 @@ def judge_engine(engine: dict[str, Any]) -> list[Finding]:
         text = f"ggufrun's for {ours}, on the file's own layout" if ours else "llama.cpp's"
         found.append(Finding("matrices", text))
     return found
+
+
+def judge_server(server: dict[str, Any] | None) -> Finding:
+    """llama.cpp's server, which `ggufrun serve` runs."""
+    if server is None:
+        return Finding("server", "not installed", "hint", "`make server` builds it; `ggufrun serve` needs it")
+    if server["error"]:
+        return Finding(
+            "server", f"it does not start: {server['error']}", "bad", "build it for this engine: `make server`"
+        )
+    return Finding("server", f"llama-server {server['version']}, starts with this engine")
 
 
 def judge_kernels(kernels: dict[str, Any]) -> list[Finding]:

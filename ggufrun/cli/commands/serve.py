@@ -1,0 +1,291 @@
+"""``ggufrun serve``: models over HTTP."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ggufrun.cli.flags import placement, records
+from ggufrun.cli.flags.common import model_names
+from ggufrun.cli.terminal import console
+from ggufrun.errors import GgufrunError, NotFoundError
+from ggufrun.units import parse_size
+
+if TYPE_CHECKING:
+    from ggufrun.server.catalog import Catalog, Entry
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("serve")(records.expanded(serve))
+
+
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL...]",
+            help="Files or names that list shows; NAME=MODEL gives another name.",
+            show_default=False,
+            autocompletion=model_names,
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="Port (0: any).")] = 8080,
+    api_key: Annotated[
+        list[str] | None, typer.Option("--api-key", metavar="KEY", help="Whoever has it may ask; repeats.")
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option("--api-key-file", metavar="FILE", help="Keys, one a line.", show_default=False)
+    ] = None,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Let other machines in without a key.")] = False,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option("--cors-origin", metavar="URL", help="A web page that may ask; repeats.")
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option("--allowed-host", metavar="NAME", help="Another name of this server; repeats.")
+    ] = None,
+    ssl_key_file: Annotated[
+        Path | None, typer.Option("--ssl-key-file", metavar="FILE", help="For HTTPS.", show_default=False)
+    ] = None,
+    ssl_cert_file: Annotated[
+        Path | None, typer.Option("--ssl-cert-file", metavar="FILE", help="For HTTPS.", show_default=False)
+    ] = None,
+    parallel: Annotated[
+        int, typer.Option("-np", "--parallel", metavar="N", min=1, max=256, help="Requests at once, of each model.")
+    ] = 4,
+    keep_alive: Annotated[
+        str, typer.Option("--keep-alive", metavar="TIME", help="How long an idle model stays (-1: for ever).")
+    ] = "5m",
+    models_max: Annotated[
+        int, typer.Option("--models-max", metavar="N", min=0, help="Models loaded at once (0: as many as fit).")
+    ] = 0,
+    memory: Annotated[
+        str | None,
+        typer.Option("--memory", metavar="SIZE", help="All models together may take this.  [default: most of it]"),
+    ] = None,
+    max_queue: Annotated[
+        int, typer.Option("--max-queue", metavar="N", min=0, max=100000, help="Requests that wait, for each model.")
+    ] = 256,
+    max_body: Annotated[str, typer.Option("--max-body", metavar="SIZE", help="Largest request.")] = "64M",
+    max_connections: Annotated[
+        int, typer.Option("--max-connections", metavar="N", min=1, max=100000, help="Connections at once.")
+    ] = 2048,
+    request_timeout: Annotated[
+        str, typer.Option("--request-timeout", metavar="TIME", help="A request waits for its model no longer.")
+    ] = "1h",
+    grace: Annotated[
+        str, typer.Option("--grace", metavar="TIME", help="At the end, how long answers may go on.")
+    ] = "10s",
+    metrics: Annotated[bool, typer.Option("--metrics", help="Offer figures for Prometheus at /metrics.")] = False,
+    log_requests: Annotated[
+        bool, typer.Option("--log-requests", help="A line a request; never what was said.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show what llama.cpp's server says.")] = False,
+    ctx_size: Annotated[
+        int | None,
+        typer.Option(
+            "-c", "--ctx-size", metavar="N", min=0, help="Tokens of each request (0: as trained).  [default: 4096]"
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option("-b", "--batch-size", metavar="N", min=1, help="Tokens at once.")] = 2048,
+    ubatch: Annotated[int, typer.Option("-ub", "--ubatch-size", metavar="N", min=1, help="Tokens in a step.")] = 512,
+    threads: Annotated[
+        int | None, typer.Option("-t", "--threads", metavar="N", min=1, max=512, help="Threads.  [default: the cores]")
+    ] = None,
+    threads_batch: Annotated[
+        int | None, typer.Option("-tb", "--threads-batch", metavar="N", min=1, max=512, help="Threads for prompts.")
+    ] = None,
+    flash_attention: Annotated[
+        str, typer.Option("-fa", "--flash-attn", metavar="on|off|auto", help="Flash attention.")
+    ] = "auto",
+    cache_k: Annotated[str, typer.Option("-ctk", "--cache-type-k", metavar="TYPE", help="Type of the keys.")] = "f16",
+    cache_v: Annotated[str, typer.Option("-ctv", "--cache-type-v", metavar="TYPE", help="Type of the values.")] = "f16",
+    mmap: Annotated[bool, typer.Option("--mmap/--no-mmap", help="Map the file instead of reading it.")] = True,
+    mlock: Annotated[bool, typer.Option("--mlock", help="Keep the weights in memory.")] = False,
+    oversize: Annotated[bool, typer.Option("--oversize", help="Try models larger than the memory.")] = False,
+    lora: Annotated[list[Path] | None, typer.Option("--lora", metavar="FILE", help="A GGUF adapter; repeats.")] = None,
+    lora_scaled: Annotated[
+        list[str] | None, typer.Option("--lora-scaled", metavar="FILE:SCALE", help="An adapter, weighed; repeats.")
+    ] = None,
+    mmproj: Annotated[
+        Path | None,
+        typer.Option("--mmproj", metavar="FILE", help="The part of the model that sees.", show_default=False),
+    ] = None,
+    draft: Annotated[
+        str | None,
+        typer.Option(
+            "-md", "--draft-model", metavar="MODEL", help="A small model that guesses ahead.", show_default=False
+        ),
+    ] = None,
+    style: Annotated[
+        str | None, typer.Option("--style", metavar="NAME", help="Prompt style, as in chat.", show_default=False)
+    ] = None,
+    chat_template: Annotated[
+        Path | None,
+        typer.Option("--chat-template-file", metavar="FILE", help="Another Jinja template.", show_default=False),
+    ] = None,
+    think: Annotated[
+        bool | None, typer.Option("--think/--no-think", help="Let models with a switch think first, or not.")
+    ] = None,
+    place: placement.PlaceFlags = placement.PLAIN,
+) -> None:
+    """Serve models over HTTP: OpenAI's API and llama.cpp's own.
+
+    Without MODEL, every GGUF that list shows is offered. A model is loaded when a request asks for it, into a process
+    of its own, and ends when it was idle for long enough or another one needs the memory.
+    """
+    from ggufrun import __version__
+    from ggufrun.cli.flags import serve as meant
+    from ggufrun.engine.context import ContextParams
+    from ggufrun.server.executable import executable
+    from ggufrun.server.pool import Limits, Pool
+    from ggufrun.server.run import Listening
+    from ggufrun.server.run import serve as listen
+    from ggufrun.server.settings import Settings
+
+    keys = meant.keys(api_key or (), api_key_file)
+    rules = meant.rules(host, keys, no_auth, cors_origin or (), allowed_host or (), max_body)
+    # what is wrong with these is said before anything begins
+    ContextParams(ctx_size, batch, ubatch, threads, threads_batch, flash_attention, cache_k, cache_v)
+    settings = Settings(
+        context=ctx_size,
+        parallel=parallel,
+        keep_alive=meant.seconds(keep_alive, "--keep-alive"),
+        batch=batch,
+        ubatch=ubatch,
+        threads=threads,
+        threads_batch=threads_batch,
+        flash_attention=flash_attention,
+        cache_k=cache_k,
+        cache_v=cache_v,
+        mmap=mmap,
+        mlock=mlock,
+        oversize=oversize,
+        adapters=meant.adapters(lora or (), lora_scaled or ()),
+        mmproj=_file(mmproj, "--mmproj"),
+        draft=_draft(draft),
+        style=_style(style),
+        template=_template(chat_template),
+        think=think,
+    )
+    catalog = meant.catalog(models or (), meant.placed(settings, place))
+    if not catalog.entries:
+        console.note("no models here yet; fetch one with `ggufrun pull org/name:Q4_K_M`")
+    limits = Limits(
+        models_max,
+        max_queue,
+        meant.seconds(request_timeout, "--request-timeout"),
+        None if memory is None else parse_size(memory),
+    )
+    program = executable()
+    listening = Listening(
+        host,
+        port,
+        _file(ssl_key_file, "--ssl-key-file") or None,
+        _file(ssl_cert_file, "--ssl-cert-file") or None,
+        max_connections,
+        meant.seconds(grace, "--grace"),
+    )
+
+    def ready(host: str, port: int) -> None:
+        shown = f"[{host}]" if ":" in host else host
+        _introduce(catalog, bool(keys), rules.loopback)
+        sys.stdout.write(f"{listening.scheme}://{shown}:{port}\n")
+        sys.stdout.flush()
+
+    status = listen(
+        catalog,
+        lambda: Pool(program, limits, console.note, _kind, heard=console.note if verbose else None),
+        _described,
+        rules,
+        listening,
+        __version__,
+        metrics=metrics,
+        logged=_log if log_requests else None,
+        ready=ready,
+        preload=catalog.default if models else None,
+        note=console.note,
+    )
+    raise typer.Exit(status)
+
+
+def _introduce(catalog: Catalog, has_keys: bool, loopback: bool) -> None:
+    names = [entry.name for entry in catalog.entries]
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    console.note(
+        f"{len(names)} model{'s' if len(names) != 1 else ''}: {', '.join(names[:8])}{more}" if names else "no models"
+    )
+    if has_keys:
+        console.note("API keys are asked for")
+    else:
+        console.note(
+            "no API key: this machine only" if loopback else "warning: no API key: everybody who can connect may ask"
+        )
+    console.note("Ctrl+C ends")
+
+
+def _kind(entry: Entry) -> str:
+    """What a model is for; empty where its file cannot be read, which loading will say better."""
+    try:
+        return str(_described(entry)["kind"])
+    except (GgufrunError, OSError):
+        return ""
+
+
+def _described(entry: Entry) -> dict[str, Any]:
+    stat = entry.path.stat()
+    return _header(entry.path, stat.st_mtime_ns, stat.st_size)
+
+
+_headers: dict[tuple[Path, int, int], dict[str, Any]] = {}
+
+
+def _header(path: Path, changed: int, size: int) -> dict[str, Any]:
+    from ggufrun.checkpoint.ggufheader import read_header
+    from ggufrun.server.plan import describe
+
+    key = (path, changed, size)
+    if key not in _headers:
+        _headers[key] = describe(path, read_header(path))
+    return _headers[key]
+
+
+def _log(method: str, path: str, status: int, seconds: float, notes: dict[str, Any]) -> None:
+    model = f" {notes['model']}" if "model" in notes else ""
+    console.note(f"{method} {path[:200]} {status}{model} {1000 * seconds:.0f} ms")
+
+
+def _file(path: Path | None, flag: str) -> str:
+    if path is None:
+        return ""
+    if not path.is_file():
+        raise NotFoundError(f"{flag} {path}: no such file", "check the path")
+    return str(path.absolute())
+
+
+def _draft(name: str | None) -> str:
+    if name is None:
+        return ""
+    from ggufrun.hub.models import resolve_model
+
+    return str(resolve_model(name, gguf_only=True).absolute())
+
+
+def _style(name: str | None) -> str | None:
+    if name is not None:
+        from ggufrun.chat.formats import stylebook
+
+        return stylebook.find(name).name
+    return None
+
+
+def _template(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    from ggufrun.workflows import textfile
+
+    return textfile.read(path, f"--chat-template-file {path}")
