@@ -56,8 +56,8 @@ def plan(path: Path, settings: Settings, kind: str = "") -> dict[str, Any]:
     ``flags`` are llama-server's; ``host`` and ``devices`` the bytes that it will take; ``whole`` says that more memory
     would not help. Raises GgufrunError.
     """
-    from ggufrun.checkpoint.ggufchecks import check_is_model
-    from ggufrun.checkpoint.ggufheader import read_header
+    from ggufrun.checkpoint.gguf.checks import check_is_model
+    from ggufrun.checkpoint.gguf.header import read_header
     from ggufrun.workflows.open_model import check_file
 
     check_file(path)

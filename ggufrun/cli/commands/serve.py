@@ -245,7 +245,7 @@ _headers: dict[tuple[Path, int, int], dict[str, Any]] = {}
 
 
 def _header(path: Path, changed: int, size: int) -> dict[str, Any]:
-    from ggufrun.checkpoint.ggufheader import read_header
+    from ggufrun.checkpoint.gguf.header import read_header
     from ggufrun.server.plan import describe
 
     key = (path, changed, size)
