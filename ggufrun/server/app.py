@@ -14,6 +14,7 @@ from starlette.routing import Route
 from ggufrun.server.errors import ApiError, api_of
 from ggufrun.server.guard import Guard, Rules
 from ggufrun.server.native import native_routes
+from ggufrun.server.ollama import ollama_routes
 from ggufrun.server.openai import openai_routes
 from ggufrun.server.service import Service
 
@@ -22,15 +23,19 @@ Logged = Callable[[str, str, int, float, dict[str, Any]], None]
 
 def application(service: Service, rules: Rules, metrics: bool = False, logged: Logged | None = None) -> Guard:
     """The whole of it as an ASGI application. ``logged`` hears of each answer: never of what was said."""
-    routes = {**openai_routes(service), **native_routes(service, metrics)}
+    routes = {**openai_routes(service), **native_routes(service, metrics), **ollama_routes(service)}
 
     async def root(request: Request) -> Response:
-        return PlainTextResponse("ggufrun is running")
+        # clients of Ollama look for these words
+        return PlainTextResponse("Ollama is running")
 
     routes["GET", "/"] = root
     known = {path for _, path in routes}
     app = Starlette(
-        routes=[Route(path, endpoint, methods=[method]) for (method, path), endpoint in routes.items()],
+        routes=[
+            Route(path, endpoint, methods=[method, "HEAD"] if method == "GET" else [method])
+            for (method, path), endpoint in routes.items()
+        ],
         exception_handlers={ApiError: _api_error, HTTPException: _http_error, 500: _unexpected},
     )
 
