@@ -133,7 +133,7 @@ def serve(
     ] = None,
     place: placement.PlaceFlags = placement.PLAIN,
 ) -> None:
-    """Serve models over HTTP: the APIs of OpenAI, Ollama, Anthropic and llama.cpp.
+    """Serve models over HTTP: OpenAI's API, Ollama's and others.
 
     Without MODEL, every GGUF that list shows is offered. A model is loaded when a request asks for it, into a process
     of its own, and ends when it was idle for long enough or another one needs the memory.
