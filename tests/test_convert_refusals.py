@@ -204,7 +204,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], type[GgufrunError], str]] = {
         "qwen2-moe",
         {"shared_expert_intermediate_size": None},
         FormatError,
-        "lacks shared",
+        "says shared_expert_intermediate_size = null",
     ),
     "a gate that is a list": (
         "deepseek-moe",
@@ -335,9 +335,9 @@ REFUSED: dict[str, tuple[str, dict[str, Any], type[GgufrunError], str]] = {
         "do not fill",
     ),
     "another expansion of Mamba": ("granite-4-h-small", {"mamba_expand": 4}, UnsupportedError, "mamba_expand"),
-    "positions beside Mamba": (
+    "positions of another kind next to Mamba": (
         "granite-4-h-small",
-        {"position_embedding_type": "rope"},
+        {"position_embedding_type": "alibi"},
         UnsupportedError,
         "position_embedding_type",
     ),
@@ -349,7 +349,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], type[GgufrunError], str]] = {
         "layer_types",
     ),
     "other scales than MiniCPM 3's": ("minicpm3-4b", {"scale_depth": 1.0}, UnsupportedError, "scale_depth"),
-    "MiniCPM 3 without a base for its logits": ("minicpm3-4b", {"dim_model_base": None}, FormatError, "dim_model_base"),
+    "MiniCPM 3 without a base for its logits": (
+        "minicpm3-4b",
+        {"dim_model_base": None},
+        UnsupportedError,
+        "dim_model_base = 48",
+    ),
     "wide values in MiniCPM 3": ("minicpm3-4b", {"v_head_dim": 16}, UnsupportedError, "another size"),
     "MiniCPM 3 trained on less than it says": (
         "minicpm3-4b",

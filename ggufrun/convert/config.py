@@ -47,9 +47,17 @@ class Config:
         return None if self.values.get(key) is None else self.integer(key)
 
     def first(self, *keys: str) -> str | None:
-        """The first of ``keys`` that is present; None where it is null or none is."""
-        found = next((key for key in keys if key in self.values), None)
-        return None if found is None or self.values[found] is None else found
+        """The first of ``keys`` that is present and not null; None where none is."""
+        return next((key for key in keys if self.has(key)), None)
+
+    def any_of(self, *keys: str) -> str | None:
+        """The same, but FormatError where null is all that is said."""
+        found = self.first(*keys)
+        if found is None:
+            for key in keys:
+                if key in self.values:
+                    self._value(key)
+        return found
 
     def has(self, key: str) -> bool:
         """Present and not null."""
@@ -63,8 +71,8 @@ class Config:
         return float(value)
 
     def flag(self, key: str) -> bool:
-        """true or false."""
-        value = self._value(key)
+        """true or false; null is false, as it is for Python."""
+        value = False if key in self.values and self.values[key] is None else self._value(key)
         if type(value) is not bool:
             raise self._bad(key, value, "true or false")
         return value
@@ -73,6 +81,9 @@ class Config:
         """Refuse a value outside ``allowed``: llama.cpp computes this kind of model with those alone, and a GGUF has no
         place for another."""
         value = self.values.get(key)
+        if value is None and key in self.values and any(type(each) is bool for each in allowed):
+            # to Python, null is false
+            value = False
         if value is None or value in allowed:
             return
         only = f"with {' or '.join(map(repr, allowed))} only" if allowed else "without it only"
@@ -101,6 +112,10 @@ class Config:
 
     def _value(self, key: str) -> Any:
         value = self.values.get(key)
+        if value is None and key in self.values:
+            raise FormatError(
+                f"{self.path} says {key} = null, without which this model is not defined", "give it its value"
+            )
         if value is None:
             raise FormatError(f"{self.path} lacks {key}", "complete the file or download it again")
         return value

@@ -257,6 +257,13 @@ MODELS: dict[str, tuple[str, Values]] = {
         | {"num_local_experts": 8, "num_experts_per_tok": 2, "shared_intermediate_size": 48}
         | {"layer_types": ["mamba", "attention", "mamba", "attention"]},
     ),
+    "granite-4-rotated": (
+        "GraniteMoeHybridForCausalLM",
+        DENSE
+        | MAMBA
+        | {"num_local_experts": 8, "num_experts_per_tok": 2, "shared_intermediate_size": 48}
+        | {"layer_types": ["mamba", "attention", "mamba", "attention"], "position_embedding_type": "rope"},
+    ),
     "stablelm-12b": ("StableLmForCausalLM", DENSE | {"qk_layernorm": True, "use_parallel_residual": True}),
     "stablelm": ("StableLmForCausalLM", DENSE),
     "falcon": (

@@ -201,7 +201,7 @@ def v2_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     writer.add_expert_feed_forward_length(sizes["expert"])
     writer.add_expert_count(sizes["experts"])
     writer.add_expert_shared_count(config.integer("n_shared_experts"))
-    if config.has("routed_scaling_factor"):
+    if config.any_of("routed_scaling_factor"):
         writer.add_expert_weights_scale(config.number("routed_scaling_factor"))
     if config.has("norm_topk_prob") and config.flag("norm_topk_prob"):
         writer.add_expert_weights_norm(True)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.shared.family import Family
+from ggufrun.convert.arch.shared.family import Family, if_null
 from ggufrun.convert.arch.shared.hyper import file_type
 from ggufrun.convert.arch.shared.layout import ATTENTION, GATED, Sizes, decoder_sizes, n_layers
 from ggufrun.convert.arch.shared.mamba2 import MAMBA, NORM, check_heads, mamba_heads, mamba_parts, mamba_sizes
@@ -21,6 +21,12 @@ from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import scaled
 from ggufrun.convert.vocab.readers import bpe_vocabulary
 from ggufrun.errors import FormatError, UnsupportedError
+
+
+def expand(config: Config) -> int:
+    """How many times as wide as the model Mamba is, where no width is given."""
+    return config.integer("mamba_expand", high=65536) if config.has("mamba_expand") else 2
+
 
 DEFAULTS = {
     "vocab_size": 128000,
@@ -33,7 +39,7 @@ DEFAULTS = {
     "max_position_embeddings": 8192,
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": False,
-    "mamba_d_ssm": 1024,
+    "mamba_d_ssm": if_null("mamba_d_ssm", lambda config: expand(config) * config.integer("hidden_size"), 1024),
     "mamba_n_heads": 128,
     "mamba_d_head": lambda config: config.integer("mamba_d_ssm") // mamba_heads(config),
     "mamba_n_groups": 1,

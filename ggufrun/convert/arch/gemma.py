@@ -77,7 +77,8 @@ WINDOW_EVERY = {"gemma2": 2, "gemma3": 6}
 """Every so many layers attend to everything, the others to the window."""
 
 NO_CAP = 1e6
-"""Where Gemma 2 and 3n are to cut no logit off: llama.cpp cuts at 30 unless it is told, and logits have two digits."""
+"""Where Gemma 2 and 3n are to cut nothing off: llama.cpp cuts logits at 30 and attention at 50 unless it is told, and
+neither has more than a few digits."""
 
 NOT_TEXT = ("vision_tower.", "multi_modal_projector.")
 
@@ -119,7 +120,12 @@ def check_gemma3(config: Config) -> None:
 
 def final_cap(config: Config) -> float:
     """What the logits are squeezed into, from minus it to it; 0 for nothing."""
-    return config.number("final_logit_softcapping") if config.has("final_logit_softcapping") else 0.0
+    return cap(config, "final_logit_softcapping")
+
+
+def cap(config: Config, key: str) -> float:
+    """What is squeezed into the range from minus it to it; 0 for nothing, of which files say null."""
+    return config.number(key) if config.has(key) else 0.0
 
 
 def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
@@ -143,7 +149,7 @@ def gemma1_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
 
 def gemma2_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     metadata(config, writer)
-    writer.add_attn_logit_softcapping(config.number("attn_logit_softcapping"))
+    writer.add_attn_logit_softcapping(cap(config, "attn_logit_softcapping") or NO_CAP)
     writer.add_final_logit_softcapping(final_cap(config) or NO_CAP)
     writer.add_sliding_window(config.integer("sliding_window"))
     base_if_unusual(config, writer)

@@ -37,6 +37,13 @@ from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import renamed
 from ggufrun.convert.vocab.glm import glm4_moe_vocabulary
 
+
+def dense_first(config: Config) -> int:
+    """How many layers have no experts: the first ones, of which transformers 5 writes a list."""
+    kinds = config.values.get("mlp_layer_types")
+    return kinds.count("dense") if isinstance(kinds, list) else 1
+
+
 DEFAULTS = {
     "vocab_size": 151552,
     "hidden_size": 4096,
@@ -76,7 +83,7 @@ LITE = {
     "topk_group": 1,
     "moe_intermediate_size": 1536,
     "routed_scaling_factor": 1.8,
-    "first_k_dense_replace": 1,
+    "first_k_dense_replace": dense_first,
 }
 del LITE["scoring_func"], LITE["head_dim"]
 

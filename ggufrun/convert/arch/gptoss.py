@@ -15,7 +15,7 @@ from ggufrun.convert.arch.shared.family import Family
 from ggufrun.convert.arch.shared.hyper import base_metadata
 from ggufrun.convert.arch.shared.layer_types import interleaved
 from ggufrun.convert.arch.shared.layout import Sizes, decoder_sizes
-from ggufrun.convert.arch.shared.rope import standard
+from ggufrun.convert.arch.shared.rope import standard_or
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import every_other_value, renamed, row_numbers, take_rows, transposed
 from ggufrun.convert.vocab.readers import bpe_vocabulary
@@ -36,6 +36,17 @@ DEFAULTS = {
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": False,
 }
+
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 150000.0,
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
+"""The positions of a file that says nothing of them."""
 
 LAYER = """
 attn_norm            width
@@ -115,7 +126,7 @@ FAMILIES = (
         arch=gguf.MODEL_ARCH.GPT_OSS,
         vocab=bpe_vocabulary,
         defaults=DEFAULTS,
-        rope_parameters=standard(theta=150000.0),
+        rope_parameters=standard_or(YARN, theta=150000.0),
         check=check,
         metadata=metadata,
         sizes=sizes,

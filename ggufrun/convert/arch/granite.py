@@ -47,7 +47,7 @@ def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
         ("residual_multiplier", writer.add_residual_scale),
         ("logits_scaling", writer.add_logit_scale),
     ):
-        if config.has(key) and config.number(key):
+        if config.any_of(key) and config.number(key):
             add(config.number(key))
 
 

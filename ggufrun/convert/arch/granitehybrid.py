@@ -31,10 +31,10 @@ DEFAULTS = {
     **granite.MOE,
     "shared_intermediate_size": 1024,
     "mamba_n_heads": 128,
-    "mamba_n_groups": 1,
-    "mamba_d_state": 256,
+    "mamba_n_groups": lambda config: 1,
+    "mamba_d_state": lambda config: 256,
     "mamba_d_head": lambda config: expand(config) * config.integer("hidden_size") // mamba_heads(config),
-    "mamba_d_conv": 4,
+    "mamba_d_conv": lambda config: 4,
     "mamba_expand": 2,
 }
 
@@ -54,6 +54,11 @@ def kinds(config: Config) -> list[str]:
     return layer_types(Config(config.path, {**config.values, "layer_types": found}), (MAMBA_LAYER, ATTENTION_LAYER))
 
 
+def rotates(config: Config) -> bool:
+    """Whether positions turn queries and keys; without a word of it, they do not."""
+    return config.values.get("position_embedding_type") == "rope"
+
+
 def has_mamba(config: Config) -> bool:
     return MAMBA_LAYER in kinds(config)
 
@@ -66,7 +71,7 @@ def check(config: Config) -> None:
     llama.check(config)
     config.require("attention_bias", (False,))
     config.require("normalization_function", ("rmsnorm",))
-    config.require("position_embedding_type", ("nope",) if has_mamba(config) else ("rope",))
+    config.require("position_embedding_type", ("rope", "nope"))
     found = sizes(config)
     if has_mamba(config):
         config.require("mamba_conv_bias", (True,))
@@ -108,8 +113,9 @@ def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     writer.add_ssm_inner_size(found["mamba_inner"])
     writer.add_ssm_time_step_rank(found["mamba_heads"])
     writer.add_head_count_kv([found["kv_heads"] if kind == ATTENTION_LAYER else 0 for kind in kinds(config)])
-    writer.add_rope_scaling_finetuned(not has_mamba(config))
-    if has_mamba(config):
+    # llama.cpp's switch for it
+    writer.add_rope_scaling_finetuned(rotates(config))
+    if not rotates(config):
         writer.add_context_length(CONTEXT)
 
 

@@ -40,7 +40,7 @@ DEFAULTS = {
     "moe_intermediate_size": 1024,
     "num_hidden_layers": 27,
     "num_attention_heads": 32,
-    "model_max_length": 1048576,
+    "model_max_length": lambda config: 1048576,
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": False,
     "kv_lora_rank": 512,
@@ -105,6 +105,8 @@ def linear(config: Config) -> Config:
 def full_layers(config: Config) -> set[int]:
     """The numbers, from 0, of the layers that attend; FormatError where not every layer is described."""
     if not config.has("linear_attn_config"):
+        if config.values.get("layer_types") is None:
+            return set(range(4, n_layers(config), 4))
         return {number for number, kind in enumerate(layer_types(config, (LINEAR, FULL))) if kind == FULL}
     lists = [linear(config).values.get(key) for key in ("full_attn_layers", "kda_layers")]
     numbers = [number for found in lists for number in (found if isinstance(found, list) else ())]

@@ -6,10 +6,12 @@ scales of embedding, residuals and output have no place in the GGUF: llama.cpp k
 
 from __future__ import annotations
 
+import math
+
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch.shared.family import Family
+from ggufrun.convert.arch.shared.family import Family, heads_if_null, if_null
 from ggufrun.convert.arch.shared.hyper import file_type
 from ggufrun.convert.arch.shared.latent import COMPRESSED, EXPANDED, LOW_RANK_QUERY, latent_decoder_sizes
 from ggufrun.convert.arch.shared.layout import GATED, NORMS, Sizes, n_layers
@@ -17,13 +19,17 @@ from ggufrun.convert.arch.shared.rope import ORIGINAL, base_if_unusual, kind, lo
 from ggufrun.convert.config import Config
 from ggufrun.errors import FormatError, UnsupportedError
 
+SCALE_EMBEDDING, SCALE_DEPTH, MODEL_BASE = 12, 1.4, 256
+KNOWN_SCALES = {"scale_emb": SCALE_EMBEDDING, "scale_depth": SCALE_DEPTH, "dim_model_base": MODEL_BASE}
+"""What llama.cpp multiplies embedding, layers and output by."""
+
 DEFAULTS = {
     "vocab_size": 73448,
     "hidden_size": 2560,
     "intermediate_size": 6400,
     "num_hidden_layers": 62,
     "num_attention_heads": 40,
-    "num_key_value_heads": 40,
+    "num_key_value_heads": if_null("num_key_value_heads", heads_if_null, 40),
     "max_position_embeddings": 32768,
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": True,
@@ -32,18 +38,18 @@ DEFAULTS = {
     "qk_nope_head_dim": 64,
     "qk_rope_head_dim": 32,
     "v_head_dim": lambda config: config.integer("hidden_size") // config.integer("num_attention_heads", high=65536),
-    "scale_emb": 12,
-    "scale_depth": 1.4,
-    "dim_model_base": 256,
+    "scale_emb": SCALE_EMBEDDING,
+    "scale_depth": if_null("scale_depth", lambda config: math.sqrt(n_layers(config)), SCALE_DEPTH),
+    "dim_model_base": if_null("dim_model_base", lambda config: config.integer("hidden_size"), MODEL_BASE),
 }
 
 
 def check(config: Config) -> None:
     config.require("hidden_act", ("silu",))
     config.require("attention_bias", (False,))
-    for key in ("scale_emb", "scale_depth", "dim_model_base"):
+    for key, known in KNOWN_SCALES.items():
         config.number(key)
-        config.require(key, (DEFAULTS[key],))
+        config.require(key, (known,))
     found = sizes(config)
     if found["value"] * found["heads"] != found["width"] or config.integer("num_key_value_heads") != found["heads"]:
         raise UnsupportedError(
@@ -60,6 +66,12 @@ def check(config: Config) -> None:
 
 
 def sizes(config: Config) -> Sizes:
+    if not config.has("q_lora_rank"):
+        raise UnsupportedError(
+            f"{config.path} has whole query matrices (q_lora_rank = null), and llama.cpp computes MiniCPM 3 with "
+            "low-rank ones only",
+            "run this model with another runtime",
+        )
     return {**latent_decoder_sizes(config), "q_rank": config.integer("q_lora_rank")}
 
 

@@ -7,15 +7,36 @@ Source of names and order: llama.cpp's ``conversion/mistral3.py``; of defaults: 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import gguf
 
 from ggufrun.convert.arch import llama
-from ggufrun.convert.arch.shared.rope import SCALED, rope
+from ggufrun.convert.arch.shared.rope import SCALED, rope, standard, standard_or
 from ggufrun.convert.config import Config
 from ggufrun.errors import UnsupportedError
 
 NOT_TEXT = ("vision_tower.", "multi_modal_projector.", "vision_encoder.", "patch_merger.")
+
+
+YARN = {
+    "rope_type": "yarn",
+    "type": "yarn",
+    "rope_theta": 1e6,
+    "factor": 16.0,
+    "original_max_position_embeddings": 16384,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
+"""The positions of a Ministral 3 whose file says nothing of them."""
+
+
+def positions(config: Config) -> dict[str, Any]:
+    """As transformers completes them."""
+    return (standard_or(YARN) if is_ministral(config) else standard())(config)
 
 
 def check(config: Config) -> None:
@@ -62,6 +83,7 @@ FAMILIES = (
         left_out=("images",),
         arch=gguf.MODEL_ARCH.MISTRAL3,
         defaults=llama.MISTRAL,
+        rope_parameters=positions,
         scalings=SCALED,
         check=check,
         metadata=metadata,

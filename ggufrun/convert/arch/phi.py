@@ -116,6 +116,7 @@ def phi3_rope(config: Config) -> dict[str, Any]:
         found["rope_type"] = "longrope"
     if found["rope_type"] == "longrope":
         found[ORIGINAL] = config.values.get(ORIGINAL)
+    found.setdefault(ORIGINAL, config.values.get(ORIGINAL))
     return found
 
 

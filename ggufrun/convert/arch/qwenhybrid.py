@@ -20,7 +20,7 @@ import gguf
 import numpy as np
 
 from ggufrun.checkpoint.tensor import Tensor
-from ggufrun.convert.arch import qwen
+from ggufrun.convert.arch import qwen, qwenvl
 from ggufrun.convert.arch.shared.family import Family
 from ggufrun.convert.arch.shared.hyper import base_metadata
 from ggufrun.convert.arch.shared.layer_types import FULL, interleaved, layer_types
@@ -154,6 +154,7 @@ def check_sections(config: Config) -> None:
         parts = values.numbers("mrope_section")
         if not 1 <= len(parts) <= 4 or any(part != int(part) or not 0 <= part < 1 << 16 for part in parts):
             raise FormatError(f"{config.path} rotates in the sections {parts}", "correct mrope_section")
+    qwenvl.check_sum(config, values.numbers("mrope_section") if values.has("mrope_section") else SECTIONS)
 
 
 def sizes(config: Config) -> Sizes:

@@ -7,7 +7,7 @@ thinkers. They rotate by time, height and width, which of text are one and the s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from ggufrun.convert.arch import qwen
 from ggufrun.convert.arch.shared.experts import turned_experts
 from ggufrun.convert.arch.shared.family import Family, heads_if_null
 from ggufrun.convert.arch.shared.hyper import base_metadata
-from ggufrun.convert.arch.shared.layout import ATTENTION, DECODER, EXPERTS, NORMS, n_layers
-from ggufrun.convert.arch.shared.rope import rope, standard
+from ggufrun.convert.arch.shared.layout import ATTENTION, DECODER, EXPERTS, NORMS, decoder_sizes, n_layers
+from ggufrun.convert.arch.shared.rope import partial_factor, rope, standard
 from ggufrun.convert.arch.shared.text import text_name
 from ggufrun.convert.config import Config
 from ggufrun.convert.vocab.readers import bpe_vocabulary
@@ -77,8 +77,8 @@ DEEPSTACK = 3
 """In how many layers what is seen is added again, unless the file says so."""
 
 
-def positions(theta: float, partial: float | None = None) -> Any:
-    """As transformers completes them; what older files call ``mrope`` is no scaling."""
+def positions(theta: float, sections: Sequence[int], partial: float | None = None) -> Any:
+    """As transformers completes them; what older files call ``mrope`` is not a scaling."""
     usual = standard(theta, partial)
 
     def complete(config: Config) -> dict[str, Any]:
@@ -86,16 +86,37 @@ def positions(theta: float, partial: float | None = None) -> Any:
         for key in ("rope_type", "type"):
             if found.get(key) == "mrope":
                 found[key] = "default"
+        if found.get("mrope_section") is None:
+            found["mrope_section"] = list(sections)
         return found
 
     return complete
 
 
-def check_sections(config: Config) -> None:
+def check_sum(config: Config, parts: Sequence[float]) -> None:
+    """Refuse sections for which llama.cpp would abort."""
+    head = decoder_sizes(config)["head"]
+    if sum(parts) > head:
+        raise FormatError(
+            f"{config.path} has heads of {head} values, which mrope_section = {parts} does not fit",
+            "give the mrope_section of the model that this one was made from",
+        )
+
+
+def check_sections(config: Config, interleaved: bool = False) -> None:
+    """Refuse sections that are not the pairs of a head; those that lie ``interleaved`` may be more."""
     found = rope(config).values.get("mrope_section")
     parts = found if isinstance(found, list) else []
     if not 1 <= len(parts) <= 4 or any(type(part) is not int or not 0 <= part < 1 << 16 for part in parts):
         raise FormatError(f"{config.path} says mrope_section = {found!r}", "complete rope_scaling")
+    check_sum(config, parts)
+    turned = int(decoder_sizes(config)["head"] * partial_factor(config, default=1.0))
+    if turned and sum(parts) * 2 != turned and not interleaved:
+        raise FormatError(
+            f"{config.path} turns {turned // 2} pairs of values in a head, and by time, height and width those of "
+            f"mrope_section = {parts}",
+            "give the mrope_section of the model that this one was made from",
+        )
 
 
 def check(config: Config) -> None:
@@ -104,13 +125,14 @@ def check(config: Config) -> None:
 
 
 def check3(config: Config) -> None:
-    check(config)
+    qwen.check(config)
+    check_sections(config, interleaved=True)
     check_deepstack(config)
 
 
 def check_moe(config: Config) -> None:
     qwen.check_qwen3_moe(config)
-    check_sections(config)
+    check_sections(config, interleaved=True)
     check_deepstack(config)
 
 
@@ -159,7 +181,7 @@ def omni_vocabulary(folder: Path, config: Config, writer: gguf.GGUFWriter, preto
 
 def check_omni(config: Config) -> None:
     qwen.check_qwen3_moe(config)
-    check_sections(config)
+    check_sections(config, interleaved=True)
 
 
 def omni_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
@@ -176,7 +198,7 @@ QWEN2VL = Family(
     left_out=("images",),
     arch=gguf.MODEL_ARCH.QWEN2VL,
     defaults=QWEN2,
-    rope_parameters=positions(1e6),
+    rope_parameters=positions(1e6, (16, 24, 24)),
     sections=True,
     check=check,
     kept_name=text_name,
@@ -191,7 +213,7 @@ QWEN3VL_MOE = replace(
     arch=gguf.MODEL_ARCH.QWEN3VLMOE,
     vocab=bpe_vocabulary,
     defaults=QWEN3_MOE,
-    rope_parameters=positions(5e5),
+    rope_parameters=positions(5e5, (24, 20, 20)),
     check=check_moe,
     metadata=moe_metadata,
     sizes=qwen.moe_sizes,
@@ -226,7 +248,7 @@ FAMILIES = (
         left_out=("images", "sound", "speech"),
         vocab=omni_vocabulary,
         defaults=OMNI3,
-        rope_parameters=positions(1e6),
+        rope_parameters=positions(1e6, (24, 20, 20)),
         check=check_omni,
         metadata=omni_metadata,
     ),
@@ -243,7 +265,7 @@ FAMILIES = (
         title="Qwen3-VL",
         arch=gguf.MODEL_ARCH.QWEN3VL,
         defaults=QWEN3,
-        rope_parameters=positions(5e5),
+        rope_parameters=positions(5e5, (24, 20, 20)),
         check=check3,
         metadata=qwen3_metadata,
         layer=DECODER + qwen.HEAD_NORMS,

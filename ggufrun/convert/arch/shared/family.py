@@ -209,6 +209,11 @@ def heads_if_null(config: Config) -> int:
     return config.integer("num_attention_heads", high=65536)
 
 
+def if_null(key: str, null: Callable[[Config], Any], absent: Any) -> Callable[[Config], Any]:
+    """A default of ``key`` that differs for a file that says null and for one that says nothing."""
+    return lambda config: null(config) if key in config.values else absent
+
+
 def head_if_null(config: Config) -> int:
     """The default of ``head_dim``: the model's width over its query heads."""
     return config.integer("hidden_size") // config.integer("num_attention_heads", high=65536)

@@ -45,9 +45,9 @@ def base_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
     if config.values.get("is_causal") is False:
         writer.add_causal_attention(False)
     rope_metadata(config, writer)
-    if key := config.first("rms_norm_eps", "norm_eps"):
+    if key := config.any_of("rms_norm_eps", "norm_eps"):
         writer.add_layer_norm_rms_eps(config.number(key))
-    if key := config.first("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"):
+    if key := config.any_of("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"):
         writer.add_layer_norm_eps(config.number(key))
     _experts(config, writer)
     if config.has("head_dim"):
@@ -65,6 +65,8 @@ def _experts(config: Config, writer: gguf.GGUFWriter) -> None:
     ):
         if key := config.first(*keys):
             add(config.integer(key, low=0))
+    if config.has("n_group") and config.integer("n_group", low=0) > 1:
+        config.integer("topk_group", low=0)
     if key := config.first(*GATING):
         gate = str(config.values[key])
         if gate not in GATES:

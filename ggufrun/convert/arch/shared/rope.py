@@ -80,6 +80,17 @@ def standard(theta: float = 10000.0, partial: float | None = None) -> Standard:
     return complete
 
 
+def standard_or(unsaid: Mapping[str, Any], theta: float = 10000.0) -> Standard:
+    """The same, but ``unsaid`` where config.json does not describe positions."""
+    usual = standard(theta)
+
+    def complete(config: Config) -> dict[str, Any]:
+        said = any(config.has(key) for key in ("rope_parameters", "rope_scaling"))
+        return usual(config) if said else dict(unsaid)
+
+    return complete
+
+
 def mirrored(config: Config, found: dict[str, Any]) -> dict[str, Any]:
     """Parameters that stand elsewhere in config.json, added as llama.cpp's converter does."""
     if "full_attention" in found or "sliding_attention" in found:
