@@ -19,6 +19,8 @@ from tests.checkpoints import DEMO
 
 # programs that tests start write as those of users do
 os.environ.pop("PYTHONUNBUFFERED", None)
+# the models of whoever runs the tests are theirs; tests of the stores say which they look into
+os.environ["GGUFRUN_STORES"] = "none"
 
 if TYPE_CHECKING:
     from ggufrun.engine.context import Context

@@ -29,6 +29,7 @@ class Shell:
         self.models = home / "models"
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "GGUFRUN"))}
         self.environment = kept | {
+            "GGUFRUN_STORES": "none",
             "HF_HOME": str(home / "hf"),
             "HF_ENDPOINT": server.url,
             "HF_HUB_DISABLE_TELEMETRY": "1",

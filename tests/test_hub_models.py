@@ -10,7 +10,8 @@ import pytest
 
 from ggufrun.errors import NotFoundError, UsageError
 from ggufrun.hub import resolve_model
-from ggufrun.hub.models import models_folder, scan
+from ggufrun.hub.models import models_folder
+from ggufrun.hub.scan import scan
 from tests.checkpoints import DEMO, write_llama
 
 

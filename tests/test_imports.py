@@ -29,7 +29,7 @@ ROOMS: dict[str, set[str]] = {
     "regularfile": {"errors"},
     "units": {"errors"},
     "native": {"errors"},
-    "hub": {"jsontext", "native", "regularfile", "errors"},
+    "hub": {"jsontext", "native", "regularfile", "units", "errors"},
     "checkpoint": {"jsontext", "regularfile", "errors"},
     "quantize": {"native", "errors"},
     "engine": {"atomicfile", "jsontext", "native", "processors", "regularfile", "errors"},

@@ -27,6 +27,7 @@ METADATA = Path(".cache") / "huggingface" / "download"
 _LIST_NAME = re.compile(r"(?i)(checklist\.chk|(md5|sha\d{1,3})(sums?)?(\.(txt|list))?|.*\.(md5|sha\d{1,3})(sums?)?)")
 _PLAIN = re.compile(r"(\\?)([0-9A-Fa-f]{32,128})(?: [ *]|\s+)(\S.*)")
 _TAGGED = re.compile(r"(\\?)([A-Za-z0-9-]+) ?\((.+)\) ?= ?([0-9A-Fa-f]{32,128})")
+_OLLAMA_BLOB = re.compile("sha256-([0-9a-f]{64})")
 _BARE = re.compile(r"[0-9A-Fa-f]{32,128}")
 
 
@@ -149,8 +150,14 @@ def is_inside(name: str) -> bool:
 
 
 def recorded(path: Path) -> Expected | None:
-    """What the hub said that a file is, as ``huggingface_hub`` left it: in a folder's notes or in the cache's names."""
+    """What the hub said that a file is, as ``huggingface_hub`` left it: in a folder's notes or in the cache's names.
+
+    A blob of Ollama's store has its digest for a name, too.
+    """
     target = path.resolve()
+    blob = _OLLAMA_BLOB.fullmatch(target.name)
+    if target.parent.name == "blobs" and blob:
+        return Expected(path, Digest("sha256", blob[1]), "Ollama")
     if path.is_symlink() and target.parent.name == "blobs":
         digest = hub_digest(target.name)
         return Expected(path, digest, "hub") if digest else None

@@ -1,151 +1,77 @@
-"""The local models: a folder, what is in it, and finding one by name."""
+"""The models on this machine by name: those of the models folder, and those that other programs keep."""
 
 from __future__ import annotations
 
 import difflib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from ggufrun.errors import NotFoundError, UsageError
 from ggufrun.hub.digests import METADATA, read_note
-from ggufrun.hub.select import SPLIT, gguf_sets
-from ggufrun.hub.shardindex import shard_names
-
-MAX_DEPTH = 5
-"""Folders below the models folder that are looked into; ``org/name/TYPE/file.gguf`` is three."""
-
-MAX_SHARDS = 1000
-"""More than any model has."""
-
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "consolidated.*.pth", "adapter_model.bin")
-DESCRIPTIONS = ("config.json", "params.json", "adapter_config.json")
-
-
-@dataclass(frozen=True)
-class LocalModel:
-    """A model in the models folder.
-
-    ``name`` is its path below the folder, without ``.gguf`` and the number of a shard. ``path`` is what commands take:
-    the first GGUF file, or the checkpoint's folder. ``missing`` names the files that belong to it and are not there.
-    """
-
-    name: str
-    path: Path
-    is_gguf: bool
-    type: str
-    files: tuple[Path, ...]
-    missing: tuple[str, ...] = ()
-
-    @property
-    def is_adapter(self) -> bool:
-        """Whether it is a LoRA adapter rather than a model."""
-        return any(path.name == "adapter_config.json" for path in self.files) and not any(
-            path.name == "config.json" for path in self.files
-        )
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return sum(path.stat().st_size for path in self.files if path.exists())
-
-    @property
-    def modified(self) -> float:
-        """When its youngest file was written, in seconds."""
-        return max((path.stat().st_mtime for path in self.files if path.exists()), default=0.0)
+from ggufrun.hub.scan import LocalModel, first_shard, scan
+from ggufrun.hub.select import SPLIT
+from ggufrun.hub.stores import models_in_stores
 
 
 def models_folder() -> Path:
-    """GGUFRUN_MODELS; else ``models`` here, if there is such a folder; else the user's data folder."""
+    """GGUFRUN_MODELS; else ``models`` here, if there is such a folder; else the user's data folder.
+
+    The ``models`` of a checkout of ggufrun holds sources of its tests and is nobody's models folder.
+    """
     named = os.environ.get("GGUFRUN_MODELS")
     if named:
         return Path(named).expanduser()
     here = Path("models")
-    if here.is_dir():
+    if here.is_dir() and not _is_checkouts(here):
         return here
     import platformdirs
 
     return Path(platformdirs.user_data_dir("ggufrun", appauthor=False)) / "models"
 
 
-def scan(folder: Path) -> list[LocalModel]:
-    """The models below ``folder``, by name. Only names and sizes are looked at; hidden folders are left out."""
-    found: list[LocalModel] = []
-    for place, names in _walk(folder):
-        if any(name in names for name in DESCRIPTIONS) and (checkpoint := _checkpoint(folder, place)):
-            found.append(checkpoint)
-        for item in gguf_sets(names):
-            stem = (place / item.stem).relative_to(folder).as_posix()
-            files = tuple(place / name for name in item.names)
-            found.append(LocalModel(stem, files[0], True, item.kind, files, tuple(missing_shards(files[0]))))
-    return sorted(found, key=lambda model: model.name.lower())
+def _is_checkouts(folder: Path) -> bool:
+    root = Path(os.path.realpath(folder)).parent
+    return (root / "ggufrun" / "hub" / "models.py").is_file() and (root / "pyproject.toml").is_file()
 
 
-def missing_shards(path: Path) -> list[str]:
-    """The names of the shards that belong to a shard of a GGUF and do not lie beside it."""
-    split = SPLIT.search(path.stem)
-    if split is None:
-        return []
-    count = min(int(split[2]), MAX_SHARDS)
-    names = (f"{path.stem[: split.start()]}-{n:05d}-of-{split[2]}{path.suffix}" for n in range(1, count + 1))
-    return [name for name in names if not (path.parent / name).exists()]
+def own_models() -> list[LocalModel]:
+    """The models of the models folder; none where there is no such folder."""
+    folder = models_folder()
+    return scan(folder) if folder.is_dir() else []
 
 
-def stopped(folder: Path) -> dict[str, Path]:
-    """What pulls that did not end have left below ``folder``: by the name that a file would have there, its part."""
-    found = {}
-    for place, _ in _walk(folder):
-        home = place / METADATA
-        for part in sorted(home.rglob("*.incomplete")):
-            # NAME.DIGEST.incomplete
-            name = part.relative_to(home).with_name(Path(part.stem).stem)
-            found[(place.relative_to(folder) / name).as_posix()] = part
+def all_models() -> list[LocalModel]:
+    """The models of the models folder, then those of other stores that are not the same files."""
+    found = own_models()
+    seen = {os.path.realpath(path) for model in found for path in (model.path, *model.files)}
+    for _, group in groupby(models_in_stores(), key=lambda model: model.store):
+        # within a store two names of one file are two models, as its own program lists them
+        new = [model for model in group if os.path.realpath(model.path) not in seen]
+        seen |= {os.path.realpath(model.path) for model in new}
+        found += new
     return found
 
 
-def first_shard(path: Path) -> Path:
-    """The shard that llama.cpp is given, for any of a GGUF's shards; ``path`` where that is not there."""
-    split = SPLIT.search(path.stem)
-    if split is None:
-        return path
-    first = path.with_name(f"{path.stem[: split.start()]}-00001-of-{split[2]}{path.suffix}")
-    return first if first.exists() else path
+def by_store(models: Sequence[LocalModel]) -> Iterator[list[LocalModel]]:
+    """The models of each store, which are in one run."""
+    return (list(group) for _, group in groupby(models, key=lambda model: model.store))
 
 
-def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        # a link may lead back up
-        real = os.path.realpath(place)
-        depth = len(Path(place).relative_to(folder).parts)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if depth < MAX_DEPTH else []
-        yield Path(place), [name for name in sorted(names) if not name.startswith(".")]
-
-
-def _checkpoint(folder: Path, place: Path) -> LocalModel | None:
-    weights = any(path for pattern in WEIGHTS for path in place.glob(pattern))
-    # the reader's order: an index of safetensors decides, one of the older format only where there are none
-    safetensors, torch = place / "model.safetensors.index.json", place / "pytorch_model.bin.index.json"
-    index = safetensors if safetensors.is_file() else None if any(place.glob("*.safetensors")) else torch
-    missing = tuple(sorted({name for name in shard_names(index) or () if not (place / name).exists()})) if index else ()
-    if not weights and not missing:
-        return None
-    files = tuple(sorted(path for path in place.iterdir() if path.is_file() and path.suffix != ".gguf"))
-    name = place.relative_to(folder).as_posix()
-    return LocalModel(place.resolve().name if name == "." else name, place, False, "", files, missing)
+def completions(incomplete: str) -> list[str]:
+    """The names that begin so, for a shell. A shell may split words at colons, so a hyphen takes their place."""
+    names = (model.name.replace(":", "-") for model in all_models() if not model.missing)
+    return list(dict.fromkeys(name for name in names if name.lower().startswith(incomplete.lower())))
 
 
 def resolve_model(name: str, gguf_only: bool = False) -> Path:
-    """The file or folder that MODEL means: a path that exists, or a model of the local folder by its name.
+    """The file or folder that MODEL means: a path that exists, or a model on this machine by its name.
 
     Names match whatever their case, with or without ``.gguf``, whole or from any ``/`` on; ``org/name`` finds the
-    model pulled from there, ``org/name:TYPE`` one of several. Nothing is fetched. Raises NotFoundError for no model
-    of that name, UsageError for several.
+    model pulled from there, ``org/name:TYPE`` one of several. The models folder comes first, then the stores of other
+    programs, one after the other. Nothing is fetched. Raises NotFoundError for no model of that name, UsageError for
+    several.
     """
     path = Path(name)
     try:
@@ -155,16 +81,17 @@ def resolve_model(name: str, gguf_only: bool = False) -> Path:
         raise NotFoundError(f"{name}: permission denied", "check the permissions of its folder") from error
     except (OSError, ValueError) as error:
         raise NotFoundError(f"no such file: {name[:100]!r}", "check the path") from error
-    folder = models_folder()
-    found = scan(folder) if folder.is_dir() else []
-    models = [model for model in found if model.is_gguf or not gguf_only]
-    model = named(name, models)
-    if model is not None:
-        return model.path
+    found = all_models()
+    whole = [model for model in found if not (model.store and model.missing)]
+    for group in by_store([model for model in whole if model.is_gguf or not gguf_only]):
+        model = named(name, group)
+        if model is not None:
+            return model.path
     unconverted = next((model for model in found if gguf_only and _is_called(model, name)), None)
     if unconverted is not None:
         raise _not_converted(unconverted)
-    raise NotFoundError(f"no such file, and no model in {folder}: {name}", near(name, models))
+    near_by = [model for model in found if model.is_gguf or not gguf_only]
+    raise NotFoundError(f"no such file, and no model in {models_folder()}: {name}", near(name, near_by))
 
 
 class NotConvertedError(NotFoundError):
@@ -183,15 +110,15 @@ def _not_converted(model: LocalModel) -> NotConvertedError:
 
 
 def local_checkpoint(name: str, revision: str | None = None) -> LocalModel | None:
-    """The checkpoint or adapter of the models folder that ``name`` means, None for none.
+    """The checkpoint or adapter on this machine that ``name`` means, None for none.
 
-    With ``revision`` only one that was pulled at that commit. UsageError for a name of several, NotFoundError for one
-    that has not come whole.
+    ``org/name`` is looked for in the models folder only: the hub's cache is asked when the hub has been. With
+    ``revision`` only one that was pulled at that commit. UsageError for a name of several, NotFoundError for one that
+    has not come whole.
     """
-    folder = models_folder()
-    if not folder.is_dir():
-        return None
-    model = named(name, [model for model in scan(folder) if not model.is_gguf])
+    checkpoints = [model for model in (own_models() if "/" in name else all_models()) if not model.is_gguf]
+    found = (named(name, group) for group in by_store(checkpoints))
+    model = next((model for model in found if model is not None), None)
     if model is None or (revision is not None and revision != pulled_commit(model.path)):
         return None
     if model.missing:
@@ -240,7 +167,10 @@ def _has_file(model: LocalModel, name: str) -> bool:
 
 def _is_called(model: LocalModel, name: str) -> bool:
     asked = SPLIT.sub("", name.lower().removesuffix(".gguf"))
-    return f"/{model.name.lower()}".endswith(f"/{asked}")
+    own = f"/{model.name.lower()}"
+    # NAME:TAG is Ollama's way; a shell completes it with a hyphen
+    ways = (own, own.replace(":", "-"), own.removesuffix(":latest"))
+    return any(way.endswith(f"/{asked}") for way in ways)
 
 
 def _is_pulled_from(model: LocalModel, name: str) -> bool:
@@ -248,4 +178,4 @@ def _is_pulled_from(model: LocalModel, name: str) -> bool:
     parents = [f"/{parent.as_posix().lower()}" for parent in Path(model.name).parents]
     is_there = any(parent.endswith(f"/{repo}") for parent in parents) and model.is_gguf
     is_it = model.type.lower() == kind.replace("-", "_") or any(path.name.lower() == kind for path in model.files)
-    return is_there and (not kind or is_it)
+    return is_there and (not kind or is_it) and ":" not in model.name

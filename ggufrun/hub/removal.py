@@ -19,10 +19,13 @@ from pathlib import Path
 from ggufrun.errors import NotFoundError, TargetError, UsageError
 from ggufrun.hub.digests import METADATA, notes
 from ggufrun.hub.in_use import is_locked, opened_by
-from ggufrun.hub.models import LocalModel, missing_shards, models_folder, named, near, scan, stopped
+from ggufrun.hub.models import all_models, by_store, models_folder, named, near
+from ggufrun.hub.scan import LocalModel, missing_shards, scan, stopped
 from ggufrun.hub.select import COMPANIONS, WEIGHTS, gguf_sets
+from ggufrun.hub.stores import label
 from ggufrun.native.signals import held
 from ggufrun.regularfile import read_start
+from ggufrun.units import size_text
 
 NOTE = r"(\.[0-9a-f]{16,64})?\.(metadata|incomplete|lock)"
 """What follows a file's name in the notes about it, and in the part of it that has come."""
@@ -80,10 +83,12 @@ def find(name: str) -> Removal:
         if model is None and (cut := _stopped(name, root, models)):
             return cut
         if model is None:
+            _refuse_other_stores(name)
             raise NotFoundError(f"no such file, and no model in {root}: {name}", near(name, models))
     elif listed := next((model for model in models if _is_at(model, path)), None):
         model = listed
     elif _is_gguf(path):
+        _refuse_blob(path)
         return of(_by_path(path), root, models)
     else:
         called = _named(name, models)
@@ -150,6 +155,52 @@ def cached(removal: Removal) -> tuple[str, int] | None:
     repo = "/".join(parts)
     blobs = repo_folder(repo) / "blobs"
     return (repo, sum(path.stat().st_size for path in blobs.iterdir())) if blobs.is_dir() else None
+
+
+# --- what other programs keep -----------------------------------------------------------------------------------------
+
+
+def _refuse_other_stores(name: str) -> None:
+    """UsageError for a model that another program keeps: its files have other names and owners too."""
+    others = [model for model in all_models() if model.store]
+    for group in by_store(others):
+        model = named(name, group)
+        if model is not None:
+            raise _other_store(model, others)
+
+
+def _refuse_blob(path: Path) -> None:
+    """UsageError for the path of a file in Ollama's store or the hub's cache, which their indexes count on."""
+    real = Path(os.path.realpath(path))
+    if real.parent.name != "blobs":
+        return
+    others = [model for model in all_models() if model.store in ("ollama", "hub")]
+    model = next((one for one in others if real in {Path(os.path.realpath(file)) for file in one.files}), None)
+    if model is not None:
+        raise _other_store(model, others)
+
+
+def _other_store(model: LocalModel, others: Sequence[LocalModel]) -> UsageError:
+    where = f"{model.name} is kept by {label(model.store)}"
+    shared = [one.name for one in others if one.path == model.path and one.name != model.name]
+    frees = f"frees nothing while {shared[0]} has the same file" if shared else f"frees {size_text(model.size)}"
+    if model.store == "ollama":
+        return UsageError(where, f"`ollama rm {model.name}` removes it, and {frees}")
+    if model.store == "hub":
+        from ggufrun.hub import client
+
+        repo = "/".join(model.name.split("/")[:2])
+        size = size_text(_size_of_repo(repo))
+        return UsageError(where, f"`{client.removing(repo)}` removes all of {repo}, and frees {size}")
+    shown = str(model.path) if model.path.is_absolute() else f"./{model.path}"
+    where = f"{model.name} is in {label(model.store)}, not in {models_folder()}"
+    return UsageError(where, f"`ggufrun remove {shown}` removes it, and {frees}")
+
+
+def _size_of_repo(repo: str) -> int:
+    from ggufrun.hub.places import repo_folder
+
+    return sum(path.stat().st_size for path in (repo_folder(repo) / "blobs").glob("*") if path.is_file())
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------

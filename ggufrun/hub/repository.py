@@ -10,6 +10,7 @@ from pathlib import Path
 from ggufrun.errors import GgufrunError, TargetError, UsageError
 from ggufrun.hub import client, places, transfer
 from ggufrun.hub.client import ConnectionLostError, Listing, RemoteFile
+from ggufrun.hub.copies import Copies
 from ggufrun.hub.digests import file_digest, is_inside
 from ggufrun.hub.ids import HubId, parse
 from ggufrun.hub.select import Selector, checkpoint_files
@@ -27,12 +28,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Fetched:
-    """What is there now: ``files`` by name below ``folder``, ``received`` of them in this run."""
+    """What is there now: ``files`` by name below ``folder``; in this run ``received`` of them came from the hub, and
+    ``taken`` from the store of another program, by its label.
+    """
 
     folder: Path
     commit: str
     files: tuple[str, ...]
     received: int
+    taken: tuple[tuple[str, str], ...] = ()
 
 
 OnProgress = Callable[[Progress], None]
@@ -82,8 +86,8 @@ def obtain(
         return found
     names = _select(listing.names, wanted, spec)
     place: places.Place = places.Folder(listing, folder, force) if folder else places.Cache(listing)
-    received = _fetch_all(listing, [listing.file(name) for name in names], place, on_progress)
-    return Fetched(place.folder, listing.commit, tuple(names), received)
+    received, taken = _fetch_all(listing, [listing.file(name) for name in names], place, on_progress)
+    return Fetched(place.folder, listing.commit, tuple(names), received, taken)
 
 
 def _select(names: Iterable[str], wanted: Selector, spec: HubId) -> list[str]:
@@ -94,12 +98,17 @@ def _select(names: Iterable[str], wanted: Selector, spec: HubId) -> list[str]:
         raise type(error)(f"{spec}: {error.what}", error.todo) from None
 
 
-def _fetch_all(listing: Listing, files: list[RemoteFile], place: places.Place, on_progress: OnProgress | None) -> int:
+def _fetch_all(
+    listing: Listing, files: list[RemoteFile], place: places.Place, on_progress: OnProgress | None
+) -> tuple[int, tuple[tuple[str, str], ...]]:
+    """How many files came from the hub, and the names of those that a store had, with its label."""
     missing = [file for file in files if not place.has(file)]
     total = sum(file.size for file in missing)
     partial = {file.name: _size(place.partial(file)) for file in missing}
     _check_space(place.folder, total - sum(partial.values()))
     done = 0
+    copies = Copies() if isinstance(place, places.Folder) else None
+    taken: list[tuple[str, str]] = []
     # the small ones first: a cut fetch can tell by the weights that something is missing
     for file in sorted(missing, key=lambda file: (file.size, file.name)):
 
@@ -110,10 +119,15 @@ def _fetch_all(listing: Listing, files: list[RemoteFile], place: places.Place, o
         with client.locked(place.lock(file)):
             # another process may have been quicker
             if not place.has(file):
-                _fetch_one(listing, file, place, report)
+                store = copies.take(file, place.partial(file), report) if copies else None
+                if store:
+                    place.keep(file)
+                    taken.append((file.name, store))
+                else:
+                    _fetch_one(listing, file, place, report)
         done += file.size
     place.finish()
-    return len(missing)
+    return len(missing) - len(taken), tuple(taken)
 
 
 def _fetch_one(listing: Listing, file: RemoteFile, place: places.Place, report: transfer.OnDone) -> None:

@@ -13,7 +13,8 @@ from ggufrun.errors import NotFoundError, UnsupportedError
 from ggufrun.hub import HubId
 from ggufrun.hub.client import ConnectionLostError
 from ggufrun.hub.ids import HOSTS
-from ggufrun.hub.models import LocalModel, pulled_commit
+from ggufrun.hub.models import pulled_commit
+from ggufrun.hub.scan import LocalModel
 from ggufrun.hub.select import Selector
 from ggufrun.workflows.open_model import Note, silent
 

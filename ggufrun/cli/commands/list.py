@@ -1,4 +1,4 @@
-"""``ggufrun list``: the models in the local folder."""
+"""``ggufrun list``: the models on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ggufrun.errors import GgufrunError
 from ggufrun.units import size_text
 
 if TYPE_CHECKING:
-    from ggufrun.hub.models import LocalModel
+    from ggufrun.hub.scan import LocalModel
 
 
 def register(app: typer.Typer) -> None:
@@ -24,17 +24,19 @@ def register(app: typer.Typer) -> None:
 
 def list_models(
     folder: Annotated[
-        Path | None, typer.Argument(help="Another folder than the models folder.", show_default=False, readable=False)
+        Path | None, typer.Argument(help="Show the models of this folder only.", show_default=False, readable=False)
     ] = None,
     as_json: common.Json = False,
 ) -> None:
-    """Show the models in the local folder.
+    """Show the models on this machine.
 
-    The folder is GGUFRUN_MODELS, else ./models if there is one, else ggufrun's folder among your data. Names work
-    wherever a command takes a MODEL. Shards count as one model; what is damaged or incomplete is marked.
+    These are the models folder (GGUFRUN_MODELS, else ./models if there is one, else ggufrun's folder among your data),
+    the current folder, and what LM Studio, Ollama, the hub's client and llama.cpp keep. Names work wherever a command
+    takes a MODEL. Shards count as one model; what is damaged or incomplete is marked.
     """
     from ggufrun.errors import NotFoundError
-    from ggufrun.hub.models import models_folder, scan, stopped
+    from ggufrun.hub.models import all_models, models_folder
+    from ggufrun.hub.scan import scan, stopped
 
     place = folder or models_folder()
     if folder is not None and not folder.is_dir():
@@ -43,7 +45,8 @@ def list_models(
     if place.is_dir():
         # a folder below that cannot be read has nothing to show, but for this one that would be no answer
         next(place.iterdir(), None)
-        rows = [_row(model) for model in scan(place)]
+    found = scan(place) if folder is not None else all_models()
+    rows = [_row(model) for model in found]
     cut = {name: part.stat().st_size for name, part in stopped(place).items()}
     if as_json:
         more = {"stopped": [{"name": name, "bytes": size} for name, size in cut.items()]} if cut else {}
@@ -57,7 +60,8 @@ def list_models(
         console.note(f"no models in {place}; fetch one with `ggufrun pull org/name:Q4_K_M`")
         return
     tables.show(_table(rows), console.out())
-    console.note(f"in {place}")
+    if any(row["store"] is None for row in rows):
+        console.note(f"in {place}")
 
 
 def _row(model: LocalModel) -> dict[str, Any]:
@@ -74,6 +78,7 @@ def _row(model: LocalModel) -> dict[str, Any]:
         "architecture": None,
         "parameters": None,
         "modified": datetime.fromtimestamp(model.modified).astimezone().isoformat(timespec="seconds"),
+        "store": model.store or None,
         "problem": None,
     }
     if model.missing:
@@ -158,8 +163,12 @@ def _made(rows: list[dict[str, Any]], without: tuple[str, ...]) -> Any:
     from rich import box
     from rich.table import Table
 
+    from ggufrun.hub.stores import label
+
     table = Table(box=box.SIMPLE_HEAD)
     columns = ["name", "type", "size", "architecture", "parameters", "modified"]
+    if any(row["store"] for row in rows):
+        columns.append("kept by")
     if any(row["problem"] for row in rows):
         columns.append("problem")
     shown = [name for name in columns if name not in without]
@@ -175,6 +184,7 @@ def _made(rows: list[dict[str, Any]], without: tuple[str, ...]) -> Any:
             "architecture": console.literal(row["architecture"] or "?"),
             "parameters": f"{parameters:,}" if parameters is not None else "?",
             "modified": row["modified"][:16].replace("T", " "),
+            "kept by": label(row["store"]) if row["store"] else "",
             "problem": console.literal(row["problem"] or "", "red"),
         }
         table.add_row(*(cells[name] for name in shown))

@@ -13,6 +13,7 @@ from ggufrun.cli.terminal.progress import fetch_bar
 from ggufrun.units import size_text
 
 if TYPE_CHECKING:
+    from ggufrun.hub.ids import HubId
     from ggufrun.hub.select import GgufSet
 
 
@@ -38,13 +39,14 @@ def pull(
     """Fetch a GGUF or a checkpoint from the hub.
 
     TYPE picks among GGUF files; without it the only one, or Q4_K_M. A repository without GGUF files gives its
-    checkpoint. A cut transfer goes on where it stopped, and every file is held against the hub's digest. Prints the
-    model's path.
+    checkpoint. A cut transfer resumes where it stopped, and every file is checked against the hub's digest. What LM
+    Studio, Ollama or another program has fetched already is not downloaded again. Prints the model's path.
     """
     from dataclasses import replace
 
     from ggufrun import hub
     from ggufrun.errors import TargetError, UsageError
+    from ggufrun.hub.client import ConnectionLostError
     from ggufrun.hub.models import models_folder
 
     spec = hub.parse(repo)
@@ -55,15 +57,26 @@ def pull(
     if folder.exists() and not folder.is_dir():
         raise TargetError(f"{folder} is a file", "name a folder with -o")
     chosen: list[GgufSet] = []
-    with fetch_bar() as on_progress:
-        found = hub.obtain(
-            spec,
-            hub.gguf_or_checkpoint(spec.kind, chosen.append),
-            on_progress=on_progress,
-            on_note=console.warn,
-            folder=folder,
-            force=force,
-        )
+    try:
+        with fetch_bar() as on_progress:
+            found = hub.obtain(
+                spec,
+                hub.gguf_or_checkpoint(spec.kind, chosen.append),
+                on_progress=on_progress,
+                on_note=console.warn,
+                folder=folder,
+                force=force,
+            )
+    except ConnectionLostError as error:
+        path = _copy_here(spec) if output is None else None
+        if path is None:
+            raise
+        console.warn(f"{error.what}; using the copy on this machine")
+        if as_json:
+            console.print_json({"repo": spec.repo, "commit": None, "path": str(path), "received": 0})
+        else:
+            console.print_path(path)
+        return
     paths = [found.folder / name for name in found.files]
     model = paths[0] if chosen else found.folder
     size = sum(path.stat().st_size for path in paths)
@@ -77,11 +90,29 @@ def pull(
                 "files": [str(path) for path in paths],
                 "bytes": size,
                 "received": found.received,
+                "taken": dict(found.taken),
             }
         )
         return
     console.print_path(model)
     kind = f"{chosen[0].kind or 'GGUF'}, " if chosen else "checkpoint, "
-    there = "all there already" if not found.received else f"{found.received} received, digests right"
+    there = f"{found.received} received, digests match" if found.received else "nothing to download"
+    if found.taken:
+        there += f"; {len(found.taken)} already in {' and '.join(dict.fromkeys(store for _, store in found.taken))}"
+    elif not found.received:
+        there = "all there already"
     files = f"{len(paths)} file{'s' if len(paths) > 1 else ''}"
     console.note(f"  {kind}{files}, {size_text(size)}; {there}; commit {found.commit[:10]}")
+
+
+def _copy_here(spec: HubId) -> Path | None:
+    """The model on this machine, in whatever store, that an id of the hub means; None where none is whole."""
+    from ggufrun.errors import NotFoundError
+    from ggufrun.hub.models import resolve_model
+
+    if spec.revision:
+        return None
+    try:
+        return resolve_model(spec.repo + (f":{spec.kind}" if spec.kind else ""))
+    except NotFoundError:
+        return None

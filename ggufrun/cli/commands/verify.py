@@ -148,6 +148,7 @@ def _files(target: Path, expected: dict[Path, list[Expected]]) -> list[Path]:
 def _verify_file(path: Path, expected: list[Expected], verdict: Verdict, advance: Callable[[int], None]) -> None:
     from ggufrun.convert import check
     from ggufrun.errors import GgufrunError
+    from ggufrun.regularfile import read_start
 
     if not path.exists():
         verdict.missing = True
@@ -158,7 +159,8 @@ def _verify_file(path: Path, expected: list[Expected], verdict: Verdict, advance
         return
     digests = _Digests(path, expected, advance)
     try:
-        if path.suffix == ".gguf":
+        if path.suffix == ".gguf" or (path.suffix not in check.CHECKS and read_start(path, 4) == b"GGUF"):
+            # a blob of Ollama's store has no suffix
             verdict.checks.append(check.check_gguf(path, digests.feed))
         elif path.suffix in check.CHECKS:
             verdict.checks.append(check.CHECKS[path.suffix](path))
@@ -211,7 +213,7 @@ def _complete(path: Path, verdict: Verdict, base: Path, verdicts: dict[Path, Ver
     """Look for the files that an index, or the number of a shard, says should be there."""
     from ggufrun.convert.check import check_index
     from ggufrun.errors import GgufrunError
-    from ggufrun.hub.models import missing_shards
+    from ggufrun.hub.scan import missing_shards
 
     missing: list[str] = []
     if path.name == "pytorch_model.bin.index.json" and any(path.parent.glob("*.safetensors")):

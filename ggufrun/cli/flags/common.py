@@ -43,12 +43,12 @@ TQ2_0  TQ1_0  Q2_0  Q1_0
 
 
 def model_names(incomplete: str) -> list[str]:
-    """The local models whose names begin so, for the shell's completion; where there are none it offers files."""
+    """The models whose names begin so, for the shell's completion; where there are none it offers files."""
     from ggufrun.errors import GgufrunError
-    from ggufrun.hub.models import models_folder, scan
+    from ggufrun.hub.models import completions
 
     try:
-        return [model.name for model in scan(models_folder()) if model.name.startswith(incomplete)]
+        return completions(incomplete)
     except (GgufrunError, OSError):
         return []
 

@@ -17,7 +17,7 @@ from ggufrun.units import size_text
 
 if TYPE_CHECKING:
     from ggufrun.hub import HubId
-    from ggufrun.hub.models import LocalModel
+    from ggufrun.hub.scan import LocalModel
 
 MODEL_HINT = "ggufrun pull org/name:Q4_K_M"
 
@@ -108,25 +108,32 @@ def _can_talk(model: LocalModel) -> bool:
     return True
 
 
+def _place(model: LocalModel) -> str:
+    from ggufrun.hub.stores import label
+
+    return f"  ({label(model.store)})" if model.store else ""
+
+
 def pick(*, plain: bool) -> Path:
-    """A model of the local folder, the only one or the one that is chosen.
+    """A model on this machine, the only one or the one that is chosen.
 
     Raises NotFoundError when there is none, KeyboardInterrupt when none is chosen.
     """
     from ggufrun.cli.talk.picker import by_arrows, by_number
-    from ggufrun.hub.models import models_folder, scan
+    from ggufrun.hub.models import all_models, models_folder
+    from ggufrun.hub.stores import label
 
     folder = models_folder()
-    models = [model for model in scan(folder) if _can_talk(model)] if folder.is_dir() else []
+    models = [model for model in all_models() if _can_talk(model)]
     if not models:
         raise NotFoundError(
-            f"there is no GGUF model in {folder}",
+            f"there is no GGUF model in {folder}, nor in another program's store",
             f"fetch one ({MODEL_HINT}), make one (ggufrun convert FOLDER -t q4_k_m), or write ggufrun chat FILE.gguf",
         )
     if len(models) == 1:
-        note(f"{models[0].name}, the only model in {folder}")
+        note(f"{models[0].name}, the only model in {label(models[0].store) if models[0].store else folder}")
         return models[0].path
-    rows = [(shown(model.name), model.type, size_text(model.size)) for model in models]
+    rows = [(shown(model.name + _place(model)), model.type, size_text(model.size)) for model in models]
     if plain or os.environ.get("TERM", "dumb") == "dumb" or not sys.stdout.isatty():
         chosen = by_number(rows)
     else:
