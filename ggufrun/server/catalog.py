@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ggufrun.errors import UsageError
-from ggufrun.hub.models import LocalModel, named
+from ggufrun.hub.models import named
+from ggufrun.hub.scan import LocalModel
 from ggufrun.server.settings import Settings
 
 RESCAN_SECONDS = 1.0

@@ -108,7 +108,8 @@ def catalog(models: Sequence[str], settings: Settings) -> Catalog:
 
     Raises NotFoundError, UsageError.
     """
-    from ggufrun.hub.models import models_folder, resolve_model, scan
+    from ggufrun.hub.models import models_folder, resolve_model
+    from ggufrun.hub.scan import scan
     from ggufrun.server.catalog import Catalog, Entry
 
     if not models:
