@@ -11,41 +11,31 @@ import json
 from typing import Any
 
 from ggufrun import jsontext
+from ggufrun.engine.sampling.schema_merge import choices, conjunction
+from ggufrun.engine.sampling.schema_numbers import LONGEST, Bound, bound_of, decimal_of, multiples, number, whole
+from ggufrun.engine.sampling.schema_pattern import pattern
+from ggufrun.engine.sampling.schema_rules import (
+    BUILTIN,
+    FORMATS,
+    LONGEST_FORMAT,
+    REMARKS,
+    TOLD_ONLY,
+    either,
+    fixed,
+    literal,
+    other_key,
+    times,
+)
 from ggufrun.errors import FormatError, UnsupportedError
 
-CHARACTER = r'[^"\\\x00-\x1F\x7F]'
-
-BUILTIN: dict[str, str] = {
-    "ws": r'(" " | "\n" [ \t]{0,20})?',
-    "char": CHARACTER + r' | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F]{4})',
-    "string": r'"\"" char* "\""',
-    "boolean": '"true" | "false"',
-    "null": '"null"',
-    "integer": '"-"? ("0" | [1-9] [0-9]{0,15})',
-    "number": 'integer ("." [0-9]{1,16})? ([eE] [-+]? [0-9]{1,3})?',
-    "value": "string | number | boolean | null | object | array",
-    "object": r'"{" ws (string ws ":" ws value (ws "," ws string ws ":" ws value)*)? ws "}"',
-    "array": '"[" ws (value (ws "," ws value)*)? ws "]"',
-    "date": '[0-9]{4} "-" ("0" [1-9] | "1" [0-2]) "-" ("0" [1-9] | [12] [0-9] | "3" [01])',
-    "time": '([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9] ":" [0-5] [0-9] ("." [0-9]{1,6})? '
-    '("Z" | [+-] ([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9])',
-    "uuid": "[0-9a-fA-F]{8} " + '"-" [0-9a-fA-F]{4} ' * 3 + '"-" [0-9a-fA-F]{12}',
-}
-"""Rules of JSON itself (RFC 8259), and of formats (RFC 3339, RFC 4122)."""
-
-FORMATS: dict[str, str] = {"date": "date", "time": "time", "date-time": 'date "T" time', "uuid": "uuid"}
-
-REMARKS = frozenset(
-    ("$schema", "$id", "$comment", "title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly")
-)
-"""Keywords that say nothing about the value."""
+BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "format")
 
 KEYWORDS: dict[str, frozenset[str]] = {
     "object": frozenset(("properties", "required", "additionalProperties")),
     "array": frozenset(("items", "prefixItems", "minItems", "maxItems")),
-    "string": frozenset(("minLength", "maxLength", "format")),
-    "number": frozenset(),
-    "integer": frozenset(),
+    "string": frozenset(("minLength", "maxLength", "format", "pattern")),
+    "number": frozenset(BOUNDS),
+    "integer": frozenset(BOUNDS),
     "boolean": frozenset(),
     "null": frozenset(),
 }
@@ -75,7 +65,7 @@ def to_grammar(text: str) -> str:
         schema = jsontext.parse(text)
     except ValueError as error:
         raise FormatError(f"the JSON schema cannot be read: {error}", "check it") from error
-    grammar = _Writer(schema).grammar()
+    grammar = _Writer(_unwrapped(schema)).grammar()
     if len(grammar) > MAX_LENGTH:
         raise FormatError("the JSON schema makes a grammar longer than a megabyte", "simplify it")
     return grammar
@@ -106,9 +96,20 @@ class _Writer:
             return "value"
         if not isinstance(schema, dict):
             raise FormatError(f"{where} is not a JSON schema: {jsontext.shown(schema, 40)}", "give an object")
-        keywords = {name for name in schema if name not in REMARKS and name not in ("$defs", "definitions")}
+        keywords = {name for name in schema if name not in REMARKS}
         if not keywords:
             return "value"
+        if "nullable" in keywords:
+            rest = {name: value for name, value in schema.items() if name != "nullable"}
+            inner = self._value(rest, where, depth + 1)
+            return either([inner, "null"]) if schema["nullable"] is True and "type" in rest else inner
+        if "not" in keywords:
+            self._only({"not"}, set(), where)
+        if "allOf" in keywords or (keywords & {"$ref", "anyOf", "oneOf"} and len(keywords) > 1):
+            every = choices(schema, "allOf", where) if keywords == {"allOf"} else []
+            # one schema alone may speak of itself
+            one = every[0] if len(every) == 1 else conjunction([schema], where, self._found)
+            return self._value(one, where, depth + 1)
         for name in ("$ref", "const", "enum", "anyOf", "oneOf"):
             if name in keywords:
                 # A type beside fixed values says nothing new, if it fits; together with more it would be a conjunction.
@@ -116,7 +117,8 @@ class _Writer:
                 return self._choice(name, schema, where, depth)
         kinds = schema.get("type")
         if kinds is None:
-            fitting = [kind for kind, allowed in KEYWORDS.items() if keywords <= allowed]
+            # every whole number is a number
+            fitting = [kind for kind, allowed in KEYWORDS.items() if keywords <= allowed and kind != "integer"]
             if len(fitting) != 1:
                 self._only(keywords, {"type"}, where)
                 raise FormatError(f"{where}: type is null", f"one of {', '.join(KEYWORDS)}")
@@ -129,7 +131,7 @@ class _Writer:
         self._only(keywords, {"type"}.union(*(KEYWORDS[kind] for kind in several)), where)
         if not several:
             raise FormatError(f"{where}: no type is allowed", ADVICE)
-        return _either([self._typed(kind, schema, where, depth) for kind in several])
+        return either([self._typed(kind, schema, where, depth) for kind in several])
 
     def _only(self, keywords: set[str], allowed: set[str], where: str) -> None:
         for name in sorted(keywords - allowed):
@@ -139,25 +141,31 @@ class _Writer:
         if name == "$ref":
             return self._reference(schema["$ref"], where, depth)
         if name == "const":
-            return _fixed(schema["const"])
-        options = schema[name]
-        if not isinstance(options, list) or not options:
-            raise FormatError(f"{where}: {name} is not a list of choices", "give at least one")
+            return fixed(schema["const"])
+        options = choices(schema, name, where)
         if name == "enum":
-            return _either([_fixed(option) for option in options])
+            fitting = [option for option in options if _has_type(option, schema.get("type"))]
+            if not fitting:
+                raise FormatError(f"{where}: no value of enum has the type", "check them")
+            return either([fixed(option) for option in fitting])
         # Of oneOf the grammar cannot tell when two fit at once; that one does, it can.
-        return _either([self._value(option, f"{where}, {name}", depth + 1) for option in options])
+        return either([self._value(option, f"{where}, {name}", depth + 1) for option in options])
 
-    def _reference(self, target: Any, where: str, depth: int) -> str:
+    def _found(self, target: Any, where: str) -> Any:
+        """The part of the schema that a ``$ref`` names."""
         if not isinstance(target, str) or not target.startswith("#"):
             raise UnsupportedError(f"{where}: $ref {jsontext.shown(target)} leads out of the schema", "put it inside")
+        found = self._schema
+        for step in filter(None, target.removeprefix("#").split("/")):
+            key = step.replace("~1", "/").replace("~0", "~")
+            if not isinstance(found, dict) or key not in found:
+                raise FormatError(f"{where}: $ref {_short(target)} leads nowhere", "check the name")
+            found = found[key]
+        return found
+
+    def _reference(self, target: Any, where: str, depth: int) -> str:
+        found = self._found(target, where)
         if target not in self._references:
-            found = self._schema
-            for step in filter(None, target.removeprefix("#").split("/")):
-                key = step.replace("~1", "/").replace("~0", "~")
-                if not isinstance(found, dict) or key not in found:
-                    raise FormatError(f"{where}: $ref {_short(target)} leads nowhere", "check the name")
-                found = found[key]
             # The name stands before the rule does, for schemas that speak of themselves.
             name = self._references[target] = self._rule("")
             body = self._value(found, _short(target), depth + 1)
@@ -173,14 +181,64 @@ class _Writer:
         if kind == "array":
             return self._array(schema, where, depth)
         if kind == "string":
-            if "format" in schema:
-                known = FORMATS.get(schema["format"]) if isinstance(schema["format"], str) else None
-                if known is None or "minLength" in schema or "maxLength" in schema:
-                    raise UnsupportedError(f"{where}: format {jsontext.shown(schema['format'], 40)}", ADVICE)
-                return f'"\\"" {known} "\\""'
-            low, high = self._bounds(schema, "minLength", "maxLength", where)
-            return "string" if (low, high) == (0, None) else f'"\\"" char{_times(low, high)} "\\""'
+            return self._string(schema, where)
+        if kind in ("number", "integer"):
+            return self._number(kind, schema, where)
         return kind
+
+    def _string(self, schema: dict[str, Any], where: str) -> str:
+        """One of: a format, a pattern, a length."""
+        format, told = schema.get("format"), schema.get("pattern")
+        sized = "minLength" in schema or "maxLength" in schema
+        if format is not None and not (isinstance(format, str) and format in TOLD_ONLY):
+            known = FORMATS.get(format) if isinstance(format, str) else None
+            # every format has at least one character, and fewer than what this allows
+            most = schema.get("maxLength", LONGEST_FORMAT)
+            sized = schema.get("minLength", 0) not in (0, 1) or not isinstance(most, int) or most < LONGEST_FORMAT
+            if known is None or sized or told is not None:
+                raise UnsupportedError(f"{where}: format {jsontext.shown(format, 40)}", ADVICE)
+            return f'"\\"" {known} "\\""'
+        if told is not None:
+            if not isinstance(told, str):
+                raise FormatError(f"{where}: pattern is not a text", "check it")
+            if sized:
+                raise UnsupportedError(f"{where}: pattern next to a length", "say the length in the pattern")
+            return f'"\\"" {pattern(told, where)} "\\""'
+        low, high = self._bounds(schema, "minLength", "maxLength", where)
+        return "string" if (low, high) == (0, None) else f'"\\"" char{times(low, high)} "\\""'
+
+    def _number(self, kind: str, schema: dict[str, Any], where: str) -> str:
+        """A number within bounds, written without an exponent."""
+        low, high = bound_of(schema, "minimum", where), bound_of(schema, "maximum", where)
+        factor, places = schema.get("multipleOf"), LONGEST if kind == "number" else 0
+        if factor is not None:
+            step = decimal_of(factor, "multipleOf", where)
+            if step <= 0:
+                raise FormatError(f"{where}: multipleOf is {jsontext.shown(factor, 40)}", "a number above 0")
+            if step == step.to_integral_value() and step != 1:
+                return self._multiple(low, high, int(step), where)
+            # a power of ten says how many digits follow the point
+            places = -int(step.adjusted()) if step <= 1 and step.scaleb(-step.adjusted()) == 1 else -1
+            if places < 0 or (kind == "integer" and places):
+                raise UnsupportedError(f"{where}: multipleOf {jsontext.shown(factor, 40)}", ADVICE)
+        elif low is None and high is None:
+            return kind
+        found = number(*((low, high) if places else whole(low, high)), places)
+        if found is None:
+            raise FormatError(f"{where}: no number is within its bounds", "check minimum and maximum")
+        return found
+
+    def _multiple(self, low: Bound | None, high: Bound | None, divisor: int, where: str) -> str:
+        found = multiples(low, high, divisor)
+        if found is None:
+            raise UnsupportedError(f"{where}: multipleOf {divisor} within these bounds", ADVICE)
+        if isinstance(found, str):
+            return found
+        steps, start = found
+        names = {rest: self._rule("") for rest in steps}
+        for rest, body in steps.items():
+            self._rules[names[rest]] = body.format_map(names)
+        return f"({start.format_map(names)})"
 
     def _bounds(self, schema: dict[str, Any], least: str, most: str, where: str) -> tuple[int, int | None]:
         low, high = schema.get(least, 0), schema.get(most)
@@ -208,7 +266,7 @@ class _Writer:
         if items is False or high == 0:
             return '"[" ws "]"'
         item = self._value(items, f"{where}, items", depth + 1)
-        rest = f'(ws "," ws {item}){_times(max(0, low - 1), None if high is None else high - 1)}'
+        rest = f'(ws "," ws {item}){times(max(0, low - 1), None if high is None else high - 1)}'
         inner = f"{item} {rest}" if high != 1 else item
         return f'"[" ws ({inner}){"?" if low == 0 else ""} ws "]"'
 
@@ -222,12 +280,12 @@ class _Writer:
         if more is not False:
             if any(len(name) > MAX_NAME for name in named):
                 raise UnsupportedError(f"{where}: additionalProperties beside a name over {MAX_NAME} letters", ADVICE)
-            extra = f'{_other_key(list(named))} ws ":" ws {self._value(more, f"{where}, additional", depth + 1)}'
+            extra = f'{other_key(list(named))} ws ":" ws {self._value(more, f"{where}, additional", depth + 1)}'
             tail = self._rule(f'(ws "," ws {extra})*')
             head = self._rule(f"({extra} {tail})?")
         # Backwards: what may come once something stands before it (tail), and while nothing does (head).
         for name, value in reversed(named.items()):
-            key = _literal(json.dumps(name, ensure_ascii=False))
+            key = literal(json.dumps(name, ensure_ascii=False))
             pair = self._rule(f'{key} ws ":" ws {self._value(value, f"{where}, {_short(name)}", depth + 1)}')
             if name in required:
                 head, tail = self._rule(f"{pair} {tail}"), self._rule(f'ws "," ws {pair} {tail}')
@@ -236,50 +294,27 @@ class _Writer:
         return f'"{{" ws {head} ws "}}"'
 
 
+def _unwrapped(schema: Any) -> Any:
+    """The schema within what OpenAI's API wraps around it (``response_format``)."""
+    if isinstance(schema, dict) and schema.get("type") == "json_schema" and isinstance(schema.get("json_schema"), dict):
+        schema = schema["json_schema"]
+    if isinstance(schema, dict) and "schema" in schema and schema.keys() <= {"name", "schema", "strict", "description"}:
+        schema = schema["schema"]
+    return schema
+
+
+def _has_type(value: Any, kinds: Any) -> bool:
+    if kinds is None:
+        return True
+    kind = {str: "string", bool: "boolean", type(None): "null", list: "array", dict: "object", int: "integer"}
+    name = kind.get(type(value), "number")
+    several = kinds if isinstance(kinds, list) else [kinds]
+    return name in several or (name == "integer" and "number" in several)
+
+
 def _is_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _short(name: str) -> str:
     return name if len(name) <= 60 else f"{name[:60]}…"
-
-
-def _times(low: int, high: int | None) -> str:
-    return f"{{{low},{'' if high is None else high}}}"
-
-
-def _either(options: list[str]) -> str:
-    return options[0] if len(options) == 1 else f"({' | '.join(options)})"
-
-
-def _fixed(value: Any) -> str:
-    """One JSON value, with white space where it may stand."""
-    if isinstance(value, list) and value:
-        return '"[" ws ' + ' ws "," ws '.join(_fixed(item) for item in value) + ' ws "]"'
-    if isinstance(value, dict) and value:
-        pairs = [f'{_fixed(name)} ws ":" ws {_fixed(item)}' for name, item in value.items()]
-        return '"{" ws ' + ' ws "," ws '.join(pairs) + ' ws "}"'
-    return _literal(json.dumps(value, ensure_ascii=False))
-
-
-def _literal(text: str) -> str:
-    r"""Text as GBNF writes it: ``"\"name\""``."""
-    escapes = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-    return '"' + "".join(escapes.get(letter, letter) for letter in text) + '"'
-
-
-def _other_key(names: list[str]) -> str:
-    """A key that is none of ``names``; written without escapes, or it might be one in disguise."""
-    if not names:
-        return "string"
-
-    def after(begun: str) -> str:
-        letters = sorted({name[len(begun)] for name in names if name.startswith(begun) and len(name) > len(begun)})
-        plain = [letter for letter in letters if letter not in '"\\' and letter.isprintable()]
-        barred = "".join("\\" + letter if letter in "]^-[" else letter for letter in plain)
-        options = [f"{CHARACTER[:-1]}{barred}] {CHARACTER}*"]
-        options += [f"{_literal(letter)} {after(begun + letter)}" for letter in plain]
-        options += [] if begun in names else ['""']
-        return f"({' | '.join(options)})"
-
-    return f'"\\"" {after("")} "\\""'
