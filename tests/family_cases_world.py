@@ -401,4 +401,13 @@ def convolution_cases() -> dict[str, Case]:
     }
 
 
-CASES: dict[str, Case] = seeing_cases() | expert_cases() | window_cases() | convolution_cases()
+def ternary_cases() -> dict[str, Case]:
+    bitnet = config(
+        "BitnetForCausalLM", "llama", tie_word_embeddings=True, rope_theta=10000.0, weight_bits=1, input_bits=8
+    )
+    norms = {"self_attn.inner_attn_ln.weight": (48,), "mlp.ffn_layernorm.weight": (80,)}
+    shapes = dense(bitnet, tied=True) | per_layer(2, "model.layers.", norms)
+    return {"bitnet-large": Case(bitnet, shapes, dtype="F16")}
+
+
+CASES: dict[str, Case] = ternary_cases() | seeing_cases() | expert_cases() | window_cases() | convolution_cases()

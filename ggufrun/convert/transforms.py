@@ -250,6 +250,34 @@ def unit_columns(tensor: Tensor, more: float = 1e-7) -> Tensor:
     return replace(tensor, dtype="F32", rows=rows, precision=tensor.precision or tensor.dtype)
 
 
+def ternary(tensor: Tensor, least: float = 1e-5) -> Tensor:
+    """Every value as -1, 0 or 1, whichever is nearest, times the mean of all magnitudes (or ``least``): computed in F32.
+    The file is still one of the stored type.
+
+    The mean is computed when the first row is read, from all rows, a few at a time.
+    """
+    lock = threading.Lock()
+    known: list[Rows] = []
+
+    def scale() -> Rows:
+        with lock:
+            if not known:
+                total = 0.0
+                for start in range(0, tensor.n_rows, SLICE_ROWS):
+                    part = _as_float32(tensor, tensor.rows(start, min(start + SLICE_ROWS, tensor.n_rows)))
+                    total += float(np.abs(part).sum(dtype=np.float64))
+                known.append(np.float32(1) / np.float32(max(total / tensor.n_values, least)))
+            return known[0]
+
+    def rows(start: int, stop: int) -> Rows:
+        inverse = scale()
+        found = _as_float32(tensor, tensor.rows(start, stop))
+        rounded: Rows = np.clip(np.rint(found * inverse), -1, 1) / inverse
+        return rounded
+
+    return replace(tensor, dtype="F32", rows=rows, precision=tensor.precision or tensor.dtype)
+
+
 def _as_float32(tensor: Tensor, found: Rows) -> Rows:
     if tensor.dtype not in ("F16", "F32", "F64", "BF16"):
         raise UnsupportedError(f"{tensor.name} holds {tensor.dtype} values", "convert an unquantized checkpoint")

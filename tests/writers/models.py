@@ -257,6 +257,7 @@ MODELS: dict[str, tuple[str, Values]] = {
         | {"num_local_experts": 8, "num_experts_per_tok": 2, "shared_intermediate_size": 48}
         | {"layer_types": ["mamba", "attention", "mamba", "attention"]},
     ),
+    "bitnet": ("BitNetForCausalLM", DENSE | {"hidden_act": "silu", "tie_word_embeddings": True}),
     "granite-4-rotated": (
         "GraniteMoeHybridForCausalLM",
         DENSE

@@ -53,6 +53,14 @@ def fill(folder: Path, tensors: list[Entry]) -> None:
     safetensors.save_file(found, folder / "model.safetensors", {"format": "pt"})
 
 
+def round_weights(model: Any) -> None:
+    """What a BitNet's own linear layers do each time that they run: -1, 0 or 1 times the mean of the magnitudes."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("_proj.weight"):
+            inverse = 1.0 / parameter.data.abs().mean().clamp(min=1e-5)
+            parameter.data = (parameter.data * inverse).round().clamp(-1, 1) / inverse
+
+
 def record(architecture: str, values: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What transformers makes of one model."""
     torch, transformers = importlib.import_module("torch"), importlib.import_module("transformers")
@@ -67,6 +75,8 @@ def record(architecture: str, values: dict[str, Any], folder: Path) -> dict[str,
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
     trouble = {key: sorted(map(str, found)) for key, found in report.items() if found}
+    if architecture == "BitNetForCausalLM":
+        round_weights(model)
     # Llama 4's whole class cannot do without an image
     text = model.language_model if architecture == "Llama4ForConditionalGeneration" else model
     with torch.no_grad():

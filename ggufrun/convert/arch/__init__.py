@@ -52,6 +52,7 @@ MODULES = (
     "bailing",
     "exaone4",
     "lfm2",
+    "bitnet",
 )
 
 
