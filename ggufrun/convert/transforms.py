@@ -251,8 +251,8 @@ def unit_columns(tensor: Tensor, more: float = 1e-7) -> Tensor:
 
 
 def ternary(tensor: Tensor, least: float = 1e-5) -> Tensor:
-    """Every value as -1, 0 or 1, whichever is nearest, times the mean of all magnitudes (or ``least``): computed in F32.
-    The file is still one of the stored type.
+    """Every value as -1, 0 or 1, whichever is nearest, times the mean of all magnitudes (or ``least``): computed in
+    F32. The file is still one of the stored type.
 
     The mean is computed when the first row is read, from all rows, a few at a time.
     """
