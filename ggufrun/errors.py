@@ -9,6 +9,7 @@
     ├── UnsupportedError    a file is sound, but ggufrun does not know what to do with it
     ├── TargetError         the output cannot be written
     └── EngineError         llama.cpp could not do what was asked
+        └── EndlessError    llama.cpp does not come back, and a thread is left with it
 
 Rooms raise these; only ``cli`` catches and prints them, one line each.
 """
@@ -57,3 +58,7 @@ class TargetError(GgufrunError):
 
 class EngineError(GgufrunError):
     """llama.cpp could not do what was asked."""
+
+
+class EndlessError(EngineError):
+    """llama.cpp does not come back from a call. A thread computes until the process ends, which should be soon."""

@@ -10,11 +10,11 @@ import pytest
 from ggufrun.engine.context import Context
 from ggufrun.engine.generate import generate
 from ggufrun.engine.sampling.grammar import Grammar, check
+from ggufrun.engine.sampling.grammar_sampler import GrammarSampler
 from ggufrun.engine.sampling.sampler import Sampler, SamplingParams
 from ggufrun.engine.sampling.schema import to_grammar
 from ggufrun.engine.vocabulary import Vocab
 from ggufrun.errors import EngineError, FormatError, GgufrunError, UnsupportedError
-from ggufrun.native.library import llama
 
 BYTE_TOKENS = 3
 """After <unk>, <s> and </s>."""
@@ -22,15 +22,16 @@ BYTE_TOKENS = 3
 
 def accepts(vocab: Vocab, grammar: str, text: str) -> bool:
     """Is ``text`` a whole sentence of the grammar? Asked of llama.cpp, byte token by byte token."""
-    judge = Grammar(vocab, grammar)
+    judge = GrammarSampler(vocab, grammar)
+    assert judge.failure is None
     try:
         for byte in text.encode():
             token = BYTE_TOKENS + byte
             assert vocab.piece(token) == bytes([byte])
-            if not judge._fits(token):
+            if not judge.fits(token):
                 return False
-            llama().llama_sampler_accept(judge._sampler, token)
-        return judge._fits(vocab.eos)
+            judge.accept(token)
+        return judge.fits(vocab.eos)
     finally:
         judge.close()
 

@@ -221,10 +221,13 @@ def check_hyperparameters(path: Path, header: Header) -> None:
     heads = [count for count in numbers("attention.head_count", 0) if count]
     width = max(numbers("embedding_length", 0)) // min(heads) if heads else 0
     for key, whole in ROTATED:
-        if f"{arch}.{key}" not in header.metadata or not heads:
+        # of heads that only a window has, as many values are rotated as of the others, unless a key says it
+        implied = f"{arch}.{whole}" in header.metadata and whole != "attention.key_length"
+        if not heads or not (implied or f"{arch}.{key}" in header.metadata):
             continue
-        size = max(numbers(whole, max(numbers("attention.key_length", width))))
-        for rotated in numbers(key, 0):
+        others = max(numbers("attention.key_length", width))
+        size = max(numbers(whole, others))
+        for rotated in numbers(key, max(numbers("rope.dimension_count", others))):
             # in pairs; and of none llama.cpp never comes to an end
             if rotated % 2 or rotated > size or not rotated:
                 refuse(key, rotated)

@@ -19,7 +19,7 @@ from ggufrun.cli.talk.keyboard import Hangup, no_echo, on_ctrl_c
 from ggufrun.cli.talk.screen import Screen
 from ggufrun.cli.terminal.abort import guarded
 from ggufrun.engine.generate import StopReason
-from ggufrun.errors import GgufrunError
+from ggufrun.errors import EndlessError, GgufrunError
 
 DAY = 86400.0
 """Seconds."""
@@ -255,6 +255,9 @@ class Talk:
     def _forgiving(self, events: Iterator[Event]) -> None:
         try:
             self._show(events, status=True)
+        except EndlessError:
+            # a thread is left that computes until this ends
+            raise
         except GgufrunError as error:
             self.screen.end_answer()
             self.screen.note(str(error), "")

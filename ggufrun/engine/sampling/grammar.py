@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from ggufrun.engine.sampling.ambiguity import MOST, widest
+from ggufrun.engine.sampling.grammar_sampler import TOKEN_DATA, GrammarSampler, candidates
 from ggufrun.engine.sampling.thinking import Gate, Thinking
 from ggufrun.engine.vocabulary import Vocab
 from ggufrun.errors import EngineError, FormatError
 from ggufrun.native.library import llama
-from ggufrun.native.log import forget_log, reason
 
 MAX_BYTES = 1 << 20
 """Size of a grammar."""
@@ -33,9 +33,6 @@ MAX_REPEATS = 2000
 PART = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*|\{[^}\n]*\}?|.', re.DOTALL)
 """A literal, a class of characters, a comment, a repetition, or any other character."""
 
-TOKEN_DATA = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
-"""``llama_token_data``."""
-
 
 class Grammar:
     """A grammar and how far the answer has come in it. It begins where ``thinking``, if there is any, has ended.
@@ -44,17 +41,14 @@ class Grammar:
     """
 
     def __init__(self, vocab: Vocab, text: str, thinking: Thinking | None = None) -> None:
-        api = llama()
         self._vocab = vocab
-        self._sampler: Any = None
         check(text)
-        forget_log()
         source = text.encode("utf-8", "surrogateescape")
         with _heard() as heard:
-            self._sampler = api.llama_sampler_init_grammar(vocab.pointer, source, b"root")
-        if not self._sampler:
-            why = _why(text, heard[0], reason("llama.cpp gave no reason"))
-            raise FormatError(why, "see llama.cpp's grammars/README.md")
+            self._sampler = GrammarSampler(vocab, text)
+        if self._sampler.failure is not None:
+            self._sampler.close()
+            raise FormatError(_why(text, heard[0], self._sampler.failure), "see llama.cpp's grammars/README.md")
         # Candidates, made once: ids never change, logits are copied in for every token.
         self._data = np.zeros(vocab.size, TOKEN_DATA)
         self._ids = np.arange(vocab.size, dtype=np.int32)
@@ -72,14 +66,13 @@ class Grammar:
             passed = self._before_grammar(self._gate, chain, logits, token)
             if passed is not None:
                 return passed
-        if not self._fits(token):
+        if not self._sampler.fits(token):
             token, logit = self._draw(chain, logits, fitting=True)
-            if logit == -math.inf or not self._fits(token):
+            if logit == -math.inf or not self._sampler.fits(token):
                 # Accepting it would end the process.
                 raise EngineError("no token fits the grammar here", "change the grammar, or allow more tokens")
-        api = llama()
-        api.llama_sampler_accept(self._sampler, token)
-        api.llama_sampler_accept(chain, token)
+        self._sampler.accept(token)
+        llama().llama_sampler_accept(chain, token)
         return token
 
     def _before_grammar(self, gate: Gate, chain: Any, logits: Any, token: int) -> int | None:
@@ -108,50 +101,37 @@ class Grammar:
         """Let the grammar accept what looked like the beginning of a mark; False if it is not an answer's beginning."""
         held, self._held = self._held, []
         for token in held:
-            if not self._fits(token):
+            if not self._sampler.fits(token):
                 self._held = held
-                llama().llama_sampler_reset(self._sampler)
+                self._sampler.reset()
                 return False
-            llama().llama_sampler_accept(self._sampler, token)
+            self._sampler.accept(token)
         return True
 
     def _draw(self, chain: Any, logits: Any, *, fitting: bool, barred: Sequence[int] = ()) -> tuple[int, float]:
-        api = llama()
         self._data["id"] = self._ids
         self._data["logit"] = np.ctypeslib.as_array(logits, (len(self._ids),))
         self._data["logit"][list(barred)] = -math.inf
         self._data["p"] = 0.0
-        array = self._array(self._data)
         if fitting:
-            api.llama_sampler_apply(self._sampler, ctypes.byref(array))
-        api.llama_sampler_apply(chain, ctypes.byref(array))
+            self._sampler.apply(self._data)
+        array = candidates(self._data)
+        llama().llama_sampler_apply(chain, ctypes.byref(array))
         if not 0 <= array.selected < array.size:
             raise EngineError("the samplers left no token", "loosen the sampling settings")
         chosen = array.data[array.selected]
         return int(chosen.id), float(chosen.logit)
 
-    def _fits(self, token: int) -> bool:
-        one = np.array([(token, 1.0, 0.0)], TOKEN_DATA)
-        llama().llama_sampler_apply(self._sampler, ctypes.byref(self._array(one)))
-        return bool(one["logit"][0] != -math.inf)
-
-    def _array(self, data: Any) -> Any:
-        api = llama()
-        pointer = data.ctypes.data_as(ctypes.POINTER(api.llama_token_data))
-        return api.llama_token_data_array(pointer, len(data), -1, False)
-
     def reset(self) -> None:
         """Back to the beginning."""
-        llama().llama_sampler_reset(self._sampler)
+        self._sampler.reset()
         self._held = []
         if self._gate is not None:
             self._gate.restart()
 
     def close(self) -> None:
         """Free it. Closing twice is fine."""
-        if self._sampler:
-            llama().llama_sampler_free(self._sampler)
-            self._sampler = None
+        self._sampler.close()
 
 
 def check(text: str) -> None:
