@@ -9,7 +9,7 @@
     ├── UnsupportedError    a file is sound, but ggufrun does not know what to do with it
     ├── TargetError         the output cannot be written
     └── EngineError         llama.cpp could not do what was asked
-        └── EndlessError    llama.cpp does not come back, and a thread is left with it
+        └── EndlessError    llama.cpp takes too long, and may never come back
 
 Rooms raise these; only ``cli`` catches and prints them, one line each.
 """
@@ -61,4 +61,4 @@ class EngineError(GgufrunError):
 
 
 class EndlessError(EngineError):
-    """llama.cpp does not come back from a call. A thread computes until the process ends, which should be soon."""
+    """llama.cpp takes too long over a call. A thread may compute until the process ends, which should be soon."""

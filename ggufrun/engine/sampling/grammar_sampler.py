@@ -28,6 +28,11 @@ vocabulary, that is three."""
 PIECE = 4096
 """Tokens of a piece."""
 
+TOO_MANY = (
+    "the grammar can continue in too many ways for llama.cpp to follow them all here",
+    "let its alternatives differ sooner, and leave no long rows of optional parts",
+)
+
 TOKEN_DATA = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
 """``llama_token_data``."""
 
@@ -37,7 +42,7 @@ Candidates = npt.NDArray[np.void]
 class GrammarSampler:
     """How far an answer has come in a grammar.
 
-    Every method raises EndlessError where llama.cpp does not come back. What it works on is never freed then.
+    Every method raises EndlessError where llama.cpp takes too long. What it still works on then is never freed.
     """
 
     def __init__(self, vocab: Vocab, text: str) -> None:
@@ -74,6 +79,8 @@ class GrammarSampler:
             before = self._thread.computed()
             self._call(look, min(SECONDS, left))
             left -= self._thread.computed() - before
+            if left < 0:
+                raise EndlessError(*TOO_MANY)
 
     def fits(self, token: int) -> bool:
         """May ``token`` be next?"""
@@ -97,10 +104,7 @@ class GrammarSampler:
         except TooLong:
             # it still uses them
             _abandoned.append(self._kept)
-            raise EndlessError(
-                "the grammar can continue in too many ways for llama.cpp to follow them all here",
-                "let its alternatives differ sooner, and leave no long rows of optional parts",
-            ) from None
+            raise EndlessError(*TOO_MANY) from None
 
     def close(self) -> None:
         """Free it, unless it is in use for good. Closing twice is fine."""
