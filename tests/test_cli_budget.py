@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ggufrun.cli.flags import placement
 from ggufrun.cli.jobs import device_proof, doctor_findings
 from ggufrun.cli.terminal import memory_table
 from ggufrun.engine.context import ContextParams
@@ -277,6 +276,3 @@ def test_a_card_in_use_needs_no_word() -> None:
         == doctor_findings.architecture_problem(["AVX2"], "9.0")
     )
 
-
-def test_budget_flags_are_the_models() -> None:
-    assert placement.of(placement.PlaceFlags(rpc="a:1")).rpc == "a:1"

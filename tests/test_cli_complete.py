@@ -13,8 +13,6 @@ import pytest
 
 from ggufrun.chat.formats.prompt import AffixPrompt
 from ggufrun.cli import app
-from ggufrun.cli.commands.complete import WITHOUT
-from ggufrun.cli.flags.chat import ChatFlags
 from ggufrun.cli.terminal import console
 from tests import llamacpp
 from tests.checkpoints import ROOT
@@ -99,12 +97,9 @@ def test_mistakes_are_one_line(run: Run, model: str) -> None:
         assert (found, out) == (status, "") and words in err and err.count("\n") == 1
 
 
-def test_flags_left_out_exist_in_chat(run: Run) -> None:
-    """A conversation's flags are refused; a renamed one would come back unnoticed."""
-    known = {name for name in WITHOUT if hasattr(ChatFlags, name)}
-    assert {"second", "style", "interactive", "once"} <= known
+def test_flags_of_a_conversation_are_refused(run: Run) -> None:
     status, out, _ = run("--help")
-    assert status == 0 and "--top-k" in out and "--style" not in out
+    assert status == 0 and "--top-k" in out and "--style" not in out and "--once" not in out
     assert run("m.gguf", "--style", "alpaca")[0] == 2
 
 

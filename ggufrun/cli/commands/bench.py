@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ggufrun.cli.flags import common, measuring, placement
+from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.cli.terminal import bench_table, console
 from ggufrun.errors import UsageError
 
@@ -24,7 +25,7 @@ Counts = list[str] | None
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(placement.with_flags(bench))
+    app.command(cls=SectionedCommand)(placement.with_flags(bench))
 
 
 def bench(
@@ -33,25 +34,32 @@ def bench(
         typer.Argument(autocompletion=common.model_names, metavar="MODEL", help="GGUF files.", show_default=False),
     ],
     prompt: Annotated[
-        Counts, typer.Option("-p", "--n-prompt", metavar="N[,N]", help="Tokens of prompt.  [default: 512]")
+        Counts,
+        typer.Option("-p", "--n-prompt", metavar="N[,N]", help="Numbers of prompt tokens to test.  [default: 512]"),
     ] = None,
     generate: Annotated[
-        Counts, typer.Option("-n", "--n-gen", metavar="N[,N]", help="Tokens to generate.  [default: 128]")
+        Counts,
+        typer.Option("-n", "--n-gen", metavar="N[,N]", help="Numbers of generated tokens to test.  [default: 128]"),
     ] = None,
-    both: Annotated[Counts, typer.Option("-pg", metavar="PP,TG", help="A prompt and then tokens, together.")] = None,
+    both: Annotated[
+        Counts, typer.Option("-pg", metavar="PP,TG", help="Test of a prompt followed by generation, in one figure.")
+    ] = None,
     repetitions: Annotated[
-        int, typer.Option("-r", "--repetitions", metavar="N", min=1, help="Times to repeat each test.")
+        int, typer.Option("-r", "--repetitions", metavar="N", min=1, help="Number of runs of every test.")
     ] = 5,
     threads: Annotated[
-        Counts, typer.Option("-t", "--threads", metavar="N[,N]", help="Threads.  [default: the processor's cores]")
+        Counts,
+        typer.Option("-t", "--threads", metavar="N[,N]", help="Numbers of threads to test.  [default: one per core]"),
     ] = None,
-    batch_size: Annotated[int, typer.Option("-b", "--batch-size", help="Tokens a batch.")] = 2048,
+    batch_size: Annotated[int, typer.Option("-b", "--batch-size", help="Largest number of tokens in one call.")] = 2048,
     ubatch_size: measuring.MicroBatch = 512,
-    type_k: Annotated[str, typer.Option("-ctk", "--cache-type-k", help="Type of the cache's keys.")] = "f16",
-    type_v: Annotated[str, typer.Option("-ctv", "--cache-type-v", help="Type of the cache's values.")] = "f16",
+    type_k: Annotated[str, typer.Option("-ctk", "--cache-type-k", help="Data type of the cached keys.")] = "f16",
+    type_v: Annotated[str, typer.Option("-ctv", "--cache-type-v", help="Data type of the cached values.")] = "f16",
     flash_attention: measuring.FlashAttention = "auto",
     place: placement.PlaceFlags = placement.PLAIN,
-    no_warmup: Annotated[bool, typer.Option("--no-warmup", help="Skip the run before the measured ones.")] = False,
+    no_warmup: Annotated[
+        bool, typer.Option("--no-warmup", help="Skip the warm-up run before the measured runs.")
+    ] = False,
     as_json: common.Json = False,
 ) -> None:
     """Measure speed: tokens a second, reading and generating.

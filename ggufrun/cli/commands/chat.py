@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from ggufrun.cli.flags import records, settings
-from ggufrun.cli.flags.chat import SWITCH_VALUES, ChatFlags, FlagCommand
-from ggufrun.cli.flags.draft import draft_params
-from ggufrun.cli.flags.guidance import doubled, guidance_params, negative
+from ggufrun.cli.flags.chat import ChatFlags, FlagCommand
+from ggufrun.cli.flags.guidance import negative, with_room_for_guidance
+from ggufrun.cli.flags.option import SWITCH_VALUES
 from ggufrun.cli.talk import answer_list, choose_model
 from ggufrun.cli.terminal import abort
 from ggufrun.cli.terminal.console import note, warn
@@ -46,13 +46,14 @@ def register(app: typer.Typer) -> None:
 def run(flags: ChatFlags) -> None:
     """Open the model and talk, as ``flags`` say."""
     flags = settings.compatible(flags)
-    if flags.batch_file is not None or flags.batch_output is not None:
+    if flags.questions.batch_file is not None or flags.questions.batch_output is not None:
         answer_list.run(flags)
         return
-    opening = settings.opening_text(flags)
-    if opening is not None and (flags.second is not None or (flags.model is not None and flags.first is not None)):
+    opening = flags.text.opening()
+    source = flags.source
+    if opening is not None and (flags.second is not None or (source.model is not None and source.first is not None)):
         raise UsageError("-p and INSTRUCTION are both the first message", "give one of them")
-    with _session_claimed(flags.session) if flags.session is not None else nullcontext():
+    with _session_claimed(flags.talk.session) if flags.talk.session is not None else nullcontext():
         _run(flags, opening)
 
 
@@ -77,17 +78,17 @@ def _run(flags: ChatFlags, opening: str | None) -> None:
     from ggufrun.workflows.open_model import check_file
     from ggufrun.workflows.speculation import speculation, with_room_for_draft
 
-    draft = draft_params(flags)
-    guidance, n_predict = guidance_params(flags), settings.n_predict(flags)
-    context_params = doubled(with_room_for_draft(settings.context_params(flags), draft), guidance)
-    settings.sampling_params(flags, {})
+    draft = flags.draft.params()
+    guidance, n_predict = flags.guidance_params(), flags.answer.limit()
+    context_params = with_room_for_guidance(with_room_for_draft(flags.context_params(), draft), guidance)
+    flags.sampling.params({}, flags.text.expanded)
     # What is wrong with the flags is said before anything is asked, fetched or loaded.
     path, instruction = choose_model.find(flags)
     check_file(path)
-    small = None if flags.draft_model is None else choose_model.named(flags.draft_model)
+    small = None if flags.draft.draft_model is None else choose_model.named(flags.draft.draft_model)
     if small is not None:
         check_file(small)
-    if flags.style is None and not flags.in_prefix and not flags.in_suffix:
+    if flags.format.style is None and not flags.format.in_prefix and not flags.format.in_suffix:
         from ggufrun.chat.formats import template_process
 
         template_process.prepare()
@@ -96,11 +97,11 @@ def _run(flags: ChatFlags, opening: str | None) -> None:
     while True:
         with ExitStack() as stack:
             try:
-                model = stack.enter_context(settings.open_model(path, flags, context_params))
+                model = stack.enter_context(settings.open_model(path, flags, context_params, plain=flags.screen.plain))
                 choice = settings.choose_format(model, flags)
-                sampling = settings.sampling_params(flags, choice.sampling)
+                sampling = flags.sampling.params(choice.sampling, flags.text.expanded)
                 context = stack.enter_context(Context(model, context_params))
-                guesses = stack.enter_context(speculation(context, draft, small, flags.mmap, note))
+                guesses = stack.enter_context(speculation(context, draft, small, flags.loading.mmap, note))
                 away = negative(context, guidance)
                 session = _session(flags, context, choice, sampling, n_predict, guesses, away, carried)
             except (GgufrunError, KeyboardInterrupt) as error:
@@ -132,7 +133,7 @@ def _session(
     from ggufrun.chat.switch_model import take_up
     from ggufrun.chat.token_budget import Budget
 
-    system = settings.system_prompt(flags)
+    system = flags.format.system_prompt(flags.text)
     session = Session(
         context,
         choice.format,
@@ -140,13 +141,13 @@ def _session(
         system=choice.system if system is None else system,
         # A model that never ends, in a context that never fills, would write for ever.
         limit=context.n_ctx if n_predict is None else n_predict,
-        once=flags.once,
-        shift=flags.context_shift is not False,
-        keep=flags.keep,
+        once=flags.talk.once,
+        shift=flags.talk.context_shift is not False,
+        keep=flags.talk.keep,
         speculation=speculation,
         why=choice.why,
         negative=away,
-        budget=Budget() if flags.compat else None,
+        budget=Budget() if flags.talk.compat else None,
     )
     if carried is not None:
         take_up(session, carried)
@@ -162,7 +163,7 @@ def _talk(
     from ggufrun.cli.talk.conversation import Talk
     from ggufrun.cli.talk.screen import Screen
 
-    system = settings.system_prompt(flags)
+    system = flags.format.system_prompt(flags.text)
     affixes = isinstance(choice.format, AffixPrompt)
     for warning in choice.warnings:
         warn(warning)
@@ -172,43 +173,43 @@ def _talk(
         if placed is None and (opening is not None or not choice.format.takes_system):
             warn("the system prompt is not used: nothing says where it belongs beside these affixes; write it into -p")
     screen = Screen(
-        color=SWITCH_VALUES.get((flags.color or "auto").lower(), "auto"),
-        plain=flags.plain,
-        show_tokens=flags.show_tokens,
-        verbose_prompt=flags.verbose_prompt,
-        markdown=flags.markdown,
-        thinking=not flags.hide_thinking,
-        figures=flags.stats,
+        color=SWITCH_VALUES.get((flags.screen.color or "auto").lower(), "auto"),
+        plain=flags.screen.plain,
+        show_tokens=flags.trace.show_tokens,
+        verbose_prompt=flags.trace.verbose_prompt,
+        markdown=flags.screen.markdown,
+        thinking=not flags.screen.hide_thinking,
+        figures=flags.trace.stats,
     )
-    typed = expand if flags.escape else str
+    typed = expand if flags.text.escape else str
     talk = Talk(
         session,
         screen,
         typed,
-        file=flags.session,
-        multiline=flags.multiline,
-        slash=flags.slash_sends,
-        waits=flags.interactive_first,
+        file=flags.talk.session,
+        multiline=flags.talk.multiline,
+        slash=flags.talk.slash_sends,
+        waits=flags.talk.interactive_first,
     )
     if again:
         talk.conversation(None, None)
         return talk.next_model
-    if flags.session is not None and _resumed(session, flags, system):
+    if flags.talk.session is not None and _resumed(session, flags, system):
         opening = None if affixes else opening
     if affixes:
         # Beside affixes -p is no message but the beginning of the text itself.
         first, raw = (typed(instruction) if instruction is not None else None), opening
-        if flags.compat and raw is None and not session.ids and session.context.model.vocab.add_bos:
+        if flags.talk.compat and raw is None and not session.ids and session.context.model.vocab.add_bos:
             # llama.cpp begins with a BOS and goes on from there.
             raw = ""
     else:
         first, raw = (typed(instruction) if instruction is not None else opening), None
     terminal = sys.stdin.isatty()
-    go_on = flags.interactive or flags.interactive_first
-    if terminal and not flags.single_turn and (go_on or sys.stdout.isatty() or (first is None and raw is None)):
+    go_on = flags.talk.interactive or flags.talk.interactive_first
+    if terminal and not flags.talk.single_turn and (go_on or sys.stdout.isatty() or (first is None and raw is None)):
         talk.conversation(first, raw)
-    elif go_on and not flags.single_turn:
-        talk.lines(sys.stdin.buffer, first, raw, obeys=not flags.compat)
+    elif go_on and not flags.talk.single_turn:
+        talk.lines(sys.stdin.buffer, first, raw, obeys=not flags.talk.compat)
     else:
         piped = "" if terminal else read_piped()
         talk.single(*joined(first, raw, typed(piped)))
@@ -228,14 +229,14 @@ def _resumed(session: Session, flags: ChatFlags, system: str | None) -> bool:
     from ggufrun.chat import store
     from ggufrun.chat.stats import told
 
-    path = flags.session
+    path = flags.talk.session
     assert path is not None
     if not path.exists():
         return False
-    loaded = store.load(session, path, system, adopt=not settings.says_format(flags))
+    loaded = store.load(session, path, system, adopt=not flags.format.is_given(flags.answer))
     if loaded.sampling is not None:
-        session.sampling = settings.sampling_params(flags, asdict(loaded.sampling))
-        session.limit = loaded.limit if loaded.limit is not None and flags.n_predict is None else session.limit
+        session.sampling = flags.sampling.params(asdict(loaded.sampling), flags.text.expanded)
+        session.limit = loaded.limit if loaded.limit is not None and flags.answer.n_predict is None else session.limit
     note(*told(path, loaded))
     return bool(session.past or session.ids)
 

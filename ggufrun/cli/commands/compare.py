@@ -10,6 +10,7 @@ import typer
 
 from ggufrun.atomicfile import appearing
 from ggufrun.cli.flags import common, measuring, placement
+from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.cli.terminal import console, tables
 from ggufrun.errors import TargetError
 from ggufrun.units import size_text
@@ -30,7 +31,7 @@ WIDE = 104
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(placement.with_flags(compare))
+    app.command(cls=SectionedCommand)(placement.with_flags(compare))
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,15 @@ def compare(
     reference_name: Annotated[
         str,
         typer.Argument(
-            autocompletion=common.model_names, metavar="REFERENCE", help="GGUF in full precision.", show_default=False
+            autocompletion=common.model_names,
+            metavar="REFERENCE",
+            help="GGUF file in full precision.",
+            show_default=False,
         ),
     ],
     names: Annotated[
-        list[str], typer.Argument(autocompletion=common.model_names, metavar="MODEL", help="Quantizations of it.")
+        list[str],
+        typer.Argument(autocompletion=common.model_names, metavar="MODEL", help="Quantizations of REFERENCE."),
     ],
     text: measuring.TextFile = None,
     ctx_size: measuring.Length = 512,
@@ -62,7 +67,10 @@ def compare(
     threads: measuring.Threads = None,
     place: placement.PlaceFlags = placement.PLAIN,
     svg: Annotated[
-        Path | None, typer.Option("--svg", metavar="FILE", readable=False, help="Draw size against divergence.")
+        Path | None,
+        typer.Option(
+            "--svg", metavar="FILE", readable=False, help="Draw a chart of size against divergence into an SVG file."
+        ),
     ] = None,
     force: common.Force = False,
     as_json: common.Json = False,

@@ -37,18 +37,17 @@ def convert(
             "-t",
             "--type",
             metavar="TYPE",
-            help="f16, q8_0, q4_k_m, ...; again for more from one read.  [default: the checkpoint's own precision]",
+            help="Type to write: f16, q8_0, q4_k_m, ...; may be repeated.  [default: the checkpoint's own precision]",
         ),
     ] = None,
     output: common.Output = None,
-    name: Annotated[str | None, typer.Option("--name", help="The model's name in the GGUF.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the model in the metadata.")] = None,
     lora: Annotated[
         list[str] | None,
         typer.Option(
             "--lora",
             metavar="ADAPTER[=SCALE]",
-            help="Merge this PEFT adapter, a folder or org/name; again for more, in order. The vocabulary is that of "
-            "the last that has one.",
+            help="PEFT adapter to merge, a folder or org/name; may be repeated. A later adapter's vocabulary counts.",
         ),
     ] = None,
     lora_out: Annotated[
@@ -57,14 +56,14 @@ def convert(
             "--lora-out",
             metavar="FILE",
             readable=False,
-            help="Write the adapter of --lora as a GGUF adapter, and no model.",
+            help="Write the adapter of --lora as a GGUF adapter instead of a model.",
         ),
     ] = None,
     kinds: common.TypeFlags = common.NO_TYPES,
     split_max_size: common.SplitSize = None,
     pretokenizer: Annotated[
         str | None,
-        typer.Option("--pretokenizer", metavar="NAME", help="How llama.cpp is to split text, if it is not recognized."),
+        typer.Option("--pretokenizer", metavar="NAME", help="Name of llama.cpp's pre-tokenizer, if not recognized."),
     ] = None,
     chat_template: Annotated[
         Path | None,
@@ -72,21 +71,21 @@ def convert(
             "--chat-template",
             metavar="FILE",
             readable=False,
-            help="A Jinja template to write in place of the model's own.",
+            help="File with a Jinja chat template to write instead of the model's own.",
         ),
     ] = None,
     vocab_only: Annotated[
-        bool, typer.Option("--vocab-only", help="Write metadata and vocabulary, no tensors; needs no weights.")
+        bool, typer.Option("--vocab-only", help="Write metadata and vocabulary without tensors; needs no weights.")
     ] = False,
     no_verify: Annotated[
-        bool, typer.Option("--no-verify", help="Do not compare the vocabulary with the original tokenizer.")
+        bool, typer.Option("--no-verify", help="Skip the comparison of the vocabulary with the original tokenizer.")
     ] = False,
     converter: Annotated[
         str,
         typer.Option(
             "--converter",
             metavar="ggufrun|upstream",
-            help="upstream: llama.cpp's own, for other architectures; needs ggufrun[upstream], may run a model's code.",
+            help="Converter to use; upstream is llama.cpp's own, needs ggufrun[upstream] and may run a model's code.",
         ),
     ] = "ggufrun",
     receipt: common.Receipt = False,

@@ -16,6 +16,7 @@ import typer
 
 from ggufrun import __version__
 from ggufrun.cli.flags import measuring, placement
+from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.cli.jobs import device_proof
 from ggufrun.cli.jobs.doctor_findings import Finding, judge
 from ggufrun.cli.terminal import abort, console, memory_table
@@ -30,14 +31,17 @@ PROBE = "import sys; from ggufrun.cli.commands.doctor import probe; probe(*sys.a
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
 
-    @app.command()
+    @app.command(cls=SectionedCommand)
     def doctor(
         model: Annotated[
-            str | None, typer.Argument(metavar="MODEL", help="Show where this model would go.", show_default=False)
+            str | None,
+            typer.Argument(metavar="MODEL", help="Model whose place on the devices is shown.", show_default=False),
         ] = None,
-        context: Annotated[int | None, typer.Option("-c", "--ctx-size", help="Context for MODEL.")] = None,
+        context: Annotated[
+            int | None, typer.Option("-c", "--ctx-size", help="Length of the context for MODEL, in tokens.")
+        ] = None,
         rpc: Annotated[
-            str | None, typer.Option("--rpc", metavar="HOST:PORT,..", help="Try the devices of workers, too.")
+            str | None, typer.Option("--rpc", metavar="HOST:PORT,..", help="Also test the devices of these workers.")
         ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
     ) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ggufrun.cli.flags import common, measuring, placement
+from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.cli.terminal import console
 from ggufrun.errors import UsageError
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(placement.with_flags(imatrix))
+    app.command(cls=SectionedCommand)(placement.with_flags(imatrix))
 
 
 def imatrix(
@@ -36,23 +37,26 @@ def imatrix(
             "--output",
             metavar="PATH",
             parser=common.output_path,
-            help="File to write, or folder for it.  [default: NAME-imatrix.gguf here]",
+            help="File to write, or folder for the file.  [default: NAME-imatrix.gguf here]",
         ),
     ] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="Add up importance matrices of one model.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="Add up several importance matrices of one model.")] = False,
     ctx_size: measuring.Length = 512,
     batch_size: measuring.Batch = 2048,
     ubatch_size: measuring.MicroBatch = 512,
     chunks: measuring.ChunkLimit = None,
     from_chunk: Annotated[
-        int, typer.Option("--from-chunk", metavar="N", min=0, help="Leave out the first N chunks.")
+        int, typer.Option("--from-chunk", metavar="N", min=0, help="Skip the first N chunks of the text.")
     ] = 0,
-    process_output: Annotated[bool, typer.Option("--process-output", help="Collect for output.weight too.")] = False,
-    parse_special: Annotated[bool, typer.Option("--parse-special", help="Names of tokens in the text mean them.")] = (
-        False
-    ),
+    process_output: Annotated[
+        bool, typer.Option("--process-output", help="Also collect data for output.weight.")
+    ] = False,
+    parse_special: Annotated[
+        bool, typer.Option("--parse-special", help="Parse the names of special tokens in the text.")
+    ] = (False),
     save_every: Annotated[
-        int, typer.Option("--save-every", metavar="N", min=0, help="Save after so many chunks; 0: never.")
+        int,
+        typer.Option("--save-every", metavar="N", min=0, help="Save the matrix every N chunks; 0 for only at the end."),
     ] = 10,
     threads: measuring.Threads = None,
     flash_attention: measuring.FlashAttention = "auto",
@@ -60,7 +64,7 @@ def imatrix(
     type_v: measuring.CacheV = "f16",
     place: placement.PlaceFlags = placement.PLAIN,
     force: common.Force = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run of the same stopped.")] = (
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run that had these settings.")] = (
         False
     ),
 ) -> None:

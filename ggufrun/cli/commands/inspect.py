@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ggufrun.cli.flags import common, measuring, placement
+from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.cli.terminal import console, tables
 from ggufrun.units import size_text
 
@@ -25,7 +26,7 @@ DEFAULT_CONTEXT = 4096
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(placement.with_flags(inspect))
+    app.command(cls=SectionedCommand)(placement.with_flags(inspect))
 
 
 def inspect(
@@ -41,16 +42,21 @@ def inspect(
     context: Annotated[
         int | None,
         typer.Option(
-            "-c", "--ctx-size", metavar="N", min=1, help="Context for the memory estimate.  [default: 4096 at most]"
+            "-c",
+            "--ctx-size",
+            metavar="N",
+            min=1,
+            help="Length of the context for the memory estimate.  [default: up to 4096]",
         ),
     ] = None,
-    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List all tensors.")] = False,
     template: Annotated[bool, typer.Option("--template", help="Print the chat template.")] = False,
     diff: Annotated[
-        str | None, typer.Option("--diff", metavar="OTHER", help="Show how OTHER differs: metadata, types, values.")
+        str | None,
+        typer.Option("--diff", metavar="OTHER", help="Show differences from OTHER: metadata, types, values."),
     ] = None,
     fit: Annotated[
-        bool, typer.Option("--fit", help="Show what of it goes where, what is left, and what else would fit.")
+        bool, typer.Option("--fit", help="Show what goes to which device, what stays free, and what else would fit.")
     ] = False,
     ubatch_size: measuring.MicroBatch = 512,
     flash_attention: measuring.FlashAttention = "auto",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ggufrun.cli.flags import common, measuring, placement
+from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.cli.jobs.comparison import HEAD, as_dict, report, row
 from ggufrun.cli.terminal import console, progress
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(placement.with_flags(perplexity))
+    app.command(cls=SectionedCommand)(placement.with_flags(perplexity))
 
 
 def perplexity(
@@ -30,7 +31,7 @@ def perplexity(
     ],
     text: measuring.TextFile = None,
     reference: Annotated[
-        str | None, typer.Option("--reference", metavar="MODEL", help="Compare with this one, such as the F16 file.")
+        str | None, typer.Option("--reference", metavar="MODEL", help="Model to compare with, such as the F16 file.")
     ] = None,
     ctx_size: measuring.Length = 512,
     batch_size: measuring.Batch = 2048,

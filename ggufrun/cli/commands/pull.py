@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ggufrun.cli.flags import common
+from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.cli.terminal import console
 from ggufrun.cli.terminal.progress import fetch_bar
 from ggufrun.units import size_text
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(pull)
+    app.command(cls=SectionedCommand)(pull)
 
 
 def pull(
     repo: Annotated[str, typer.Argument(metavar="REPO[:TYPE]", help="org/name, org/name:Q4_K_M", show_default=False)],
     revision: Annotated[
-        str | None, typer.Option("--revision", metavar="R", help="Branch, tag or commit.  [default: main]")
+        str | None, typer.Option("--revision", metavar="R", help="Branch, tag or commit to download.  [default: main]")
     ] = None,
     output: Annotated[
         Path | None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ggufrun.cli.flags import common, records
+from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.cli.terminal import abort, console
 from ggufrun.errors import UsageError
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command(epilog=common.TYPES)(records.expanded(quantize, abort.guarded))
+    app.command(cls=SectionedCommand, epilog=common.TYPES)(records.expanded(quantize, abort.guarded))
 
 
 def quantize(
@@ -40,23 +41,33 @@ def quantize(
     ],
     output: common.Output = None,
     allow_requantize: Annotated[
-        bool, typer.Option("--allow-requantize", help="Accept a quantized input, and its loss.")
+        bool, typer.Option("--allow-requantize", help="Accept an input that is quantized already, and the extra loss.")
     ] = False,
     fit: Annotated[
         str | None,
-        typer.Option("--fit", metavar="SIZE|gpu", help="The best type (of those given) that runs in this much memory."),
+        typer.Option(
+            "--fit", metavar="SIZE|gpu", help="Write the best type (of those given) that runs in this much memory."
+        ),
     ] = None,
     ctx_size: Annotated[
         int | None,
         typer.Option(
-            "-c", "--ctx-size", metavar="N", min=0, help="Tokens of context for --fit; 0: all.  [default: up to 4096]"
+            "-c",
+            "--ctx-size",
+            metavar="N",
+            min=0,
+            help="Length of the context for --fit; 0 for all that the model has.  [default: up to 4096]",
         ),
     ] = None,
-    type_k: Annotated[str, typer.Option("-ctk", "--cache-type-k", help="Type of the cache's keys for --fit.")] = "f16",
-    type_v: Annotated[str, typer.Option("-ctv", "--cache-type-v", help="Type of its values.")] = "f16",
+    type_k: Annotated[
+        str, typer.Option("-ctk", "--cache-type-k", help="Data type of the cached keys for --fit.")
+    ] = "f16",
+    type_v: Annotated[
+        str, typer.Option("-ctv", "--cache-type-v", help="Data type of the cached values for --fit.")
+    ] = "f16",
     kinds: common.TypeFlags = common.NO_TYPES,
     prune_layers: Annotated[
-        str | None, typer.Option("--prune-layers", metavar="N,N...", help="Leave these layers out.")
+        str | None, typer.Option("--prune-layers", metavar="N,N...", help="Numbers of layers to leave out.")
     ] = None,
     split_max_size: common.SplitSize = None,
     receipt: common.Receipt = False,

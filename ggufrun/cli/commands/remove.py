@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ggufrun.cli.flags import common
+from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.cli.terminal import ask, console
 from ggufrun.errors import GgufrunError
 from ggufrun.units import size_text
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``, under Ollama's name for it too."""
-    app.command("remove")(remove)
-    app.command("rm", hidden=True)(remove)
+    app.command("remove", cls=SectionedCommand)(remove)
+    app.command("rm", hidden=True, cls=SectionedCommand)(remove)
 
 
 def remove(
@@ -32,7 +33,7 @@ def remove(
             show_default=False,
         ),
     ],
-    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Remove without asking.")] = False,
     as_json: common.Json = False,
 ) -> None:
     """Remove models from the local folder.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ggufrun.cli.flags import common
+from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.cli.terminal import console, tables
 from ggufrun.cli.terminal.progress import bytes_bar
 
@@ -21,7 +22,7 @@ MODEL_SUFFIXES = {".gguf", ".safetensors", ".bin", ".pth", ".pt"}
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(verify)
+    app.command(cls=SectionedCommand)(verify)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.cli.terminal import console
 from ggufrun.errors import EngineError, UsageError
 from ggufrun.units import size_text
@@ -22,25 +23,32 @@ WHY = (
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command()(worker)
+    app.command(cls=SectionedCommand)(worker)
 
 
 def worker(
-    host: Annotated[str, typer.Option("-H", "--host", help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("-p", "--port", metavar="N", min=0, max=65535, help="Port (0: any).")] = 50052,
+    host: Annotated[str, typer.Option("-H", "--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("-p", "--port", metavar="N", min=0, max=65535, help="Port to listen on; 0 for any free port.")
+    ] = 50052,
     device: Annotated[
         list[str] | None,
-        typer.Option("-d", "--device", metavar="NAME", help="Lend this one; repeats.  [default: all GPUs, or the CPU]"),
+        typer.Option(
+            "-d", "--device", metavar="NAME", help="Device to lend; may be repeated.  [default: all GPUs, or the CPU]"
+        ),
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option("-t", "--threads", metavar="N", min=1, max=512, help="Threads.  [default: the processor's cores]"),
+        typer.Option(
+            "-t", "--threads", metavar="N", min=1, max=512, help="Number of threads.  [default: one per core]"
+        ),
     ] = None,
     memory: Annotated[
-        int | None, typer.Option("--memory", min=1, metavar="MIB", help="Lend no more than this of each device.")
+        int | None,
+        typer.Option("--memory", min=1, metavar="MIB", help="Largest amount of memory to lend, on each device."),
     ] = None,
     public: Annotated[
-        bool, typer.Option("--public", help="Allow an address that other machines can reach. Read what it prints.")
+        bool, typer.Option("--public", help="Allow an address that other machines can reach (prints a warning).")
     ] = False,
 ) -> None:
     """Lend this machine's devices to a model on another machine.

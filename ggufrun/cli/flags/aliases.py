@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
+from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.errors import UsageError
 
 COMMANDS = {
@@ -80,7 +81,7 @@ class Commands(TyperGroup):
             raise UsageError(f"{name} takes no further word: {extra}", MORE[name]) from error
 
 
-class Converting(TyperCommand):
+class Converting(SectionedCommand):
     """`convert`, which takes the flags of llama.cpp's converter, too."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

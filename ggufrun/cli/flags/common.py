@@ -60,40 +60,42 @@ Output = Annotated[
         "--output",
         metavar="PATH",
         parser=output_path,
-        help="File to write, or folder for it.  [default: NAME-TYPE.gguf here]",
+        help="File to write, or folder for the file.  [default: NAME-TYPE.gguf here]",
     ),
 ]
 SplitSize = Annotated[
     str | None,
-    typer.Option("--split-max-size", metavar="SIZE", help="Write several files of at most this size, such as 4G."),
+    typer.Option(
+        "--split-max-size", metavar="SIZE", help="Split the output into files of at most this size, such as 4G."
+    ),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("-j", "--threads", metavar="N", min=1, max=1024, help="Worker threads.  [default: all processors]"),
+    typer.Option(
+        "-j", "--threads", metavar="N", min=1, max=1024, help="Number of worker threads.  [default: all processors]"
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be written, and write nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the planned output without writing anything.")]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on where a killed job stopped; if interrupted, keep what is done.")
+    bool, typer.Option("--resume", help="Continue a job that was killed; if interrupted, keep what is done.")
 ]
-Receipt = Annotated[
-    bool, typer.Option("--receipt", help="Measure what it cost, and write the figures into the file's metadata.")
-]
+Receipt = Annotated[bool, typer.Option("--receipt", help="Measure the loss, and write the figures into the metadata.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 ImatrixFile = Annotated[
     str | None,
-    typer.Option("--imatrix", metavar="FILE|auto", help="Weigh errors by an importance matrix; auto measures one."),
+    typer.Option("--imatrix", metavar="FILE|auto", help="Importance matrix to quantize with; auto measures one."),
 ]
 TensorTypes = Annotated[
     list[str] | None,
-    typer.Option("--tensor-type", metavar="REGEX=TYPE", help="The type of tensors whose names match; again for more."),
+    typer.Option("--tensor-type", metavar="REGEX=TYPE", help="Type of the tensors whose names match; may be repeated."),
 ]
-OutputType = Annotated[str | None, typer.Option("--output-tensor-type", metavar="TYPE", help="Of output.weight.")]
+OutputType = Annotated[str | None, typer.Option("--output-tensor-type", metavar="TYPE", help="Type of output.weight.")]
 EmbeddingType = Annotated[
-    str | None, typer.Option("--token-embedding-type", metavar="TYPE", help="Of token_embd.weight.")
+    str | None, typer.Option("--token-embedding-type", metavar="TYPE", help="Type of token_embd.weight.")
 ]
-Pure = Annotated[bool, typer.Option("--pure", help="Give every matrix the same type.")]
-LeaveOutput = Annotated[bool, typer.Option("--leave-output-tensor", help="Do not quantize output.weight.")]
+Pure = Annotated[bool, typer.Option("--pure", help="Give all matrices one type.")]
+LeaveOutput = Annotated[bool, typer.Option("--leave-output-tensor", help="Leave output.weight unquantized.")]
 
 
 @dataclass(frozen=True)

@@ -21,22 +21,31 @@ if TYPE_CHECKING:
 TextFile = Annotated[
     Path | None,
     typer.Option(
-        "-f", "--file", metavar="TEXT", readable=False, help="Text to measure on.  [default: a short one of our own]"
+        "-f",
+        "--file",
+        metavar="TEXT",
+        readable=False,
+        help="File with the text to measure on.  [default: a short built-in text]",
     ),
 ]
-Length = Annotated[int, typer.Option("-c", "--ctx-size", help="Tokens a chunk.")]
-Batch = Annotated[int, typer.Option("-b", "--batch-size", help="Tokens a batch: several chunks, or part of one.")]
-MicroBatch = Annotated[int, typer.Option("-ub", "--ubatch-size", help="Tokens computed at once.")]
+Length = Annotated[int, typer.Option("-c", "--ctx-size", help="Length of a chunk in tokens.")]
+Batch = Annotated[
+    int,
+    typer.Option(
+        "-b", "--batch-size", help="Largest number of tokens in one call: several chunks, or part of a chunk."
+    ),
+]
+MicroBatch = Annotated[int, typer.Option("-ub", "--ubatch-size", help="Largest number of tokens computed at once.")]
 ChunkLimit = Annotated[
-    int | None, typer.Option("--chunks", metavar="N", min=1, help="Measure on the first N chunks only.")
+    int | None, typer.Option("--chunks", metavar="N", min=1, help="Measure only the first N chunks.")
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("-t", "--threads", metavar="N", min=1, max=512, help="Threads.  [default: the processor's cores]"),
+    typer.Option("-t", "--threads", metavar="N", min=1, max=512, help="Number of threads.  [default: one per core]"),
 ]
-CacheK = Annotated[str, typer.Option("-ctk", "--cache-type-k", help="Type of the cache's keys.")]
-CacheV = Annotated[str, typer.Option("-ctv", "--cache-type-v", help="Type of the cache's values.")]
-FlashAttention = Annotated[str, typer.Option("-fa", "--flash-attn", metavar="on|off|auto", help="Flash attention.")]
+CacheK = Annotated[str, typer.Option("-ctk", "--cache-type-k", help="Data type of the cached keys.")]
+CacheV = Annotated[str, typer.Option("-ctv", "--cache-type-v", help="Data type of the cached values.")]
+FlashAttention = Annotated[str, typer.Option("-fa", "--flash-attn", metavar="on|off|auto", help="Use flash attention.")]
 
 
 def find(name: str | Path) -> Path:

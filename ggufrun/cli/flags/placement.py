@@ -1,17 +1,17 @@
 """Where a model goes: the flags for it, and what they mean.
 
-They are llama.cpp's. Without -ngl, or with ``auto``, as many layers go to the devices as fit (`ggufrun.cli.opening`).
+They are llama.cpp's. Without -ngl, or with ``auto``, as many layers go to the devices as fit:
+`ggufrun.workflows.open_model`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ggufrun.cli.flags import records
+from ggufrun.cli.flags.option import option
 from ggufrun.cli.terminal import abort
 from ggufrun.errors import UsageError
 
@@ -22,53 +22,9 @@ if TYPE_CHECKING:
     from ggufrun.engine.placement.offload import Placement
     from ggufrun.workflows.open_model import Where
 
-GpuLayers = Annotated[
-    str | None,
-    typer.Option(
-        "-ngl", "--gpu-layers", "--n-gpu-layers", metavar="N|all|auto", show_default=False,
-        help="Layers on the GPU (auto: those that fit).",
-    ),
-]  # fmt: skip
-SplitMode = Annotated[
-    str | None,
-    typer.Option("-sm", "--split-mode", metavar="MODE", help="Among GPUs: layer, tensor, none.", show_default=False),
-]
-TensorSplit = Annotated[
-    str | None,
-    typer.Option("-ts", "--tensor-split", metavar="N,N", help="Each GPU's share of the layers.", show_default=False),
-]
-MainGpu = Annotated[
-    int | None, typer.Option("-mg", "--main-gpu", metavar="N", help="The GPU of -sm none.", show_default=False)
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "-ot", "--override-tensor", metavar="REGEX=BUFFER", show_default=False,
-        help="Tensors that go elsewhere: CPU, CUDA0; repeats.",
-    ),
-]  # fmt: skip
-AllExperts = Annotated[bool, typer.Option("-cmoe", "--cpu-moe", help="Keep all experts with the processor.")]
-SomeExperts = Annotated[
-    int | None,
-    typer.Option(
-        "-ncmoe", "--n-cpu-moe", metavar="N", help="Keep the experts of the first N layers there.", show_default=False
-    ),
-]
-Devices = Annotated[
-    str | None,
-    typer.Option(
-        "-dev", "--device", metavar="NAME,..", show_default=False, help="Use these (doctor lists them), or none."
-    ),
-]
 Remote = Annotated[
     str | None,
-    typer.Option("--rpc", metavar="HOST:PORT,..", help="Use the devices of workers, too.", show_default=False),
-]
-Margin = Annotated[
-    int | None,
-    typer.Option(
-        "-fitt", "--fit-target", metavar="MIB", help="Memory that auto leaves free a GPU (512).", show_default=False
-    ),
+    option("--rpc", metavar="HOST:PORT,..", help="Also compute on the devices of these workers."),
 ]
 
 
@@ -76,25 +32,78 @@ Margin = Annotated[
 class PlaceFlags:
     """What stands on the command line about the place of a model, unchecked."""
 
-    gpu_layers: GpuLayers = None
-    split_mode: SplitMode = None
-    tensor_split: TensorSplit = None
-    main_gpu: MainGpu = None
-    override_tensor: Overrides = None
-    cpu_moe: AllExperts = False
-    n_cpu_moe: SomeExperts = None
-    device: Devices = None
+    SECTION: ClassVar[str] = "Devices"
+
+    gpu_layers: Annotated[
+        str | None,
+        option(
+            "-ngl",
+            "--gpu-layers",
+            "--n-gpu-layers",
+            metavar="N|all|auto",
+            help="Number of layers on GPUs (auto: as many as fit).",
+        ),
+    ] = None
+    split_mode: Annotated[
+        str | None,
+        option("-sm", "--split-mode", metavar="MODE", help="Way of splitting a model among GPUs: layer, tensor, none."),
+    ] = None
+    tensor_split: Annotated[
+        str | None,
+        option("-ts", "--tensor-split", metavar="N,N", help="Share of the layers for every GPU, such as 3,1."),
+    ] = None
+    main_gpu: Annotated[
+        int | None, option("-mg", "--main-gpu", metavar="N", help="Number of the GPU to use with -sm none (0).")
+    ] = None
+    override_tensor: Annotated[
+        list[str] | None,
+        option(
+            "-ot",
+            "--override-tensor",
+            metavar="REGEX=BUFFER",
+            help="Place matching tensors in a buffer such as CPU or CUDA0; may be repeated.",
+        ),
+    ] = None
+    cpu_moe: Annotated[
+        bool, option("-cmoe", "--cpu-moe", help="Keep the experts of all layers in the computer's memory.")
+    ] = False
+    n_cpu_moe: Annotated[
+        int | None,
+        option(
+            "-ncmoe",
+            "--n-cpu-moe",
+            metavar="N",
+            help="Keep the experts of the first N layers in the computer's memory.",
+        ),
+    ] = None
+    device: Annotated[
+        str | None,
+        option("-dev", "--device", metavar="NAME,..", help="Devices to use, as doctor lists them, or none."),
+    ] = None
     rpc: Remote = None
-    fit_target: Margin = None
+    fit_target: Annotated[
+        int | None,
+        option("-fitt", "--fit-target", metavar="MIB", help="Memory that -ngl auto leaves free on every GPU (512)."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class LoadFlags:
+    """What stands on the command line about how a model's file is read."""
+
+    SECTION: ClassVar[str] = "Loading"
+
+    mmap: Annotated[
+        bool, option("--mmap/--no-mmap", help="Map the model file into memory, or read the whole file (map).")
+    ] = True
+    mlock: Annotated[
+        bool, option("--mlock", help="Lock the model in memory, so that the system cannot swap it out.")
+    ] = False
+    oversize: Annotated[bool, option("--oversize", help="Load a model even if larger than the memory.")] = False
 
 
 PLAIN = PlaceFlags()
 """No flag at all."""
-
-
-def of(record: object) -> PlaceFlags:
-    """The flags that a record of more flags holds."""
-    return PlaceFlags(**{item.name: getattr(record, item.name) for item in fields(PlaceFlags)})
 
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:

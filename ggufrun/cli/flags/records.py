@@ -1,38 +1,43 @@
-"""Commands whose flags stand in records: a frozen dataclass with one annotated field a flag."""
+"""Commands whose flags are in records: frozen dataclasses with one annotated field a flag, or with records as fields.
+
+A record with a ``SECTION`` has a heading of its own in ``--help``.
+"""
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields, is_dataclass
-from typing import Any, get_type_hints
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
+from typing import Any, TypeVar, get_type_hints
+
+T = TypeVar("T")
 
 
 def command_from(
     record: type,
     run: Callable[[Any], None],
     doc: str,
-    without: frozenset[str] = frozenset(),
     around: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Callable[..., None]:
-    """A function for Typer with a parameter for every field of the dataclass ``record``; it calls ``run`` with one.
+    """A function for Typer with a parameter for every flag of ``record``, which calls ``run`` with one.
 
-    Fields in ``without`` are no flags of this command: they keep their defaults. ``run`` works within ``around()``.
+    It works within ``around()``.
     """
 
     def command(**values: Any) -> None:
         with around():
-            run(record(**values))
+            run(built(record, values))
 
-    found = [parameter for parameter in _parameters(record) if parameter.name not in without]
-    return _dressed(command, found, doc, "command")
+    return _dressed(command, list(parameters(record)), doc, "command")
 
 
 def expanded(
     command: Callable[..., None], around: Callable[[], AbstractContextManager[None]] = nullcontext
 ) -> Callable[..., None]:
-    """``command`` for Typer: in the place of each parameter that is a record stand that record's fields.
+    """``command`` for Typer: each parameter that is a record is replaced by that record's flags.
 
     It works within ``around()``.
     """
@@ -42,26 +47,79 @@ def expanded(
 
     def wrapped(**values: Any) -> None:
         for name, record in records.items():
-            values[name] = record(**{item.name: values.pop(item.name) for item in fields(record)})
+            flags = {parameter.name: values.pop(parameter.name) for parameter in parameters(record)}
+            values[name] = built(record, flags)
         with around():
             command(**values)
 
     found: list[inspect.Parameter] = []
     for name, parameter in own.items():
-        found += _parameters(records[name]) if name in records else [parameter.replace(kind=parameter.KEYWORD_ONLY)]
+        kept = [parameter.replace(kind=parameter.KEYWORD_ONLY)]
+        found += parameters(records[name]) if name in records else kept
     return _dressed(wrapped, found, command.__doc__ or "", command.__name__)
+
+
+def built(record: type[T], values: dict[str, Any]) -> T:
+    """``record`` from flags by their names, those of its parts among them; what is not named keeps its default.
+
+    Raises TypeError for a name that no flag has.
+    """
+    left = dict(values)
+    made = _taken(record, left)
+    if left:
+        raise TypeError(f"{record.__name__} has no flag {next(iter(left))!r}")
+    return made
+
+
+def _taken(record: type[T], values: dict[str, Any]) -> T:
+    hints = get_type_hints(record)
+    own: dict[str, Any] = {}
+    for item in fields(record):  # type: ignore[arg-type]
+        if _is_record(hints[item.name]):
+            own[item.name] = _taken(hints[item.name], values)
+        elif item.name in values:
+            own[item.name] = values.pop(item.name)
+    return record(**own)
+
+
+@cache
+def parameters(record: type, section: str | None = None) -> tuple[inspect.Parameter, ...]:
+    """The flags of a record, and of the records in it, as parameters of a command."""
+    return tuple(_parameters(record, section))
+
+
+def _parameters(record: type, section: str | None) -> Iterator[inspect.Parameter]:
+    section = getattr(record, "SECTION", section)
+    hints = get_type_hints(record, include_extras=True)
+    for item in fields(record):
+        hint = hints[item.name]
+        if _is_record(hint):
+            yield from parameters(hint, section)
+        else:
+            yield inspect.Parameter(
+                item.name, inspect.Parameter.KEYWORD_ONLY, default=_default(item), annotation=_under(hint, section)
+            )
+
+
+def _default(item: Field[Any]) -> Any:
+    assert item.default is not MISSING, f"a flag has a default: {item.name}"
+    return item.default
+
+
+def _under(hint: Any, section: str | None) -> Any:
+    """The annotation of a flag, with its section's heading."""
+    extras = getattr(hint, "__metadata__", ())
+    if section is None or not extras:
+        return hint
+    option = copy.copy(extras[0])
+    option.rich_help_panel = section
+    changed = copy.copy(hint)
+    changed.__metadata__ = (option, *extras[1:])
+    return changed
 
 
 def _is_record(annotation: Any) -> bool:
     return isinstance(annotation, type) and is_dataclass(annotation)
-
-
-def _parameters(record: type) -> list[inspect.Parameter]:
-    hints = get_type_hints(record, include_extras=True)
-    return [
-        inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=item.default, annotation=hints[item.name])
-        for item in fields(record)
-    ]
 
 
 def _dressed(

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ggufrun import jsontext
 from ggufrun.atomicfile import appearing
-from ggufrun.cli.flags.draft import draft_params
-from ggufrun.cli.flags.guidance import doubled, guidance_params, negative
+from ggufrun.cli.flags.guidance import negative, with_room_for_guidance
 from ggufrun.cli.terminal.console import err, note, warn
 from ggufrun.errors import EngineError, FormatError, GgufrunError, NotFoundError, TargetError, UsageError
 from ggufrun.filelock import claimed
@@ -246,7 +245,7 @@ def work(answers: Answers, items: Sequence[Item], results: Generator[Result, Non
 
 def run(flags: ChatFlags) -> None:
     """Answer the list, as ``flags`` say."""
-    list_file, output = paths(flags.batch_file, flags.batch_output)
+    list_file, output = paths(flags.questions.batch_file, flags.questions.batch_output)
     with claimed(output, "wait for it, or choose another --output"):
         _run(flags, list_file, output)
 
@@ -260,13 +259,13 @@ def _run(flags: ChatFlags, list_file: Path, output: Path) -> None:
     from ggufrun.engine.context import Context
 
     model_path, instruction = settings.model_and_instruction(flags)
-    if instruction is not None or flags.prompt is not None or flags.prompt_file is not None:
+    if instruction is not None or flags.text.prompt is not None or flags.text.prompt_file is not None:
         raise UsageError("--file holds the messages", "leave INSTRUCTION, -p and -f out; -sys gives a system prompt")
     from ggufrun.workflows.open_model import check_file
     from ggufrun.workflows.speculation import speculation, with_room_for_draft
 
-    sequences, limit = check_sequences(flags.parallel), settings.n_predict(flags)
-    params, _ = settings.context_params(flags), settings.sampling_params(flags, {})
+    sequences, limit = check_sequences(flags.questions.parallel), flags.answer.limit()
+    params, _ = flags.context_params(), flags.sampling.params({}, flags.text.expanded)
     items = read_list(list_file)
     check_file(model_path)
     answers = Answers(output, model_path.name)
@@ -274,25 +273,29 @@ def _run(flags: ChatFlags, list_file: Path, output: Path) -> None:
     if not left:
         note(f"{output}: all {len(items)} items are answered already")
         return
-    draft, guidance = draft_params(flags), guidance_params(flags)
+    draft, guidance = flags.draft.params(), flags.guidance_params()
     alone = draft is not None or guidance is not None
-    if alone and flags.parallel not in (None, 1):
+    if alone and flags.questions.parallel not in (None, 1):
         raise UsageError("-np, beside guessing ahead or guidance", "leave it out: questions are answered one by one")
-    small = None if flags.draft_model is None else choose_model.named(flags.draft_model)
+    small = None if flags.draft.draft_model is None else choose_model.named(flags.draft.draft_model)
     if alone:
-        params = doubled(with_room_for_draft(params, draft), guidance)
+        params = with_room_for_guidance(with_room_for_draft(params, draft), guidance)
     template_process.prepare()
     count = min(sequences, len(left))
-    with settings.open_model(model_path, flags, params if alone else together(params, count)) as model:
+    asked = params if alone else together(params, count)
+    with settings.open_model(model_path, flags, asked, plain=flags.screen.plain) as model:
         choice = settings.choose_format(model, flags)
         for warning in choice.warnings:
             warn(warning)
-        sampling = settings.sampling_params(flags, choice.sampling)
-        told = settings.system_prompt(flags)
+        sampling = flags.sampling.params(choice.sampling, flags.text.expanded)
+        told = flags.format.system_prompt(flags.text)
         system = choice.system if told is None else told
         limit = -1 if limit is None or limit < 0 else limit
         if alone:
-            with Context(model, params) as context, speculation(context, draft, small, flags.mmap, note) as guesses:
+            with (
+                Context(model, params) as context,
+                speculation(context, draft, small, flags.loading.mmap, note) as guesses,
+            ):
                 away = negative(context, guidance)
                 session = Session(
                     context,

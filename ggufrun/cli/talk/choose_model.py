@@ -24,11 +24,11 @@ MODEL_HINT = "ggufrun pull org/name:Q4_K_M"
 
 def find(flags: ChatFlags) -> tuple[Path, str | None]:
     """The model's path and the first message. At a terminal a model may be picked, or fetched after asking."""
-    if flags.model is None and flags.first is None:
+    if flags.source.model is None and flags.source.first is None:
         if not at_terminal():
             raise UsageError("no model is given", "write `ggufrun chat MODEL`; `ggufrun list` shows what is here")
-        return pick(plain=flags.plain), None
-    name, instruction = settings.model_name(flags)
+        return pick(plain=flags.screen.plain), None
+    name, instruction = flags.source.name(flags.second)
     return named(name), instruction
 
 
