@@ -10,6 +10,7 @@ import typer
 
 from ggufrun.cli.flags import placement, records
 from ggufrun.cli.flags.common import model_names
+from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.cli.terminal import console
 from ggufrun.errors import GgufrunError, NotFoundError
 from ggufrun.units import parse_size
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command("serve")(records.expanded(serve))
+    app.command("serve", cls=SectionedCommand)(records.expanded(serve))
 
 
 def serve(
@@ -28,108 +29,160 @@ def serve(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL...]",
-            help="Files or names that list shows; NAME=MODEL gives another name.",
+            help="Files, or names that list shows; NAME=MODEL serves a model under another name.",
             show_default=False,
             autocompletion=model_names,
         ),
     ] = None,
-    host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="Port (0: any).")] = 8080,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", metavar="N", min=0, max=65535, help="Port to listen on; 0 for any free port.")
+    ] = 8080,
     api_key: Annotated[
-        list[str] | None, typer.Option("--api-key", metavar="KEY", help="Whoever has it may ask; repeats.")
+        list[str] | None,
+        typer.Option("--api-key", metavar="KEY", help="Key that requests must carry; may be repeated."),
     ] = None,
     api_key_file: Annotated[
-        Path | None, typer.Option("--api-key-file", metavar="FILE", help="Keys, one a line.", show_default=False)
+        Path | None,
+        typer.Option("--api-key-file", metavar="FILE", help="File with API keys, one per line.", show_default=False),
     ] = None,
-    no_auth: Annotated[bool, typer.Option("--no-auth", help="Let other machines in without a key.")] = False,
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="Accept requests from other machines without a key.")
+    ] = False,
     cors_origin: Annotated[
-        list[str] | None, typer.Option("--cors-origin", metavar="URL", help="A web page that may ask; repeats.")
+        list[str] | None,
+        typer.Option(
+            "--cors-origin", metavar="URL", help="Origin of a web page that may send requests; may be repeated."
+        ),
     ] = None,
     allowed_host: Annotated[
-        list[str] | None, typer.Option("--allowed-host", metavar="NAME", help="Another name of this server; repeats.")
+        list[str] | None,
+        typer.Option("--allowed-host", metavar="NAME", help="Another host name of this server; may be repeated."),
     ] = None,
     ssl_key_file: Annotated[
-        Path | None, typer.Option("--ssl-key-file", metavar="FILE", help="For HTTPS.", show_default=False)
+        Path | None, typer.Option("--ssl-key-file", metavar="FILE", help="Private key for HTTPS.", show_default=False)
     ] = None,
     ssl_cert_file: Annotated[
-        Path | None, typer.Option("--ssl-cert-file", metavar="FILE", help="For HTTPS.", show_default=False)
+        Path | None, typer.Option("--ssl-cert-file", metavar="FILE", help="Certificate for HTTPS.", show_default=False)
     ] = None,
     parallel: Annotated[
-        int, typer.Option("-np", "--parallel", metavar="N", min=1, max=256, help="Requests at once, of each model.")
+        int,
+        typer.Option(
+            "-np", "--parallel", metavar="N", min=1, max=256, help="Number of requests served at once, per model."
+        ),
     ] = 4,
     keep_alive: Annotated[
-        str, typer.Option("--keep-alive", metavar="TIME", help="How long an idle model stays (-1: for ever).")
+        str, typer.Option("--keep-alive", metavar="TIME", help="Time that an idle model stays loaded (-1: forever).")
     ] = "5m",
     models_max: Annotated[
-        int, typer.Option("--models-max", metavar="N", min=0, help="Models loaded at once (0: as many as fit).")
+        int,
+        typer.Option("--models-max", metavar="N", min=0, help="Largest number of loaded models (0: as many as fit)."),
     ] = 0,
     memory: Annotated[
         str | None,
-        typer.Option("--memory", metavar="SIZE", help="All models together may take this.  [default: most of it]"),
+        typer.Option("--memory", metavar="SIZE", help="Memory for all models together.  [default: most of the memory]"),
     ] = None,
     max_queue: Annotated[
-        int, typer.Option("--max-queue", metavar="N", min=0, max=100000, help="Requests that wait, for each model.")
+        int,
+        typer.Option(
+            "--max-queue", metavar="N", min=0, max=100000, help="Largest number of waiting requests, per model."
+        ),
     ] = 256,
-    max_body: Annotated[str, typer.Option("--max-body", metavar="SIZE", help="Largest request.")] = "64M",
+    max_body: Annotated[str, typer.Option("--max-body", metavar="SIZE", help="Largest size of a request.")] = "64M",
     max_connections: Annotated[
-        int, typer.Option("--max-connections", metavar="N", min=1, max=100000, help="Connections at once.")
+        int,
+        typer.Option("--max-connections", metavar="N", min=1, max=100000, help="Largest number of open connections."),
     ] = 2048,
     request_timeout: Annotated[
-        str, typer.Option("--request-timeout", metavar="TIME", help="A request waits for its model no longer.")
+        str, typer.Option("--request-timeout", metavar="TIME", help="Longest time that a request waits for a model.")
     ] = "1h",
     grace: Annotated[
-        str, typer.Option("--grace", metavar="TIME", help="At the end, how long answers may go on.")
+        str, typer.Option("--grace", metavar="TIME", help="Time that running answers get to finish at shutdown.")
     ] = "10s",
     metrics: Annotated[bool, typer.Option("--metrics", help="Offer figures for Prometheus at /metrics.")] = False,
     log_requests: Annotated[
-        bool, typer.Option("--log-requests", help="A line a request; never what was said.")
+        bool, typer.Option("--log-requests", help="Log one line per request, without the content.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show what llama.cpp's server says.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the output of llama.cpp's server.")] = False,
     ctx_size: Annotated[
         int | None,
         typer.Option(
-            "-c", "--ctx-size", metavar="N", min=0, help="Tokens of each request (0: as trained).  [default: 4096]"
+            "-c",
+            "--ctx-size",
+            metavar="N",
+            min=0,
+            help="Length of the context per request; 0 for all that the model has.  [default: 4096]",
         ),
     ] = None,
-    batch: Annotated[int, typer.Option("-b", "--batch-size", metavar="N", min=1, help="Tokens at once.")] = 2048,
-    ubatch: Annotated[int, typer.Option("-ub", "--ubatch-size", metavar="N", min=1, help="Tokens in a step.")] = 512,
+    batch: Annotated[
+        int, typer.Option("-b", "--batch-size", metavar="N", min=1, help="Largest number of prompt tokens in one call.")
+    ] = 2048,
+    ubatch: Annotated[
+        int,
+        typer.Option(
+            "-ub", "--ubatch-size", metavar="N", min=1, help="Largest number of prompt tokens computed at once."
+        ),
+    ] = 512,
     threads: Annotated[
-        int | None, typer.Option("-t", "--threads", metavar="N", min=1, max=512, help="Threads.  [default: the cores]")
+        int | None,
+        typer.Option(
+            "-t", "--threads", metavar="N", min=1, max=512, help="Number of threads.  [default: one per core]"
+        ),
     ] = None,
     threads_batch: Annotated[
-        int | None, typer.Option("-tb", "--threads-batch", metavar="N", min=1, max=512, help="Threads for prompts.")
+        int | None,
+        typer.Option("-tb", "--threads-batch", metavar="N", min=1, max=512, help="Number of threads for prompts."),
     ] = None,
     flash_attention: Annotated[
-        str, typer.Option("-fa", "--flash-attn", metavar="on|off|auto", help="Flash attention.")
+        str, typer.Option("-fa", "--flash-attn", metavar="on|off|auto", help="Use flash attention.")
     ] = "auto",
-    cache_k: Annotated[str, typer.Option("-ctk", "--cache-type-k", metavar="TYPE", help="Type of the keys.")] = "f16",
-    cache_v: Annotated[str, typer.Option("-ctv", "--cache-type-v", metavar="TYPE", help="Type of the values.")] = "f16",
-    mmap: Annotated[bool, typer.Option("--mmap/--no-mmap", help="Map the file instead of reading it.")] = True,
-    mlock: Annotated[bool, typer.Option("--mlock", help="Keep the weights in memory.")] = False,
-    oversize: Annotated[bool, typer.Option("--oversize", help="Try models larger than the memory.")] = False,
-    lora: Annotated[list[Path] | None, typer.Option("--lora", metavar="FILE", help="A GGUF adapter; repeats.")] = None,
+    cache_k: Annotated[
+        str, typer.Option("-ctk", "--cache-type-k", metavar="TYPE", help="Data type of the cached keys.")
+    ] = "f16",
+    cache_v: Annotated[
+        str, typer.Option("-ctv", "--cache-type-v", metavar="TYPE", help="Data type of the cached values.")
+    ] = "f16",
+    mmap: Annotated[
+        bool, typer.Option("--mmap/--no-mmap", help="Map model files into memory, or read the whole files.")
+    ] = True,
+    mlock: Annotated[
+        bool, typer.Option("--mlock", help="Lock models in memory, so that the system cannot swap them out.")
+    ] = False,
+    oversize: Annotated[bool, typer.Option("--oversize", help="Load models even if larger than the memory.")] = False,
+    lora: Annotated[
+        list[Path] | None, typer.Option("--lora", metavar="FILE", help="LoRA adapter in GGUF; may be repeated.")
+    ] = None,
     lora_scaled: Annotated[
-        list[str] | None, typer.Option("--lora-scaled", metavar="FILE:SCALE", help="An adapter, weighed; repeats.")
+        list[str] | None,
+        typer.Option("--lora-scaled", metavar="FILE:SCALE", help="LoRA adapter in GGUF with a scale; may be repeated."),
     ] = None,
     mmproj: Annotated[
         Path | None,
-        typer.Option("--mmproj", metavar="FILE", help="The part of the model that sees.", show_default=False),
+        typer.Option(
+            "--mmproj", metavar="FILE", help="Projector file (mmproj) of a model that sees images.", show_default=False
+        ),
     ] = None,
     draft: Annotated[
         str | None,
         typer.Option(
-            "-md", "--draft-model", metavar="MODEL", help="A small model that guesses ahead.", show_default=False
+            "-md", "--draft-model", metavar="MODEL", help="Small draft model that guesses tokens.", show_default=False
         ),
     ] = None,
     style: Annotated[
-        str | None, typer.Option("--style", metavar="NAME", help="Prompt style, as in chat.", show_default=False)
+        str | None,
+        typer.Option("--style", metavar="NAME", help="Built-in prompt format, as in chat.", show_default=False),
     ] = None,
     chat_template: Annotated[
         Path | None,
-        typer.Option("--chat-template-file", metavar="FILE", help="Another Jinja template.", show_default=False),
+        typer.Option(
+            "--chat-template-file", metavar="FILE", help="File with a Jinja chat template.", show_default=False
+        ),
     ] = None,
     think: Annotated[
-        bool | None, typer.Option("--think/--no-think", help="Let models with a switch think first, or not.")
+        bool | None,
+        typer.Option(
+            "--think/--no-think", help="Turn thinking on or off, where the chat template has a switch for it."
+        ),
     ] = None,
     place: placement.PlaceFlags = placement.PLAIN,
 ) -> None:

@@ -16,7 +16,7 @@ OPTIONS = "Options"
 """The heading of options that belong to no section."""
 
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "Adapters": ("--lora", "--lora-out"),
+    "Adapters": ("--lora", "--lora-out", "--lora-scaled"),
     "Types of tensors": (
         *("--type", "--fit", "--imatrix", "--tensor-type", "--output-tensor-type", "--token-embedding-type", "--pure"),
         *("--leave-output-tensor", "--allow-requantize", "--prune-layers"),
@@ -27,9 +27,19 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         *("--n-prompt", "--n-gen", "-pg", "--repetitions", "--no-warmup"),
     ),
     "Context and computation": (
-        *("--ctx-size", "--batch-size", "--ubatch-size", "--threads", "--flash-attn"),
+        *("--ctx-size", "--batch-size", "--ubatch-size", "--threads", "--threads-batch", "--flash-attn"),
         *("--cache-type-k", "--cache-type-v"),
     ),
+    "Access": (
+        *("--host", "--port", "--api-key", "--api-key-file", "--no-auth", "--cors-origin", "--allowed-host"),
+        *("--ssl-key-file", "--ssl-cert-file"),
+    ),
+    "Limits": (
+        *("--parallel", "--keep-alive", "--models-max", "--memory", "--max-queue", "--max-body", "--max-connections"),
+        *("--request-timeout", "--grace"),
+    ),
+    "Prompt format": ("--style", "--chat-template-file", "--think"),
+    "Loading": ("--mmap", "--mlock", "--oversize"),
     "Output": (
         *("--output", "--split-max-size", "--svg", "--receipt", "--save-every", "--dry-run", "--force", "--resume"),
         *("--json",),
