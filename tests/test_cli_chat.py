@@ -297,7 +297,7 @@ FAILURES: list[tuple[list[str], str]] = [
     (["hi", "-md", "no-draft.gguf"], "no such file, and no model in"),
     (["hi", "--lora", "no-adapter.gguf"], "no-adapter.gguf: no such file"),
     (["hi", "--grammar", "root ::= x"], "line 1: Undefined rule"),
-    (["hi", "-j", '{"pattern": "x"}'], "'pattern' cannot be kept to"),
+    (["hi", "-j", '{"uniqueItems": true}'], "'uniqueItems' cannot be kept to"),
 ]
 
 
