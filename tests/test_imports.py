@@ -41,7 +41,16 @@ ROOMS: dict[str, set[str]] = {
     "api": {*GROUND, "chat", "checkpoint", "convert", "engine", "evaluate", "hub", "quantize", "workflows"},
     "server": {*GROUND, "chat", "checkpoint", "engine", "hub", "native", "quantize", "workflows"},
     "cli": {
-        *GROUND, "chat", "checkpoint", "convert", "engine", "evaluate", "hub", "native", "quantize", "server",
+        *GROUND,
+        "chat",
+        "checkpoint",
+        "convert",
+        "engine",
+        "evaluate",
+        "hub",
+        "native",
+        "quantize",
+        "server",
         "workflows",
     },
 }

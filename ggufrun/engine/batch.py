@@ -25,6 +25,7 @@ from ggufrun.native.library import llama
 WORTH_WAITING = 16
 """Tokens that a text must have in common with one that is being read to wait for them: a pass over the weights."""
 
+
 @dataclass
 class Task:
     """A text to continue: ``ids``, then at most ``limit`` tokens, or ``longest`` in all.

@@ -143,4 +143,3 @@ class ChunkContext:
 
     def __exit__(self, *failure: object) -> None:
         self.close()
-

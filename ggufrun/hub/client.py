@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,11 +33,15 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a repository: ``name`` with forward slashes, ``size`` in bytes, the digest that names its content."""
+    """A file of a repository: ``name`` with forward slashes, ``size`` in bytes, the digest that names its content.
+
+    ``address`` is where it is fetched from another server than the hub.
+    """
 
     name: str
     size: int
     digest: Digest
+    address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,23 @@ def endpoint() -> str:
     return str(hub().constants.ENDPOINT)
 
 
+_other_host: ContextVar[str | None] = ContextVar("other_host", default=None)
+
+
+@contextmanager
+def other_host(name: str) -> Iterator[None]:
+    """Meanwhile what goes wrong is told of another server than the hub."""
+    token = _other_host.set(name)
+    try:
+        yield
+    finally:
+        _other_host.reset(token)
+
+
 def host() -> str:
-    """The hub's name, for people."""
+    """The server's name, for people."""
+    if other := _other_host.get():
+        return other
     return urlsplit(endpoint()).netloc or endpoint()
 
 
@@ -161,6 +181,11 @@ def get(address: str, start: int, stop: int | None = None) -> Iterator[tuple[Any
     """A GET from byte ``start`` on, or to byte ``stop``: the response, and its content as it comes in."""
     # compressed on the way, a range would count other bytes than the file's
     headers = hub().utils.build_hf_headers() | {"Accept-Encoding": "identity"}
+    if not address.startswith(f"{endpoint()}/"):
+        # a token of the hub is nobody else's business
+        headers.pop("authorization", None)
+        if token := os.environ.get("MODELSCOPE_API_TOKEN"):
+            headers["Authorization"] = f"Bearer {token}"
     if start or stop:
         headers["Range"] = f"bytes={start}-{stop - 1 if stop else ''}"
     session, timeout = hub().utils.get_session(), hub().constants.HF_HUB_DOWNLOAD_TIMEOUT

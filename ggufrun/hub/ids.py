@@ -11,6 +11,14 @@ from ggufrun.errors import NotFoundError, UsageError
 HOSTS = ("hf://", "https://huggingface.co/", "https://hf.co/", "huggingface.co/", "hf.co/")
 """Beginnings that people paste, and that make a text an id whatever lies on the disk."""
 
+MODELSCOPE_HOSTS = tuple(
+    f"{scheme}{name}/models/" for scheme in ("https://", "") for name in ("modelscope.cn", "www.modelscope.cn")
+)
+"""Beginnings of ModelScope's links."""
+
+HUB, MODELSCOPE = "hub", "modelscope"
+"""The sources."""
+
 FILE_SUFFIXES = {".gguf", ".safetensors", ".bin", ".pth", ".pt", ".json", ".model"}
 
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
@@ -22,11 +30,14 @@ _LINK = re.compile(r"(?P<repo>[^/]+/[^/]+)/(?:(?:blob|resolve|tree)/(?P<revision
 
 @dataclass(frozen=True)
 class HubId:
-    """``revision`` is a branch, tag or commit, None for the default branch; ``kind`` what follows the colon."""
+    """``revision`` is a branch, tag or commit, None for the default branch; ``kind`` what follows the colon; ``source``
+    where it is.
+    """
 
     repo: str
     revision: str | None = None
     kind: str | None = None
+    source: str = HUB
 
     @property
     def name(self) -> str:
@@ -51,7 +62,7 @@ def path_or_id(text: str) -> Path | HubId:
     ``org/name`` whose first part is a folder here is taken for a mistyped path, unless written ``hf://org/name``.
     """
     path = Path(text)
-    explicit = text.startswith(HOSTS)
+    explicit = text.startswith((*HOSTS, *MODELSCOPE_HOSTS))
     if not explicit and _exists(path):
         return path
     found = _match(text)
@@ -73,13 +84,17 @@ def _exists(path: Path) -> bool:
 
 
 def _match(text: str) -> HubId | None:
-    for host in HOSTS:
+    source = MODELSCOPE if text.startswith(MODELSCOPE_HOSTS) else HUB
+    for host in (*HOSTS, *MODELSCOPE_HOSTS):
         text = text.removeprefix(host)
+    if source == MODELSCOPE:
+        # a page of the site: /summary, /files, /file/view/BRANCH/NAME
+        text = re.sub(r"/(summary|files|feedback)/?$", "", text.partition("?")[0]).replace("/file/view/", "/blob/")
     link = _LINK.fullmatch(text.partition("?")[0])
     if link is not None and (link["revision"] or link["file"]):
-        at = f"@{link['revision']}" if link["revision"] not in (None, "main") else ""
+        at = f"@{link['revision']}" if link["revision"] not in (None, "main", "master") else ""
         text = link["repo"] + at + (f":{link['file']}" if link["file"] else "")
     found = _ID.fullmatch(text.rstrip("/") if "@" not in text else text)
     if found is None or "--" in found["repo"] or ".." in found["repo"]:
         return None
-    return HubId(found["repo"], found["revision"], found["kind"])
+    return HubId(found["repo"], found["revision"], found["kind"], source)

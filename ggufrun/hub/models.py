@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from ggufrun.errors import NotFoundError, UsageError
+from ggufrun.hub import catalogue
 from ggufrun.hub.digests import METADATA, read_note
 from ggufrun.hub.scan import LocalModel, first_shard, scan
 from ggufrun.hub.select import SPLIT
@@ -83,15 +84,18 @@ def resolve_model(name: str, gguf_only: bool = False) -> Path:
         raise NotFoundError(f"no such file: {name[:100]!r}", "check the path") from error
     found = all_models()
     whole = [model for model in found if not (model.store and model.missing)]
-    for group in by_store([model for model in whole if model.is_gguf or not gguf_only]):
-        model = named(name, group)
-        if model is not None:
-            return model.path
+    able = [model for model in whole if model.is_gguf or not gguf_only]
+    entry = catalogue.find(name)
+    published = f"{entry.repo}:{entry.kind}" if entry and not entry.is_checkpoint else entry.repo if entry else ""
+    for asked in filter(None, (name, published)):
+        for group in by_store(able):
+            model = named(asked, group)
+            if model is not None:
+                return model.path
     unconverted = next((model for model in found if gguf_only and _is_called(model, name)), None)
     if unconverted is not None:
         raise _not_converted(unconverted)
-    near_by = [model for model in found if model.is_gguf or not gguf_only]
-    raise NotFoundError(f"no such file, and no model in {models_folder()}: {name}", near(name, near_by))
+    raise NotFoundError(f"no such file, and no model in {models_folder()}: {name}", near(name, able))
 
 
 class NotConvertedError(NotFoundError):
@@ -153,6 +157,10 @@ def named(name: str, models: Sequence[LocalModel]) -> LocalModel | None:
 
 def near(name: str, models: Sequence[LocalModel]) -> str:
     """What to do about a name that no model has."""
+    if entry := catalogue.find(name):
+        return f"fetch it: ggufrun pull {entry.name}"
+    if family := catalogue.similar(name):
+        return f"the catalogue has {', '.join(family[:6])}; fetch one with ggufrun pull"
     close = difflib.get_close_matches(name.lower(), [model.name.lower() for model in models], n=2, cutoff=0.6)
     return f"did you mean {' or '.join(close)}?" if close else "check the path; `ggufrun list` shows what is here"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ggufrun.errors import FormatError, GgufrunError, UnsupportedError
 from ggufrun.hub import client, transfer
 from ggufrun.hub.client import Listing, RemoteFile
-from ggufrun.hub.ids import HubId
+from ggufrun.hub.ids import MODELSCOPE, HubId
 from ggufrun.hub.select import checkpoint_files
 
 FIRST = 1 << 18
@@ -24,6 +24,8 @@ def fetch_outline(spec: HubId, folder: Path) -> Path:
     Each safetensors file has its true header and size, and a hole for its data: tensors can be listed, not read.
     The folder has the model's name. Raises UnsupportedError for weights in another format, which have no such header.
     """
+    if spec.source == MODELSCOPE:
+        raise UnsupportedError(f"{spec} is on ModelScope, where headers cannot be had alone", "fetch it with pull")
     listing = client.listing(spec.repo, spec.revision)
     try:
         names = checkpoint_files(listing.names)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ggufrun.errors import GgufrunError, TargetError, UsageError
-from ggufrun.hub import client, places, transfer
+from ggufrun.hub import client, modelscope, places, transfer
 from ggufrun.hub.client import ConnectionLostError, Listing, RemoteFile
 from ggufrun.hub.copies import Copies
 from ggufrun.hub.digests import file_digest, is_inside
-from ggufrun.hub.ids import HubId, parse
+from ggufrun.hub.ids import MODELSCOPE, HubId, parse
 from ggufrun.hub.select import Selector, checkpoint_files
 from ggufrun.hub.shardindex import shard_names
 
@@ -75,6 +75,10 @@ def obtain(
 
     A file in ``folder`` that is not the hub's stands unless ``force``: TargetError.
     """
+    if spec.source == MODELSCOPE:
+        with client.other_host(modelscope.host()):
+            listing = modelscope.listing(spec.repo, spec.revision)
+            return _obtained(spec, listing, wanted, on_progress, folder or modelscope_cache() / spec.repo, force)
     try:
         listing = client.listing(spec.repo, spec.revision)
     except ConnectionLostError as error:
@@ -84,6 +88,31 @@ def obtain(
         if on_note:
             on_note(f"{error.what}; using the copy of {spec.repo} in the cache, commit {found.commit[:10]}")
         return found
+    return _obtained(spec, listing, wanted, on_progress, folder, force)
+
+
+def files_of(spec: HubId) -> Listing:
+    """The files of a repository, wherever it is."""
+    if spec.source == MODELSCOPE:
+        return modelscope.listing(spec.repo, spec.revision)
+    return client.listing(spec.repo, spec.revision)
+
+
+def modelscope_cache() -> Path:
+    """Where checkpoints from ModelScope go that are only converted."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("ggufrun", appauthor=False)) / "modelscope"
+
+
+def _obtained(
+    spec: HubId,
+    listing: Listing,
+    wanted: Selector,
+    on_progress: OnProgress | None,
+    folder: Path | None,
+    force: bool,
+) -> Fetched:
     names = _select(listing.names, wanted, spec)
     place: places.Place = places.Folder(listing, folder, force) if folder else places.Cache(listing)
     received, taken = _fetch_all(listing, [listing.file(name) for name in names], place, on_progress)
@@ -131,7 +160,7 @@ def _fetch_all(
 
 
 def _fetch_one(listing: Listing, file: RemoteFile, place: places.Place, report: transfer.OnDone) -> None:
-    if file.size <= client.largest_plain():
+    if file.address or file.size <= client.largest_plain():
         transfer.fetch_file(listing.repo, listing.commit, file, place.partial(file), report)
         place.keep(file)
         return

@@ -107,7 +107,7 @@ class _Transfer:
 
     def receive(self) -> None:
         """One request from where we are."""
-        address = client.url(self._repo, self._commit, self._file.name)
+        address = self._file.address or client.url(self._repo, self._commit, self._file.name)
         with client.get(address, self.done) as (response, chunks):
             if self.done and not self._continues(response):
                 self._sink.seek(0)

@@ -12,7 +12,7 @@ from ggufrun import hub
 from ggufrun.errors import NotFoundError, UnsupportedError
 from ggufrun.hub import HubId
 from ggufrun.hub.client import ConnectionLostError
-from ggufrun.hub.ids import HOSTS
+from ggufrun.hub.ids import HOSTS, MODELSCOPE_HOSTS
 from ggufrun.hub.models import pulled_commit
 from ggufrun.hub.scan import LocalModel
 from ggufrun.hub.select import Selector
@@ -45,7 +45,7 @@ def source_folder(
 
 def _located(text: str, note: Note) -> Path | HubId:
     """The folder that is here, by its path or its name among the models; else an id of the hub."""
-    if text.startswith(HOSTS):
+    if text.startswith((*HOSTS, *MODELSCOPE_HOSTS)):
         return hub.path_or_id(text)
     try:
         source = hub.path_or_id(text)

@@ -27,6 +27,9 @@ def list_models(
     folder: Annotated[
         Path | None, typer.Argument(help="Show the models of this folder only.", show_default=False, readable=False)
     ] = None,
+    catalogue: Annotated[
+        bool, typer.Option("--catalogue", help="Show well-known models that pull and chat fetch by name.")
+    ] = False,
     as_json: common.Json = False,
 ) -> None:
     """Show the models on this machine.
@@ -35,10 +38,16 @@ def list_models(
     the current folder, and what LM Studio, Ollama, the hub's client and llama.cpp keep. Names work wherever a command
     takes a MODEL. Shards count as one model; what is damaged or incomplete is marked.
     """
-    from ggufrun.errors import NotFoundError
+    from ggufrun.cli.jobs import catalogue_table
+    from ggufrun.errors import NotFoundError, UsageError
     from ggufrun.hub.models import all_models, models_folder
     from ggufrun.hub.scan import scan, stopped
 
+    if catalogue:
+        if folder is not None:
+            raise UsageError("--catalogue shows no folder", "leave one of them out")
+        catalogue_table.show(as_json)
+        return
     place = folder or models_folder()
     if folder is not None and not folder.is_dir():
         raise NotFoundError(f"no such folder: {folder}", "check the path")

@@ -23,10 +23,27 @@ def register(app: typer.Typer) -> None:
     app.command(cls=SectionedCommand)(pull)
 
 
+def _names(incomplete: str) -> list[str]:
+    from ggufrun.hub import catalogue
+
+    return catalogue.completions(incomplete)
+
+
 def pull(
-    repo: Annotated[str, typer.Argument(metavar="REPO[:TYPE]", help="org/name, org/name:Q4_K_M", show_default=False)],
+    repo: Annotated[
+        str,
+        typer.Argument(
+            autocompletion=_names,
+            metavar="REPO[:TYPE]",
+            help="org/name, org/name:Q4_K_M, or a name of the catalogue.",
+            show_default=False,
+        ),
+    ],
     revision: Annotated[
         str | None, typer.Option("--revision", metavar="R", help="Branch, tag or commit to download.  [default: main]")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="SOURCE", help="hub or modelscope.  [default: hub]")
     ] = None,
     output: Annotated[
         Path | None,
@@ -37,20 +54,26 @@ def pull(
     force: common.Force = False,
     as_json: common.Json = False,
 ) -> None:
-    """Fetch a GGUF or a checkpoint from the hub.
+    """Fetch a GGUF or a checkpoint from the hub, or from ModelScope.
 
-    TYPE picks among GGUF files; without it the only one, or Q4_K_M. A repository without GGUF files gives its
-    checkpoint. A cut transfer resumes where it stopped, and every file is checked against the hub's digest. What LM
-    Studio, Ollama or another program has fetched already is not downloaded again. Prints the model's path.
+    REPO is an id or a name of the catalogue (ggufrun list --catalogue). TYPE picks among GGUF files; without it the
+    only one, or Q4_K_M. A repository without GGUF files gives its checkpoint. A cut transfer resumes where it stopped,
+    and every file is checked against the digest that the server gives. What LM Studio, Ollama or another program has
+    fetched already is not downloaded again. Prints the model's path.
     """
     from dataclasses import replace
 
     from ggufrun import hub
     from ggufrun.errors import TargetError, UsageError
     from ggufrun.hub.client import ConnectionLostError
+    from ggufrun.hub.ids import HUB, MODELSCOPE
     from ggufrun.hub.models import models_folder
 
-    spec = hub.parse(repo)
+    spec = _spec(repo)
+    if source is not None:
+        if source.lower() not in (HUB, MODELSCOPE):
+            raise UsageError(f"--from {source} is not a source", f"write {HUB} or {MODELSCOPE}")
+        spec = replace(spec, source=source.lower())
     if revision and spec.revision:
         raise UsageError("the revision is given twice, by @ and by --revision", "give it once")
     spec = replace(spec, revision=revision or spec.revision)
@@ -104,6 +127,27 @@ def pull(
         there = "all there already"
     files = f"{len(paths)} file{'s' if len(paths) > 1 else ''}"
     console.note(f"  {kind}{files}, {size_text(size)}; {there}; commit {found.commit[:10]}")
+
+
+def _spec(text: str) -> HubId:
+    """What is asked for, by an id or by a name of the catalogue."""
+    from dataclasses import replace
+
+    from ggufrun import hub
+    from ggufrun.errors import UsageError
+    from ggufrun.hub import catalogue
+
+    if found := catalogue.find_with_type(text):
+        entry, kind = found
+        if entry.is_checkpoint:
+            console.note(f"{entry.name} is a checkpoint; convert it then: ggufrun convert {entry.repo} -t q4_k_m")
+        return replace(entry.spec, kind=kind or entry.spec.kind)
+    try:
+        return hub.parse(text)
+    except UsageError as error:
+        if family := catalogue.similar(text):
+            raise UsageError(f"{text} is a family of models", f"write one of {', '.join(family)}") from error
+        raise
 
 
 def _copy_here(spec: HubId) -> Path | None:

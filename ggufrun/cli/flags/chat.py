@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from ggufrun.cli.flags.common import model_names
+from ggufrun.cli.flags.common import chat_names
 from ggufrun.cli.flags.context import AdapterFlags, ContextFlags, PositionFlags
 from ggufrun.cli.flags.draft import DraftFlags
 from ggufrun.cli.flags.guidance import GuidanceFlags, GuidanceParams
@@ -47,7 +47,7 @@ class ModelFlags:
     first: Annotated[
         str | None,
         typer.Argument(
-            autocompletion=model_names,
+            autocompletion=chat_names,
             metavar="MODEL",
             help="A .gguf file, a model that list shows, or org/name:TYPE on the hub.",
             show_default=False,

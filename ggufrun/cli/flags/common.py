@@ -53,6 +53,13 @@ def model_names(incomplete: str) -> list[str]:
         return []
 
 
+def chat_names(incomplete: str) -> list[str]:
+    """The models to talk to whose names begin so: those that are here, then those of the catalogue."""
+    from ggufrun.hub import catalogue
+
+    return list(dict.fromkeys([*model_names(incomplete), *catalogue.completions(incomplete)]))
+
+
 Output = Annotated[
     Path | None,
     typer.Option(

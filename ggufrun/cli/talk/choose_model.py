@@ -41,7 +41,7 @@ def named(name: str) -> Path:
     except NotConvertedError:
         raise
     except NotFoundError as error:
-        found = _hub_id(name)
+        found = _catalogued(name) or _hub_id(name)
         if found is None:
             raise
         plain = found.repo + (f":{found.kind}" if found.kind else "")
@@ -54,8 +54,22 @@ def named(name: str) -> Path:
             except NotFoundError:
                 pass
         if not at_terminal():
-            raise NotFoundError(error.what, f"if it is on the hub, fetch it: ggufrun pull {name}") from error
+            known = name if _catalogued(name) else None
+            hint = f"fetch it: ggufrun pull {known}" if known else f"if it is on the hub, fetch it: ggufrun pull {name}"
+            raise NotFoundError(error.what, hint) from error
         return fetch(found)
+
+
+def _catalogued(name: str) -> HubId | None:
+    """Where a model of the catalogue is published. NotFoundError for one that must be converted first."""
+    from ggufrun.hub import catalogue
+
+    entry = catalogue.find(name)
+    if entry is not None and entry.is_checkpoint:
+        raise NotFoundError(
+            f"{entry.name} is published as a checkpoint only", f"convert it: ggufrun convert {entry.repo} -t q4_k_m"
+        )
+    return entry.spec if entry else None
 
 
 def _hub_id(name: str) -> HubId | None:
@@ -71,11 +85,11 @@ def _hub_id(name: str) -> HubId | None:
 def fetch(spec: HubId) -> Path:
     """The GGUF that an id on the hub means, fetched into the models folder after asking."""
     from ggufrun import hub
-    from ggufrun.hub.client import listing
     from ggufrun.hub.models import models_folder
+    from ggufrun.hub.repository import files_of
 
-    with err().status(f"asking the hub for {spec.repo}"):
-        found = listing(spec.repo, spec.revision)
+    with err().status(f"asking {'ModelScope' if spec.source == 'modelscope' else 'the hub'} for {spec.repo}"):
+        found = files_of(spec)
     if not any(name.lower().endswith(".gguf") for name in found.names):
         raise NotFoundError(
             f"{spec.repo} holds no GGUF file", f"convert its checkpoint: ggufrun convert {spec} -t q4_k_m"
