@@ -115,14 +115,22 @@ def test_several_lines_are_one_message(open_chat: Open, tmp_path: Path) -> None:
     assert users == ["one\ntwo", "three\nfour", "five\nsix\nseven"]
 
 
+def rescued(tmp_path: Path) -> list[Path]:
+    """The conversations that were kept when they were cut off."""
+    return sorted((tmp_path / "data" / "ggufrun").glob("chat_hangup*.json"))
+
+
 def test_a_terminal_that_goes_away(open_chat: Open, tmp_path: Path) -> None:
-    screen = open_chat()
-    screen.until("context 0/")
-    screen.say("背一下静夜思")
-    screen.until(POEM[1])
-    assert screen.hang_up() == 129
-    kept = json.loads((tmp_path / "data" / "ggufrun" / "chat_hangup.json").read_bytes())
-    assert kept["turns"][0]["answer"] == POEMS["静夜思"]
+    # two at once, and neither takes the other's place
+    screens = [open_chat(), open_chat()]
+    for screen, question in zip(screens, ("背一下静夜思", "背一下春晓"), strict=True):
+        screen.until("context 0/")
+        screen.say(question)
+        screen.until(POEMS[question.removeprefix("背一下")].splitlines()[1])
+    for screen in screens:
+        assert screen.hang_up() == 129
+    kept = [json.loads(path.read_bytes())["turns"][0]["answer"] for path in rescued(tmp_path)]
+    assert sorted(kept) == sorted(POEMS[name] for name in ("静夜思", "春晓"))
     # In the middle of an answer.
     file = tmp_path / "talk.json"
     screen = open_chat("背一下静夜思", "--ignore-eos", "-c", "100000", "--session", str(file))
@@ -133,7 +141,6 @@ def test_a_terminal_that_goes_away(open_chat: Open, tmp_path: Path) -> None:
 
 def test_a_program_that_is_told_to_end(open_chat: Open, tmp_path: Path) -> None:
     """At the prompt and in the middle of an answer, and what was said is kept."""
-    kept = tmp_path / "data" / "ggufrun" / "chat_hangup.json"
     for flags in ([], ["--ignore-eos", "-c", "100000"]):
         screen = open_chat("背一下静夜思", *flags)
         screen.until(POEM[1])
@@ -141,6 +148,7 @@ def test_a_program_that_is_told_to_end(open_chat: Open, tmp_path: Path) -> None:
             screen.prompt()
         screen.process.send_signal(signal.SIGTERM)
         assert screen.leave() == 130 and "leaves" not in screen.text.partition(POEM[1])[2]
+        (kept,) = rescued(tmp_path)
         assert json.loads(kept.read_bytes())["turns"][0]["answer"].startswith(POEMS["静夜思"])
         again = open_chat()
         again.until("was cut off is kept: /load")
@@ -149,7 +157,7 @@ def test_a_program_that_is_told_to_end(open_chat: Open, tmp_path: Path) -> None:
         again.prompt()
         again.type("/exit\r")
         assert again.leave() == 0
-        # gone on with, it is still there, but needs no mention
+        # continued, it is still there, but needs no mention
         again = open_chat()
         again.prompt()
         assert "cut off" not in again.text and kept.exists()

@@ -236,7 +236,7 @@ def test_a_worker_that_dies_ends_in_a_line_and_a_session(demo_gguf: Callable[[st
     last = errors.strip().splitlines()
     assert len(last) == 1, errors
     assert last[0].startswith("ggufrun: a worker of --rpc died or cannot be reached any more")
-    assert f"--session {session} goes on with it" in last[0]
+    assert f"--session {session} continues it" in last[0]
     kept = json.loads(session.read_text())
     assert kept["turns"][0]["user"] == "背一下静夜思" and (said + rest)[:40] in kept["turns"][0]["answer"] + "\n"
     again = run(*asked[:2], "作者是谁？", "--temp", "0", "--session", str(session), "-n", "8")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
@@ -16,12 +14,14 @@ from ggufrun.chat.session import Done, Event, Session, Start
 from ggufrun.cli.talk import choose_model
 from ggufrun.cli.talk.input import Reader, history_file
 from ggufrun.cli.talk.keyboard import Hangup, no_echo, on_ctrl_c
+from ggufrun.cli.talk.rescue import mark_continued, recently_rescued, rescue_file
 from ggufrun.cli.talk.screen import Screen
 from ggufrun.cli.terminal.abort import guarded
 from ggufrun.engine.generate import StopReason
 from ggufrun.errors import EndlessError, GgufrunError
 
-DAY = 86400.0
+MENTIONED = 3
+"""Conversations that were cut off, of which a new one tells."""
 """Seconds."""
 
 
@@ -112,8 +112,9 @@ class Talk:
         Afterwards `next_model` is the one that is to go on with it, if the user wants another.
         """
         self.screen.header(self.session, first_time=not history_file().exists())
-        if self.file is None and not self.session.past and (rescued := recently_rescued()):
-            self.screen.note(f"a conversation that was cut off is kept: /load {rescued}", "")
+        if self.file is None and not self.session.past:
+            for rescued in recently_rescued()[:MENTIONED]:
+                self.screen.note(f"a conversation that was cut off is kept: /load {rescued}", "")
         reader = Reader(
             colored=self.screen.colored,
             plain=self.screen.plain,
@@ -137,7 +138,7 @@ class Talk:
                         raise
                     hangup.note()
             if hangup.happened and self.file is None and self.session.past:
-                store.save(self.session, hangup_file())
+                store.save(self.session, rescue_file())
         if hangup.happened:
             raise SystemExit(hangup.status)
 
@@ -160,7 +161,7 @@ class Talk:
         """Do what a command says; returns whether there is more to come."""
         outcome = commands.run(self.session, *command)
         if command[0] == "load" and self.session.past:
-            forget_rescued(Path(command[1].strip("\"'")).expanduser())
+            mark_continued(Path(command[1].strip("\"'")).expanduser())
         self.screen.note(*outcome.lines)
         self.screen.table(outcome.rows)
         if self.screen.toolbar and outcome.answer is None and outcome.message is None and outcome.edit is None:
@@ -216,9 +217,9 @@ class Talk:
         """The words of a conversation whose engine is dying, in its file or in one of ours."""
         if not self.session.salvage() or not self.saves:
             return ""
-        path = self.file or hangup_file()
+        path = self.file or rescue_file()
         store.save(self.session, path, words_only=True)
-        return f"the conversation is kept: --session {path} goes on with it"
+        return f"the conversation is kept: --session {path} continues it"
 
     def _keep(self, *, always: bool) -> None:
         if self.file is None:
@@ -308,32 +309,6 @@ def arguments() -> dict[str, list[str] | None]:
         "set": [*(item.name for item in fields(SamplingParams)), "n"],
         "help": [command.names[0] for command in commands.COMMANDS],
     }
-
-
-def hangup_file() -> Path:
-    """Where a conversation without a file of its own is kept when its terminal goes away."""
-    from platformdirs import user_data_path
-
-    folder = user_data_path("ggufrun", appauthor=False)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / "chat_hangup.json"
-
-
-def forget_rescued(path: Path) -> None:
-    """If ``path`` is the conversation that was kept, it is gone on with now, and needs no mention any more."""
-    with contextlib.suppress(OSError):
-        if path.samefile(hangup_file()):
-            os.utime(path, (0, 0))
-
-
-def recently_rescued() -> Path | None:
-    """The conversation that was kept when a terminal went away, within a day."""
-    try:
-        path = hangup_file()
-        return path if time.time() - path.stat().st_mtime < DAY else None
-    except OSError:
-        # none there, or a home that cannot be written to
-        return None
 
 
 def join_lines(lines: Iterable[str], *, multiline: bool = False, slash: bool = False) -> Iterator[str]:
