@@ -34,8 +34,8 @@ REFUSED = {
     # NFKC, which llama.cpp does not do; no model with open weights has it
     "claude": "no pretokenizer",
     "claude-saved": "no pretokenizer",
-    # tokenizer_config.json has ids for special tokens that tokenizer.json does not hold, and transformers gives them
-    # others: neither can be told to be what the model was trained with
+    # repackaged: the models were published with tokenizer.model and without tokenizer.json, and whoever made one left
+    # out the special tokens, for which tokenizer_config.json, the models' own, has ids. As published they convert.
     "chatglm-3": "disagree on the id",
     "internlm-2": "disagree on the id",
 }
