@@ -58,7 +58,8 @@ def rendered(tokenizer: Any, template: str) -> dict[str, str | None]:
 def main() -> None:
     """Record all that are there."""
     transformers = importlib.import_module("transformers")
-    importlib.import_module("transformers.utils.chat_template_utils").datetime = Clock
+    rendering: Any = importlib.import_module("transformers.utils.chat_template_utils")
+    rendering.datetime = Clock
     answers = {}
     for folder in sorted(path for path in CACHE.iterdir() if (path / "tokenizer.json").is_file()):
         tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
