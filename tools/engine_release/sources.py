@@ -54,7 +54,7 @@ def opened(where: str) -> Release:
         raise SourceError(f"{where}: neither a folder, nor an archive, nor a version of {PACKAGE}")
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        command += ["--no-binary", ":all:", "--no-build-isolation", "--dest", folder, f"{PACKAGE}=={where}"]
+        command += ["--no-binary", PACKAGE, "--dest", folder, f"{PACKAGE}=={where}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         found = sorted(Path(folder).glob("*.tar.gz"))
         if not found:
