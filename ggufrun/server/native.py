@@ -8,13 +8,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from ggufrun.server import styled
+from ggufrun.server import anthropic, styled
 from ggufrun.server.catalog import Entry
 from ggufrun.server.errors import ApiError
 from ggufrun.server.metrics import labelled, sample
-from ggufrun.server.openai import has_template
+from ggufrun.server.openai import chunks_of, has_template
 from ggufrun.server.plan import CHAT, RERANK
-from ggufrun.server.service import Relay, Service, check_media, read
+from ggufrun.server.service import Lines, Relay, Service, check_media, read
 from ggufrun.server.upstream import Vanished, ask
 
 TEMPLATED = {
@@ -34,17 +34,27 @@ def native_routes(service: Service, metrics: bool) -> dict[tuple[str, str], Any]
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
-    async def templated(request: Request) -> Response:
+    async def to_template(request: Request) -> Response:
         data, body = await read(request)
         check_media(body)
         entry = service.entry(body.get("model"))
-        if not await has_template(service, request, entry):
-            raise no_template(entry)
-        if any(_insists(choice) for choice in (body.get("tool_choice"),)):
-            raise ApiError(400, "a tool cannot be forced in this API; /v1/chat/completions enforces tool_choice")
         path = TEMPLATED[request.url.path.rstrip("/")]
+        templated = body.get("style") is None and await has_template(service, request, entry)
+        if path == "/v1/messages" and (anthropic.insists(body) or not templated):
+            return await translated(request, entry, body)
+        if not templated:
+            raise no_template(entry)
+        if _insists(body.get("tool_choice")) and "messages" not in path:
+            raise ApiError(400, "a tool cannot be forced in this API; /v1/chat/completions enforces tool_choice")
         texts = 1 if path == "/v1/messages" else 0
         return Relay(service, request, entry, path, data, CHAT, generates="tokens" not in path, answers=texts)
+
+    async def translated(request: Request, entry: Entry, body: dict[str, Any]) -> Response:
+        chunks = chunks_of(service, request, entry, anthropic.as_openai(body))
+        events = anthropic.events(chunks, entry.name)
+        if body.get("stream"):
+            return Lines(anthropic.sse(events), "text/event-stream")
+        return JSONResponse(await anthropic.gathered(events))
 
     async def infill(request: Request) -> Response:
         data, body = await read(request)
@@ -134,7 +144,7 @@ def native_routes(service: Service, metrics: bool) -> dict[tuple[str, str], Any]
         ("POST", "/detokenize"): detokenize,
         ("POST", "/apply-template"): apply_template,
         **{("POST", path): rerank for path in ("/rerank", "/v1/rerank", "/reranking", "/v1/reranking")},
-        **{("POST", path): templated for path in TEMPLATED},
+        **{("POST", path): to_template for path in TEMPLATED},
     }
     if metrics:
         found["GET", "/metrics"] = figures

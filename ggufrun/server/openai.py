@@ -161,6 +161,8 @@ async def chunks_of(
         "model": entry.name,
     }
     async with service.lease(request, entry, CHAT) as running:
+        if required_tool.is_forced(body):
+            required_tool.forced(body)
         if required_tool.is_forced(body) and running.plan["format"] == "template":
             source = _forced_chunks(running, body)
         elif running.plan["format"] == "template" and body.get("style") is None:

@@ -144,6 +144,7 @@ def serve(
     version: str,
     *,
     metrics: bool = False,
+    page: bool = True,
     logged: Logged | None = None,
     ready: Callable[[str, int], None] = lambda host, port: None,
     preload: Entry | None = None,
@@ -156,7 +157,9 @@ def serve(
     sock = bound(listening)
     more_files(listening.connections + 256)
     return asyncio.run(
-        _serve(catalog, make_pool, describe, rules, listening, version, sock, metrics, logged, ready, preload, note)
+        _serve(
+            catalog, make_pool, describe, rules, listening, version, sock, metrics, page, logged, ready, preload, note
+        )
     )
 
 
@@ -169,6 +172,7 @@ async def _serve(
     version: str,
     sock: socket.socket,
     metrics: bool,
+    page: bool,
     logged: Logged | None,
     ready: Callable[[str, int], None],
     preload: Entry | None,
@@ -177,7 +181,7 @@ async def _serve(
     pool = make_pool()
     service = Service(catalog, pool, describe, version)
     config = uvicorn.Config(
-        application(service, rules, metrics, logged),
+        application(service, rules, metrics, page, logged),
         http=protocol(listening.connections),
         ws="none",
         lifespan="off",

@@ -99,6 +99,7 @@ def serve(
     grace: Annotated[
         str, typer.Option("--grace", metavar="TIME", help="Time that running answers get to finish at shutdown.")
     ] = "10s",
+    page: Annotated[bool, typer.Option("--page/--no-page", help="The web page at /.")] = True,
     metrics: Annotated[bool, typer.Option("--metrics", help="Offer figures for Prometheus at /metrics.")] = False,
     log_requests: Annotated[
         bool, typer.Option("--log-requests", help="Log one line per request, without the content.")
@@ -258,6 +259,7 @@ def serve(
         listening,
         __version__,
         metrics=metrics,
+        page=page,
         logged=_log if log_requests else None,
         ready=ready,
         preload=catalog.default if models else None,
