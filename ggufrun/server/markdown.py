@@ -1,6 +1,7 @@
 """Markdown as HTML in which nothing is active: for the page, which puts what comes from here into the document.
 
-A line's end is one, as in a poem. Raw HTML in the text stays text, links lead to http, https or mailto only, and pictures are links.
+A line's end is one, as in a poem. Raw HTML in the text stays text, links lead to http, https or mailto only, and
+pictures are links.
 """
 
 from __future__ import annotations
