@@ -37,9 +37,8 @@
 # The tables that the IQ1, IQ2 and IQ3 types look up, made once a process, take 0.01 to 0.03 s instead of 0.1 (IQ3), 0.9 to
 # 4 (IQ2) and 8 s (IQ1) of a core.
 #
-# With AVX2 alone Q4_K reaches 141, IQ4_XS 138, IQ3_S 30, IQ2_XS 19; with SSE2 alone 64, 54, 9 and 5. Flags that let the
-# compiler reorder sums (-fassociative-math) bring Q4_K to 66 only, and change up to 4 % of the bytes; neither -ffast-math
-# nor wider vectors, unrolling or another tuning add to that.
+# With AVX2 alone Q4_K reaches 141, IQ4_XS 138, IQ3_S 30, IQ2_XS 19; with SSE2 alone 64, 54, 9 and 5. What flags alone bring
+# is in docs/experiments.md.
 #
 # Passed to llama-cpp-python's CMake as -DCMAKE_PROJECT_llama_cpp_INCLUDE=<this file, or engine.cmake>. It is read right
 # after project(llama_cpp), checks what the compiler takes, and acts once the ggml-base target exists. A compiler that
