@@ -83,3 +83,16 @@ def test_the_longest_string_and_number(tmp_path: Path) -> None:
 def test_what_is_wrong_is_told(tmp_path: Path, program: bytes, said: str) -> None:
     with pytest.raises((FormatError, UnsupportedError), match=said):
         machine(tmp_path, program)
+
+
+def test_objects_of_a_quantizer(tmp_path: Path) -> None:
+    """As in Baichuan2-7B-Chat-4bits: not an attack."""
+    program = b"ccollections\nOrderedDict\n)R"
+    table = {("collections", "OrderedDict"): Symbol("OrderedDict", dict)}
+    path = tmp_path / "pytorch_model.bin"
+    path.write_bytes(program + b"cbitsandbytes.nn.modules\nParams4bit\n)R.")
+    file = RandomAccessFile(path)
+    with pytest.raises(UnsupportedError, match=r"holds objects of bitsandbytes \(.*Params4bit\)") as caught:
+        load(Cursor(file, 0, path.stat().st_size), table, lambda value: value)
+    file.close()
+    assert "original" in caught.value.todo

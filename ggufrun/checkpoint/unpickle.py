@@ -30,6 +30,19 @@ BUFFER = 1 << 16
 
 AGAIN = "download it again"
 
+QUANTIZERS = {
+    "bitsandbytes": "bitsandbytes",
+    "torchao": "torchao",
+    "hqq": "HQQ",
+    "quanto": "quanto",
+    "optimum": "quanto",
+    "quark": "Quark",
+    "eetq": "EETQ",
+    "aqlm": "AQLM",
+    "auto_gptq": "AutoGPTQ",
+}
+"""Packages whose objects some published files hold in place of tensors, such as Baichuan 2's of 4 bits."""
+
 
 @dataclass(frozen=True)
 class Symbol:
@@ -174,6 +187,12 @@ class _Machine:
         if not isinstance(module, str) or not isinstance(name, str):
             raise TypeError("a name that is no text")
         found = self._table.get((module, name))
+        if found is None and (library := QUANTIZERS.get(module.partition(".")[0])):
+            raise UnsupportedError(
+                f"{self._cursor.name} holds objects of {library} ({module[:60]}.{name[:60]}), so its weights are "
+                "quantized in a form that ggufrun does not read",
+                "download and convert the original model",
+            )
         if found is None:
             raise UnsupportedError(
                 f"{self._cursor.name} refers to {module[:60]}.{name[:60]}, which no weights need",

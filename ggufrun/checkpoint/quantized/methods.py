@@ -32,6 +32,8 @@ class Form:
 def _words(module: Module) -> tuple[str, Tensor]:
     """``qweight``: GPTQ or AWQ, as the settings say, or told apart by which side is packed."""
     said = module.settings.method
+    if said not in ("", *READ_METHODS) and module.parts[".qweight"].dtype not in ("I32", "I16"):
+        raise refuse(said)
     if "awq" in module.settings.text("packing_format", "backend") or said == "awq":
         return "AWQ", awq.read(module)
     if said in ("gptq", "auto-round") or gptq.is_gptq(module):
@@ -133,9 +135,30 @@ OTHERS = {
 """Endings of tensors that only methods have which ggufrun does not read."""
 
 
+NAMES = {
+    "aqlm": "AQLM",
+    "eetq": "EETQ",
+    "exl2": "EXL2",
+    "exl3": "EXL3",
+    "fouroversix": "Four Over Six",
+    "fp-quant": "FP-Quant",
+    "higgs": "HIGGS",
+    "hqq": "HQQ",
+    "marlin": "Marlin",
+    "metal": "MLX's affine blocks (metal)",
+    "mlx": "MLX's affine blocks",
+    "quark": "Quark",
+    "quip": "QuIP#",
+    "sinq": "SINQ",
+    "spqr": "SpQR",
+    "vptq": "VPTQ",
+}
+"""What people call methods, by their ``quant_method``, where they write it otherwise."""
+
+
 def refuse(method: str) -> UnsupportedError:
     """What to raise for a method that is not read, by its name."""
     return UnsupportedError(
-        f"the checkpoint is quantized with {method[:60]}, which ggufrun does not read",
+        f"the checkpoint is quantized with {NAMES.get(method, method[:60])}, which ggufrun does not read",
         "download and convert the original one",
     )

@@ -15,7 +15,7 @@ from ggufrun.checkpoint.quantized.settings import OWN_FILES, Settings, read_sett
 from ggufrun.checkpoint.tensor import Checkpoint, Rows, Tensor
 from ggufrun.errors import FormatError, UnsupportedError
 
-PACKED = ("I8", "U8", "I16", "I32")
+PACKED = ("I8", "U8", "I16", "U16", "I32", "U32")
 """Types that no plain weight of two dimensions has."""
 
 NATIVE = ("MXFP4", "BitNet", "FP8")
@@ -133,10 +133,15 @@ def _read_all(tensors: Mapping[str, Tensor], settings: Settings) -> Found:
 
 def _check_rest(settings: Settings, found: Found, rest: Sequence[Tensor]) -> None:
     """Refuse what is quantized in a way that no form knows."""
+    unknown = settings.method if settings.method not in READ_METHODS else ""
     for tensor in rest:
         method = next((name for ending, name in OTHERS.items() if tensor.name.endswith(ending)), None)
         if method is not None:
-            raise refuse(method)
+            raise refuse(unknown or method)
+        if unknown and _is_packed(tensor):
+            raise refuse(unknown)
+        if tensor.dtype == "U32" and tensor.name.endswith(".weight"):
+            raise refuse("mlx")
     for tensor in rest:
         if tensor.name.endswith(PARTS):
             raise FormatError(
@@ -144,7 +149,7 @@ def _check_rest(settings: Settings, found: Found, rest: Sequence[Tensor]) -> Non
                 "download the missing files",
             )
     for tensor in rest:
-        packed = tensor.dtype in PACKED and len(tensor.shape) > 1
+        packed = _is_packed(tensor)
         if settings.values and settings.method not in READ_METHODS and (packed or tensor.dtype in FP8):
             raise refuse(settings.method or "a method that it does not name")
         if tensor.dtype in FP8 and (found.weights or settings.values):
@@ -155,6 +160,10 @@ def _check_rest(settings: Settings, found: Found, rest: Sequence[Tensor]) -> Non
                 f"{settings.method} stores with them",
                 "download the missing files, or convert the original checkpoint",
             )
+
+
+def _is_packed(tensor: Tensor) -> bool:
+    return tensor.dtype in PACKED and len(tensor.shape) > 1
 
 
 def _in_order(tensors: Mapping[str, Tensor], found: Found) -> dict[str, Tensor]:
