@@ -134,7 +134,7 @@ class Model:
         self.params = params
         try:
             self._check(params)
-            self.vocab = Vocab(api.llama_model_get_vocab(self._model))
+            self.vocab = Vocab(api.llama_model_get_vocab(self._model), self.meta("tokenizer.ggml.pre") or "")
         except BaseException:
             self.close()
             raise

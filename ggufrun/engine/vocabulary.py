@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from functools import cached_property
 from typing import Any
 
@@ -34,9 +35,11 @@ class Vocab:
     with ``bos``.
     """
 
-    def __init__(self, pointer: Any) -> None:
+    def __init__(self, pointer: Any, pretokenizer: str = "") -> None:
+        """``pretokenizer`` is what ``tokenizer.ggml.pre`` says."""
         api = llama()
         self._vocab = pointer
+        self._pretokenizer = pretokenizer
         self.kind: int = api.llama_vocab_type(pointer)
         self.size: int = api.llama_vocab_n_tokens(pointer)
         if self.kind == NONE_TYPE or self.size <= 0:
@@ -82,7 +85,10 @@ class Vocab:
             if self.kind != BPE_TYPE or len(raw) <= SHALLOW:
                 ids = self._tokenize(raw, special)
             else:
-                ids = with_stack(lambda: self._tokenize(raw, special), stack_for(text))
+                parts = [_bytes(part) for part in split_digits(text)] if self._pretokenizer == "superbpe" else [raw]
+                ids = with_stack(
+                    lambda: [token for part in parts for token in self._tokenize(part, special)], stack_for(text)
+                )
         return [self.bos, *ids] if bos and self.add_bos else ids
 
     def _tokenize(self, raw: bytes, special: bool) -> list[int]:
@@ -152,6 +158,23 @@ class Vocab:
     def pointer(self) -> Any:
         """The ``llama_vocab *``, for the samplers that ask for it."""
         return self._vocab
+
+
+DIGITS = re.compile(r"[0-9]{1000,}")
+GROUPS = 333
+
+
+def split_digits(text: str) -> list[str]:
+    """``text`` cut within long runs of digits, where the pretokenizer superbpe cuts anyway: into threes from their end
+    on. llama.cpp looks from every digit for the end, which takes a time with the square of the length.
+    """
+    parts, begin = [], 0
+    for match in DIGITS.finditer(text):
+        cuts = range(match.end() - 3 * GROUPS, match.start(), -3 * GROUPS)
+        for cut in reversed(cuts):
+            parts.append(text[begin:cut])
+            begin = cut
+    return [*parts, text[begin:]]
 
 
 def _bytes(text: str) -> bytes:
