@@ -13,7 +13,7 @@ def parse_size(text: str) -> int:
     """``500M`` or ``4G`` in bytes, powers of 1000 as gguf-split takes them; ``4GiB`` in powers of 1024."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?B)?", text.strip().upper())
     if match is None or float(match[1]) == 0:
-        raise UsageError(f"{text!r} is no size", "write for example 4G or 500M")
+        raise UsageError(f"{text!r} is not a size", "write for example 4G or 500M")
     binary = match[3] == "IB"
     unit = 1024 ** (" KMGT".index(match[2] or " ")) if binary else SIZE_UNITS[match[2]]
     return int(float(match[1]) * unit)

@@ -24,7 +24,7 @@ def main() -> None:
     with torch.no_grad():
         for case in json.load(sys.stdin):
             ids, negative = torch.tensor([case["ids"]]), case["negative"]
-            # Its cache follows the model's only within `generate`, so everything is computed anew each time.
+            # Its cache follows the model's only within `generate`, so everything is computed again each time.
             guide: Any = Guide(
                 case["scale"], model, torch.tensor([negative]) if negative is not None else None, use_cache=False
             )

@@ -122,7 +122,7 @@ def test_sessions_and_exports(session: Session, tmp_path: Path) -> None:
     assert "1 question" in shown and "tokens ready" in shown
     assert session.past[0].answer == POEMS["静夜思"]
     assert "no such session" in say(session, f"/load {tmp_path / 'none'}")
-    assert "no session" in say(session, f"/load {tmp_path / 'talk.md'}")
+    assert "not a session" in say(session, f"/load {tmp_path / 'talk.md'}")
     assert "says no format" in say(session, f"/export {tmp_path / 'talk.pdf'}")
     assert len(session.past) == 1
 
@@ -134,7 +134,7 @@ def test_other_files_are_not_written_over(session: Session, tmp_path: Path) -> N
     list(session.ask("背一下静夜思"))
     assert say(session, f"/export {notes}") == f"{notes} exists; choose another name"
     for path in (notes, model, tmp_path):
-        assert say(session, f"/save {path}") == f"{path} exists and is no session; choose another name"
+        assert say(session, f"/save {path}") == f"{path} exists and is not a session; choose another name"
     assert (notes.read_text(), model.read_bytes()) == ("mine", b"GGUF")
     # what this conversation was written to before, or another was saved in, is replaced
     for line in (f"/export {tmp_path / 'a.md'}", f"/save {tmp_path / 'a'}"):

@@ -31,7 +31,7 @@ def test_what_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "zero").write_bytes(b"a\0b")
     (tmp_path / "empty").write_bytes(b" \n")
-    for name, words in (("binary", "no UTF-8"), ("zero", "no text"), ("empty", "no text"), ("none", "cannot be read")):
+    for name, words in (("binary", "not UTF-8"), ("zero", "no text"), ("empty", "no text"), ("none", "cannot be read")):
         assert words in refusal(tmp_path / name)
     assert "is a folder" in refusal(tmp_path)
     assert "name a file" in refusal("")
@@ -54,7 +54,7 @@ def test_all_files_that_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert read("a[1].txt").message == "name"
     assert refusal("*.md") == "no file fits *.md"
     (tmp_path / "9.py").write_bytes(b"\xff")
-    assert refusal("*.py") == "9.py is no UTF-8 text"
+    assert refusal("*.py") == "9.py is not UTF-8 text"
     (tmp_path / "9.py").unlink()
     monkeypatch.setattr(read_files, "MAX_READ", 20)
     assert "larger than" in refusal("*.py")

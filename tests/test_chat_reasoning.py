@@ -239,7 +239,7 @@ def test_sessions_and_exports_keep_it_apart(demo_context: Context, tmp_path: Pat
     message = json.loads(as_json(again))["messages"][1]
     assert message == {"role": "assistant", "content": "你好！", "reasoning_content": "hm, 诗"}
     assert "<details><summary>Reasoning</summary>\n\nhm, 诗\n\n</details>\n\n你好！" in as_markdown(again)
-    # With another format the words are read anew, and what was thought is still known.
+    # With another format the words are read again, and what was thought is still known.
     other = Session(demo_context, StylePrompt(vocab, styles.STYLES["alpaca-2"]), SamplingParams())
     store.load(other, path, adopt=False)
     assert [turn.reasoning for turn in other.past] == ["hm, 诗"]

@@ -142,7 +142,7 @@ def test_a_damaged_state_is_computed_anew(demo_model: Model, tmp_path: Path, kin
     state = store.state_path(path)
     state.write_bytes(damage_state(kind, state.read_bytes()))
     loaded = store.load(again, path)
-    assert loaded.tokens == 0 and "anew" in loaded.note
+    assert loaded.tokens == 0 and "computed again" in loaded.note
     assert ask(again, LATER)[0] == ask(session, LATER)[0]
     state.unlink()
     assert "missing" in store.load(fresh(demo_model), path).note
@@ -195,7 +195,7 @@ def test_what_is_no_session(demo_model: Model, tmp_path: Path, change: Callable[
     value = json.loads(path.read_bytes())
     change(value)
     path.write_text(json.dumps(value))
-    with pytest.raises(FormatError, match="no session"):
+    with pytest.raises(FormatError, match="not a session"):
         store.load(session, path)
 
 
@@ -203,7 +203,7 @@ def test_files_that_cannot_be(demo_model: Model, tmp_path: Path) -> None:
     session = fresh(demo_model)
     for data in (b"", b"[]", b"\xff\xfe", b"[" * 100000):
         (tmp_path / "bad").write_bytes(data)
-        with pytest.raises(FormatError, match="no session"):
+        with pytest.raises(FormatError, match="not a session"):
             store.load(session, tmp_path / "bad")
     with pytest.raises(NotFoundError):
         store.load(session, tmp_path / "none")

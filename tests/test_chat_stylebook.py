@@ -71,19 +71,19 @@ def test_one_of_ours_can_be_replaced(write) -> None:  # type: ignore[no-untyped-
 
 WRONG = [
     ("[a]\nfirst = x\n", "line 2"),
-    ("a = 1\n", "line 1: a stands outside"),
+    ("a = 1\n", "line 1: a is outside"),
     ("[a]\n", "line 1: a says no first"),
     ("\n[a]\nlike = 'no'\n", "line 3: a.like is 'no'"),
     ("[a]\nlike = 3\n", "line 2: a.like is 3"),
     ("[a]\nfirst = 'x'\n", "line 2: a.first has no {u}"),
     ("[a]\nfirst = '{u}{user}'\n", "line 2: a.first has {user}"),
-    ("[a]\nlike = 'alpaca'\nfrist = '{u}'\n", "line 3: a.frist is no part of a style"),
-    ("[a]\nlike = 'alpaca'\n\nstops = 'x'\n", "line 4: a.stops is no list"),
-    ("[a]\nlike = 'alpaca'\nsystem = 5\n", "line 3: a.system is no text"),
+    ("[a]\nlike = 'alpaca'\nfrist = '{u}'\n", "line 3: a.frist is not part of a style"),
+    ("[a]\nlike = 'alpaca'\n\nstops = 'x'\n", "line 4: a.stops is not a list"),
+    ("[a]\nlike = 'alpaca'\nsystem = 5\n", "line 3: a.system is not text"),
     ("[a]\nlike = 'alpaca'\nnames = ['(']\n", "line 3: a.names has '('"),
-    ("[a]\nlike = 'alpaca'\nsampling = 5\n", "line 3: a.sampling is no table"),
-    ("[a]\nlike = 'alpaca'\n[a.sampling]\nheat = 5\n", "line 4: a.sampling.heat is no setting"),
-    ("[a]\nlike = 'alpaca'\n[a.sampling]\ntemp = '5'\n", "line 4: a.sampling.temp is no number"),
+    ("[a]\nlike = 'alpaca'\nsampling = 5\n", "line 3: a.sampling is not a table"),
+    ("[a]\nlike = 'alpaca'\n[a.sampling]\nheat = 5\n", "line 4: a.sampling.heat is not a setting"),
+    ("[a]\nlike = 'alpaca'\n[a.sampling]\ntemp = '5'\n", "line 4: a.sampling.temp is not a number"),
     ("[a]\nlike = 'alpaca'\nsampling = {top_p = 7}\n", "line 3: a.sampling: top_p"),
 ]
 
@@ -118,7 +118,7 @@ def test_a_mistake_does_not_stop_a_chat(write, demo_model: Model, text: str) -> 
 def test_a_mistake_in_one_of_ours(write, demo_model: Model) -> None:  # type: ignore[no-untyped-def]
     write('[alpaca]\nlike = "alpaca"\nsystem = 5\n')
     for asked in (FormatOptions(style="Alpaca"), FormatOptions(template="alpaca")):
-        with pytest.raises(FormatError, match=r"line 3: alpaca\.system is no text"):
+        with pytest.raises(FormatError, match=r"line 3: alpaca\.system is not text"):
             choose(demo_model, asked)
     assert choose(demo_model, FormatOptions(style="alpaca-2")).format.name == "alpaca-2"
 

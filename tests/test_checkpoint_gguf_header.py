@@ -75,7 +75,7 @@ TEXTS = struct.pack("<IQ", 8, 2)
         (sound()[:16] + struct.pack("<Q", (1 << 16) + 1) + sound()[24:], "lies: 65537 metadata keys and 2 tensors"),
         (sound()[:24] + struct.pack("<Q", (1 << 16) + 1) + bytes(1 << 17), "lies: a name of 65537 bytes"),
         (patched(NAMED_N, NAMED_N[:8] + b"\0" + NAMED_N[9:]), "the name"),
-        (patched(NAMED_N, NAMED_N[:8] + b"\xff" + NAMED_N[9:]), "no UTF-8"),
+        (patched(NAMED_N, NAMED_N[:8] + b"\xff" + NAMED_N[9:]), "not UTF-8"),
         (sound().replace(NAMED_N, struct.pack("<Q", 0) + NAMED_N[9:]), "the name ''"),
         (sound().replace(NAMED_N, struct.pack("<Q", 6) + b"tokens" + NAMED_N[9:]), "the metadata key tokens twice"),
         (patched(NAMED_N, NAMED_N[:9] + struct.pack("<II", 77, 3)), "the unknown type 77"),

@@ -188,7 +188,7 @@ def test_a_session_in_a_pipe(run: Run, model: str, tmp_path: Path, monkeypatch: 
     assert result.status == 0 and "李白" in result.out and "1 question" in result.err
     file.write_text("{}")
     result = run(*flags, stdin="hi")
-    assert (result.status, result.out, result.err.count("\n")) == (1, "", 1) and "no session" in result.err
+    assert (result.status, result.out, result.err.count("\n")) == (1, "", 1) and "not a session" in result.err
     assert file.read_text() == "{}"
     assert run(model, "--session", str(tmp_path / "no" / "x"), "hi").status == 1
 
@@ -241,7 +241,7 @@ def test_a_system_prompt_beside_affixes_is_not_ignored_in_silence(run: Run, mode
 
 USAGE: list[tuple[list[str], str]] = [
     (["--no-such-flag"], "No such option"),
-    (["a", "b"], "chat takes no further word: a b"),
+    (["a", "b"], "unexpected argument: a b"),
     (["--temp", "hot"], "Invalid value"),
     (["--temp", "nan"], "temp is nan"),
     (["--top_p", "1.5"], "top_p is 1.5"),
@@ -249,7 +249,7 @@ USAGE: list[tuple[list[str], str]] = [
     (["-b", "0"], "-b/--batch-size"),
     (["-tb", "100000"], "-tb"),
     (["-n", "-7"], "-n is -7"),
-    (["-ctk", "q9"], "type of cache"),
+    (["-ctk", "q9"], "not a cache type"),
     (["-ctv", "q8_0", "-fa", "off"], "wants flash attention"),
     (["-ngl", "many"], "-ngl many"),
     (["--style", "nothing"], "there is no style"),
@@ -347,7 +347,7 @@ def test_half_a_character(run: Run, model: str, tmp_path: Path) -> None:
     assert run(model, "hi", "-n", "1", "--session", str(session)).status == 0
     session.write_bytes(session.read_bytes().replace(b'"user":"hi"', b'"user":"\\ud800"'))
     damaged = run(model, "hi", "--session", str(session))
-    assert damaged.status == 1 and "is no session, or damaged" in damaged.err and damaged.err.count("\n") == 1
+    assert damaged.status == 1 and "is not a session, or damaged" in damaged.err and damaged.err.count("\n") == 1
 
 
 def damage(kind: str, data: bytes) -> bytes:

@@ -242,7 +242,7 @@ def test_targets_that_are_no_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for target in ("pipe", "/dev/null"):
         result = ggufrun("convert", DEMO, "-t", "q8_0", "-o", target, "--force", cwd=tmp_path)
-        fails(result, "no regular file.*name a file")
+        fails(result, "not a regular file.*name a file")
     assert (tmp_path / "pipe").is_fifo()
     fails(ggufrun("convert", DEMO, "-t", "q8_0", "-o", "-", cwd=tmp_path), "-o - names no file", 2)
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]

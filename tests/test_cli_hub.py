@@ -152,7 +152,8 @@ def test_a_pull_that_is_stopped_goes_on_there(shell: Shell, demo_gguf: Callable[
     (partial,) = shell.home.rglob("*.incomplete")
     there = partial.stat().st_size
     assert half - (1 << 16) <= there <= half
-    assert "poet-Q8_0.gguf: a pull was stopped after 1.8 MiB; pull it again to go on\n" in shell("list", "here").stderr
+    line = "poet-Q8_0.gguf: a pull was stopped after 1.8 MiB; pull it again to continue\n"
+    assert line in shell("list", "here").stderr
     assert json.loads(shell.does("list", "here", "--json"))["stopped"] == [{"name": "poet-Q8_0.gguf", "bytes": there}]
     shell.server.seen.clear()
     shell.does("pull", "org/poet-GGUF:q8_0", "-o", "here")
@@ -195,7 +196,7 @@ def test_errors_in_one_line(shell: Shell) -> None:
     shell.server.repos["org/gated"] = Repo({"x-Q4_0.gguf": b"x" * 2000}, gated=True)
     shell.fails("org/gated is gated; accept its terms", "pull", "org/gated")
     shell.fails("no Q6_K; there are F16, Q4_K_M, Q8_0", "pull", "org/poet-GGUF:Q6_K")
-    shell.fails("is no model id; write org/name", "pull", "poet", status=2)
+    shell.fails("is not a model id; write org/name", "pull", "poet", status=2)
     shell.fails("no such file or folder: ./org/tang-poet", "convert", "./org/tang-poet")
     shell.fails("holds GGUF files, no checkpoint; fetch one with `ggufrun pull`", "convert", "org/poet-GGUF")
     shell.fails(r"cannot reach 127\.0\.0\.1:9 ", "convert", "org/tang-poet", HF_ENDPOINT="http://127.0.0.1:9")

@@ -193,7 +193,7 @@ def test_merging_from_the_shell(tmp_path: Path) -> None:
     fails(ggufrun("imatrix", "--merge", moe, again, moe, "-o", tmp_path / "y.gguf"), "given twice", 2)
     (tmp_path / "folder.gguf").mkdir()
     os.mkfifo(tmp_path / "pipe.gguf")
-    for name, words in (("folder", "is a folder"), ("pipe", "is no regular file"), ("none", "no such file")):
+    for name, words in (("folder", "is a folder"), ("pipe", "is not a regular file"), ("none", "no such file")):
         result = ggufrun("imatrix", "--merge", moe, tmp_path / f"{name}.gguf", "-o", tmp_path / "y.gguf")
         fails(result, f"(importance matrix|no model in) .*{name}.gguf|{words}")
         assert words in result.stderr
@@ -234,7 +234,7 @@ def test_what_cannot_be_measured(measured: Callable[[str], Path], tmp_path: Path
     fails(ggufrun("perplexity", model, "-f", SAMPLE, "-c", "3"), "--ctx-size is 3", 2)
     fails(ggufrun("compare", model, GOLDEN / "imatrix-dense.bin"), "importance matrix, not a model")
     fails(ggufrun("imatrix", model, "-f", SAMPLE, "-o", model, "--force"), "is what it would be made from")
-    fails(ggufrun("bench", model, "-p", "many"), "'many' is no number", 2)
+    fails(ggufrun("bench", model, "-p", "many"), "'many' is not a number", 2)
     fails(ggufrun("bench", model, "-p", "4", "-ngl", "some"), "-ngl some; give a number", 2)
 
 

@@ -47,8 +47,8 @@ def test_flags_become_a_placement() -> None:
     [
         ({"gpu_layers": "many"}, "-ngl many; give a number of layers, all, or auto"),
         ({"tensor_split": "3;1"}, "-ts 3;1; give one number a GPU"),
-        ({"override_tensor": ["ffn"]}, "-ot 'ffn' is no REGEX=BUFFER"),
-        ({"split_mode": "columns"}, "-sm columns is no way to split"),
+        ({"override_tensor": ["ffn"]}, "-ot 'ffn' is not REGEX=BUFFER"),
+        ({"split_mode": "columns"}, "-sm columns is not a split mode"),
         ({"fit_target": -1}, "--fit-target is -1"),
     ],
 )
@@ -139,7 +139,7 @@ def test_a_card_that_does_not_answer(tmp_path: Path) -> None:
     assert card("No devices were found\n") == machine.NvidiaCard("NVIDIA card", None, "580.65.06")
     updated = card("Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 590.11\n")
     assert updated.driver == "580.65.06" and "updated while it ran" in updated.problem and "restart" in updated.todo
-    assert "start it anew" in card("Failed to initialize NVML: Unknown Error\n").todo
+    assert "start it again" in card("Failed to initialize NVML: Unknown Error\n").todo
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".containerenv").touch()
     assert "no card in this container" in card("").problem and "--gpus all" in card("").todo

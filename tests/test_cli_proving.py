@@ -42,7 +42,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_result_is_printed(checkpoint: Path) -> None:
     done = run(checkpoint)
     assert done.returncode == 0, done.stderr
-    assert "strings are cut up as by tokenizer.json" in done.stderr
+    assert "test strings tokenize exactly as with tokenizer.json" in done.stderr
     assert "warning: tokenizer.json brings text to Unicode's composed form (NFC)" in done.stderr
 
 

@@ -125,7 +125,7 @@ def test_two_inputs_that_would_become_the_same_file(measured: Callable[[str], Pa
     assert "is also what" in result.stderr
     assert ggufrun("quantize", models[0], "q8_0", "-o", tmp_path / "x.gguf").returncode == 0
     assert (tmp_path / "out" / "m-Q8_0.gguf").read_bytes() == (tmp_path / "x.gguf").read_bytes()
-    fails(ggufrun("quantize", *models, "q8_0", "-o", tmp_path / "y.gguf"), "is no folder, and there are 2 inputs", 2)
+    fails(ggufrun("quantize", *models, "q8_0", "-o", tmp_path / "y.gguf"), "is not a folder, and there are 2 inputs", 2)
 
 
 def test_the_parts_of_a_split_model_are_one_input(measured: Callable[[str], Path], tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_nothing_fits(measured: Callable[[str], Path], tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "nothing fits into 1M with 512 tokens of context" in result.stderr.splitlines()[-1]
     assert "--imatrix auto" in result.stderr.splitlines()[-1]
-    fails(ggufrun("quantize", source, "--fit", "much", cwd=tmp_path), "'much' is no size", 2)
+    fails(ggufrun("quantize", source, "--fit", "much", cwd=tmp_path), "'much' is not a size", 2)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -33,9 +33,9 @@ def archive() -> bytes:
     ("data", "words"),
     [
         (b"GGUF\3\0\0\0", "is a GGUF, which holds a model, no UTF-8 text; give a text file here"),
-        (b"a text\0with one", "holds NUL bytes, and is no text"),
+        (b"a text\0with one", "holds NUL bytes, and is not text"),
         (b"text" * 500_000 + b"\0", "holds NUL bytes"),
-        (random.Random(1).randbytes(5000).replace(b"\0", b"\1"), "is no UTF-8 text; give"),
+        (random.Random(1).randbytes(5000).replace(b"\0", b"\1"), "is not UTF-8 text; give"),
         (POEM.encode("gb18030"), "is in gb18030, by its looks, not in UTF-8; convert it: iconv -f gb18030 -t utf-8"),
         (OLD.encode("big5"), "is in big5, by its looks"),
         ((POEM * 100).encode("gb18030") * 9, "is in gb18030, by its looks"),
@@ -59,7 +59,7 @@ def test_what_is_no_text(tmp_path: Path, data: bytes, words: str) -> None:
         b"",
         POEM.encode(),
         ("a" * (textfile.SAMPLE - 1) + POEM).encode(),
-        b"GGUF and PK\3\4 and BZh begin what is no text",
+        b"GGUF and PK\3\4 and BZh begin what is not text",
         "Sous le pont Mirabeau coule la Seine et nos amours, faut-il qu'il m'en souvienne été".encode("latin-1"),
         b"caf\xe9",
         b"\xef\xbb\xbfwith a mark of order",
@@ -94,7 +94,7 @@ def test_commands(tmp_path: Path, demo_gguf: Callable[[str], Path]) -> None:
     ):
         fails(ggufrun(command, model, *flags, model, cwd=tmp_path), f"{flags[-1]} .*is a GGUF, which holds a model")
     for device in ("/dev/zero", "/dev/urandom"):
-        words = f"-f {device} (holds NUL bytes, and is no text|is no UTF-8 text)"
+        words = f"-f {device} (holds NUL bytes, and is not text|is not UTF-8 text)"
         fails(ggufrun("perplexity", model, "-f", device, cwd=tmp_path), words)
     assert list(tmp_path.iterdir()) == []
     for command in ("chat", "complete"):

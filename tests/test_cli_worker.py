@@ -193,8 +193,8 @@ def answering(reply: bytes | None) -> tuple[socket.socket, remote.Endpoint]:
     ("reply", "said"),
     [
         (None, "does not answer; it may serve somebody else"),
-        (b"", "is no worker, or one of another version"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is no worker, or one of another version"),
+        (b"", "is not a worker, or one of another version"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is not a worker, or one of another version"),
         (b"\x1c" + bytes(7) + b"\x05\x01\x02\x00" + bytes(24), "speaks version 5.1.2 of the protocol, this engine 7"),
     ],
 )
@@ -268,7 +268,7 @@ def test_a_port_that_is_taken(two: list[workers.Worker]) -> None:
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "999.1.1.1", "a b", "x" * 80])
 def test_an_address_that_is_none(host: str) -> None:
-    with pytest.raises(EngineError, match="is no address of this machine"):
+    with pytest.raises(EngineError, match="is not an address of this machine"):
         worker.resolved(host)
 
 

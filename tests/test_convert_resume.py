@@ -159,14 +159,14 @@ def test_a_refused_job_leaves_the_other_one(
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with monkeypatch.context() as other:
         other.setattr(pipeline, "identity", lambda plan, chunk: "0" * 64)
-        with pytest.raises(TargetError, match="belongs to another job; go on with that as it was begun"):
+        with pytest.raises(TargetError, match="belongs to another job; continue it as it was begun"):
             pipeline.run(plan(checkpoint, tmp_path), resume=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     pipeline.run(plan(checkpoint, tmp_path), resume=True)
     assert written(tmp_path) == expected
 
 
-@pytest.mark.parametrize("lost", ["removed", "cut", "made anew"])
+@pytest.mark.parametrize("lost", ["removed", "cut", "made again"])
 def test_what_is_marked_as_done_counts_with_its_file_only(
     checkpoint: Path, expected: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:

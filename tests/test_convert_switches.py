@@ -20,7 +20,7 @@ from tests.family_cases import CASES
 
 OFF: dict[str, dict[str, Any]] = {
     "a window of zero": {"use_sliding_window": False, "sliding_window": 0, "max_window_layers": -1},
-    "a window that is no number": {"use_sliding_window": False, "sliding_window": "4k", "max_window_layers": {}},
+    "a window that is not a number": {"use_sliding_window": False, "sliding_window": "4k", "max_window_layers": {}},
     "a window of zero without a switch": {"sliding_window": 0},
     "sections of a rotation": {"use_mrope": False, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}},
     "a scaling of nothing": {"rope_scaling": {}},

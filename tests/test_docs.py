@@ -210,7 +210,7 @@ def test_what_other_tools_call_it() -> None:
         "ggufrun: there is no command run here; write ggufrun chat MODEL\n",
     )
     result = run("complete", "model.gguf", "Once upon", "a")
-    assert result.stderr == "ggufrun: complete takes no further word: Once upon a; the text to continue goes after -p\n"
+    assert result.stderr == "ggufrun: unexpected argument: Once upon a; the text to continue goes after -p\n"
     assert result.returncode == 2
     assert set(MORE) <= set(program())
     assert run("help").stdout == run("--help").stdout

@@ -254,7 +254,7 @@ def test_parts_of_a_split_model() -> None:
         ({"shares": (0.0, 0.0)}, "-ts wants shares"),
         ({"shares": (float("nan"), 1.0)}, "-ts wants shares"),
         ({"cpu_experts": -1}, "-ncmoe is -1"),
-        ({"overrides": (("ffn(", "CPU"),)}, "no regular expression"),
+        ({"overrides": (("ffn(", "CPU"),)}, "not a regular expression"),
     ],
 )
 def test_what_cannot_be_placed(values: dict[str, object], said: str) -> None:

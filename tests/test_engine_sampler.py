@@ -192,5 +192,5 @@ def test_logits_that_are_no_numbers(demo_context: Context, temp: float) -> None:
     prompt(demo_context)
     row = np.ctypeslib.as_array(llama().llama_get_logits_ith(demo_context.pointer, -1), (2048,))
     row[7] = np.nan
-    with pytest.raises(EngineError, match="no numbers"):
+    with pytest.raises(EngineError, match="not numbers"):
         draw(demo_context, SamplingParams(temp=temp))

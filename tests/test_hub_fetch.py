@@ -147,7 +147,7 @@ def test_a_server_that_ignores_ranges_sends_all_again(server: HubServer) -> None
 
 def test_a_server_that_gives_up_is_named_with_what_came(server: HubServer, tmp_path: Path) -> None:
     server.cuts = [10**9, 1_000_000, *[0] * 20]
-    with pytest.raises(NotFoundError, match=r"stopped after 1,000,000 of 3,000,000 bytes.*goes on from there"):
+    with pytest.raises(NotFoundError, match=r"stopped after 1,000,000 of 3,000,000 bytes.*continues from there"):
         hub.fetch("org/model")
     assert len(server.cuts) == 20 - transfer.RETRIES
     server.cuts = []
@@ -425,5 +425,5 @@ def test_an_outline_has_headers_and_holes(
     with pytest.raises(UnsupportedError, match="no safetensors"):
         hub.fetch_outline(hub.parse("org/old"), tmp_path / "old")
     server.repos["org/lie"] = Repo({"config.json": b"{}", "model.safetensors": BIG})
-    with pytest.raises(FormatError, match="header claims"):
+    with pytest.raises(FormatError, match="header has"):
         hub.fetch_outline(hub.parse("org/lie"), tmp_path / "lie")

@@ -153,10 +153,10 @@ def test_nothing_outside_but_a_gguf_by_its_path(models: Path, tmp_path: Path) ->
     write_llama(tmp_path / "checkpoint")
     for name, words in (
         ("link/y", "behind a link, outside of .*remove it there: .*outside/y.gguf"),
-        ("outside", "is no model of .*only a GGUF is removed by its path"),
-        ("outside/notes.txt", "no GGUF file"),
-        (".", "no GGUF file"),
-        ("models", "no GGUF file"),
+        ("outside", "is not a model of .*only a GGUF is removed by its path"),
+        ("outside/notes.txt", "nor a GGUF"),
+        (".", "nor a GGUF"),
+        ("models", "nor a GGUF"),
         ("checkpoint", "is here, and a model of .* too; write .*models/work/checkpoint"),
     ):
         with pytest.raises(UsageError, match=words):
@@ -176,7 +176,7 @@ def test_links_that_lead_nowhere_are_known_by_their_names(models: Path, tmp_path
     for name in ("lost.gguf", "lost", "lost.txt"):
         (tmp_path / name).symlink_to(tmp_path / "gone")
     for name in ("lost", "lost.txt"):
-        with pytest.raises(UsageError, match="no GGUF file"):
+        with pytest.raises(UsageError, match="nor a GGUF"):
             remove(name)
     remove("lost.gguf")
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_symlink()) == ["lost", "lost.txt"]

@@ -55,7 +55,7 @@ def test_ids(text: str, expected: HubId) -> None:
     ],
 )
 def test_what_is_no_id(text: str) -> None:
-    with pytest.raises(UsageError, match="no model id"):
+    with pytest.raises(UsageError, match="not a model id"):
         parse(text)
 
 

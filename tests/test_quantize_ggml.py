@@ -114,7 +114,7 @@ def test_half_precision_rounds_as_numpy_does() -> None:
 
 
 def test_every_half_becomes_the_float_that_numpy_makes_of_it() -> None:
-    """All 65,536 of them; of those that are no number only that they are none."""
+    """All 65,536 of them; of those that are not a number only that they are none."""
     halves = np.arange(1 << 16, dtype=np.uint16)
     floats = np.empty(1 << 16, np.float32)
     ggml.to_float(ggml.F16, halves.view(np.uint8), floats)

@@ -125,7 +125,7 @@ def _system(session: Session, argument: str) -> Outcome:
         return Outcome(("this format takes no system prompt; write it into -p, or change the format with /style",))
     session.system = "" if argument == "-" else argument
     session.clear()
-    return Outcome(("the system prompt is set; the conversation starts anew",))
+    return Outcome(("the system prompt is set; the conversation starts again",))
 
 
 def _regen(session: Session, argument: str) -> Outcome:
@@ -141,7 +141,7 @@ def _undo(session: Session, argument: str) -> Outcome:
 
 def _clear(session: Session, argument: str) -> Outcome:
     session.clear()
-    return Outcome(("the conversation starts anew",))
+    return Outcome(("the conversation starts again",))
 
 
 def _stats(session: Session, argument: str) -> Outcome:
@@ -163,7 +163,7 @@ def _style(session: Session, argument: str) -> Outcome:
     choice = choose(session.context.model, wanted)
     session.use(choice.format, choice.why if argument == "auto" else "/style says so")
     session.system = choice.system
-    return Outcome((f"the format is {choice.format.name}; the conversation starts anew",))
+    return Outcome((f"the format is {choice.format.name}; the conversation starts again",))
 
 
 def _think(session: Session, argument: str) -> Outcome:
@@ -224,7 +224,7 @@ def _save(session: Session, argument: str) -> Outcome:
     store.check_replaceable(path)
     with claimed(path, "choose another name"):
         store.save(session, path)
-    return Outcome((f"saved {path}; /load {argument}, or --session, goes on from it",))
+    return Outcome((f"saved {path}; /load {argument}, or --session, continues it",))
 
 
 def _load(session: Session, argument: str) -> Outcome:
@@ -264,14 +264,14 @@ COMMANDS: tuple[Command, ...] = (
     Command(("undo",), "", "take back the last question and its answer", _undo),
     Command(("clear", "new", "reset"), "", "forget the conversation", _clear),
     Command(("system",), "[TEXT]", "show the system prompt, or set it (- for none)", _system),
-    Command(("model",), "[NAME]", "show the model, or go on with another one", _model),
+    Command(("model",), "[NAME]", "show the model, or continue with another one", _model),
     Command(("style",), "[NAME]", "show the prompt format, and why, or change it", _style),
     Command(("set",), "[NAME VALUE]", "show or change a setting, such as temp 0.5", _set),
     Command(("think",), "on|off|show|hide", "let it think first, or not; show that, or not", _think),
     Command(("read",), "FILE [QUESTION]", "send the text of a file, or of *.py, after a question", _read),
     Command(("copy",), "", "copy the last answer to the clipboard", _copy),
     Command(("save",), "FILE", "keep the conversation, and what is computed of it", _save),
-    Command(("load",), "FILE", "go on with a conversation that was saved", _load),
+    Command(("load",), "FILE", "continue a saved conversation", _load),
     Command(("export",), "FILE", "write it to be read: Markdown (.md) or JSON (.json)", _export),
     Command(("stats",), "", "how fast it was, and how full the context is", _stats),
     Command(("tokens",), "", "the token ids of the last turn", _tokens),

@@ -30,7 +30,7 @@ SAMPLE, MEASURED = 16, 5000
 
 @dataclass(frozen=True)
 class Item:
-    """One question. ``given`` is what the list says, ``turns`` what was said before, ``error`` why it is no question.
+    """One question. ``given`` is what the list says, ``turns`` what was said before, ``error`` why it is none.
 
     ``system`` None means the same as for all.
     """
@@ -61,7 +61,7 @@ class Result:
 def read_items(text: str, *, document: bool = False) -> list[Item]:
     """One item a line: plain text, or a JSON object. With ``document`` the whole text is one JSON list of them.
 
-    Empty lines do not count. Raises FormatError for a document that is no list.
+    Empty lines do not count. Raises FormatError for a document that is not a list.
     """
     if document:
         try:
@@ -114,7 +114,7 @@ def _conversation(index: int, given: dict[str, Any]) -> Item:
         if isinstance(message, dict)
     ]
     if not pairs or len(pairs) != len(messages) or not all(isinstance(content, str) for _, content in pairs):
-        return Item(index, given, error="its messages are no list of objects with role and content")
+        return Item(index, given, error="its messages are not a list of objects with role and content")
     system = None
     if pairs[0][0] == "system":
         system = str(pairs.pop(0)[1])

@@ -33,7 +33,7 @@ def read(argument: str) -> Reading:
     """``FILE`` or ``FILE QUESTION``; quotation marks hold a name with spaces together, and a pattern, such as
     ``src/*.py``, stands for all files that fit, each under its name.
 
-    NotFoundError where no file fits, FormatError for what is no text or too much of it.
+    NotFoundError where no file fits, FormatError for what is not text or too much of it.
     """
     if not argument:
         raise UsageError("name a file: /read FILE, or /read FILE QUESTION")
@@ -65,7 +65,7 @@ def _fitting(pattern: Path) -> list[Path]:
     try:
         paths = sorted(found for found in start.glob(str(pattern.relative_to(start))) if found.is_file())
     except ValueError as error:
-        raise UsageError(f"{pattern} is no pattern: {str(error).lower()}") from None
+        raise UsageError(f"{pattern} is not a pattern: {str(error).lower()}") from None
     if not paths:
         raise NotFoundError(f"no file fits {pattern}")
     return paths
@@ -76,7 +76,7 @@ def _text_of(path: Path) -> str:
     try:
         text = read_bytes(path, MAX_READ, "give a part of it").decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise FormatError(f"{path} is no UTF-8 text") from None
+        raise FormatError(f"{path} is not UTF-8 text") from None
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
     if "\0" in text or not text.strip():

@@ -21,7 +21,7 @@ def replay(
 ) -> tuple[list[Exchange], list[int]]:
     """Past and ids after ``turns``, pairs of question and answer, each answer closed by the model's end of text.
 
-    ``opened`` says that the first was no question but a text as it stands. ``reasoning``, where there was any, is kept
+    ``opened`` says that the first was plain text instead of a question. ``reasoning``, where there was any, is kept
     beside the answers; what the model is to see of it is the format's affair. ``room`` is as for `Format.turn`.
 
     Raises FormatError when a template does not accept the messages.

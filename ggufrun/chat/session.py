@@ -174,7 +174,7 @@ class Session:
         self.forgotten = 0
 
     def use(self, format: Format, why: str = "") -> None:
-        """Talk in another format. The conversation starts anew, for its ids are in the old one."""
+        """Talk in another format. The conversation starts again, for its ids are in the old one."""
         self.clear()
         self.format, self.why = format, why
 
@@ -192,7 +192,7 @@ class Session:
 
     def _opening(self, text: str) -> Prompt:
         if not isinstance(self.format, AffixPrompt):
-            raise EngineError(f"the format {self.format.name} opens with a question, not with a text as it stands")
+            raise EngineError(f"the format {self.format.name} opens with a question, not with plain text")
         return self.format.opening(text)
 
     def _turn(self, user: str) -> Prompt:

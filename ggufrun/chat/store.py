@@ -91,14 +91,14 @@ def save(session: Session, path: Path, *, always: bool = True, words_only: bool 
 
 
 def check_replaceable(path: Path) -> None:
-    """Raise TargetError for a file that is no session: another one may be written over it, nothing else."""
+    """Raise TargetError for a file that is not a session: another one may be written over it, nothing else."""
     try:
         if not path.exists() or (path.is_file() and _head(path) in (b"", HEAD)):
             return
     except OSError:
         # what cannot be read cannot be told from a session
         pass
-    raise TargetError(f"{path} exists and is no session", "choose another name")
+    raise TargetError(f"{path} exists and is not a session", "choose another name")
 
 
 def load(session: Session, path: Path, system: str | None = None, *, adopt: bool = True) -> Loaded:
@@ -133,7 +133,7 @@ def load(session: Session, path: Path, system: str | None = None, *, adopt: bool
             room=session.context.n_ctx if session.shift else None,
         )
         session.context.clear()
-        note = "it was held with another model or format: its words are read anew"
+        note = "it was held with another model or format: its words are read again"
         return Loaded(len(turns), 0, note if turns else "", *settings)
     session.past, session.ids = turns, list(value["ids"])
     session.placed = tuple(placed)
@@ -147,7 +147,7 @@ def load(session: Session, path: Path, system: str | None = None, *, adopt: bool
     except (FormatError, OSError) as error:
         session.context.clear()
         why = error.what if isinstance(error, FormatError) else f"{state_path(path).name} is missing"
-        return Loaded(len(turns), 0, f"{why}: the conversation is computed anew", *settings)
+        return Loaded(len(turns), 0, f"{why}: the conversation is computed again", *settings)
 
 
 def _format(value: Any, vocab: Vocab, path: Path) -> Format | None:
@@ -236,4 +236,4 @@ def _head(path: Path) -> bytes:
 
 
 def _damaged(path: Path) -> FormatError:
-    return FormatError(f"{path} is no session, or damaged", "choose another file, or remove it to start anew")
+    return FormatError(f"{path} is not a session, or damaged", "choose another file, or remove it to start again")

@@ -104,7 +104,7 @@ class _Parser:
 
     def _unknown(self) -> UnsupportedError:
         return UnsupportedError(
-            f"the adapter's pattern {self._pattern[:60]!r} is none that ggufrun understands",
+            f"the adapter's pattern {self._pattern[:60]!r} is not one that ggufrun understands",
             "write it with letters, classes, groups and *",
         )
 

@@ -97,7 +97,7 @@ class View:
 
 def _integers(values: Any) -> tuple[int, ...]:
     if not isinstance(values, (tuple, list)) or len(values) > MAX_DIMENSIONS:
-        raise TypeError("a shape that is none")
+        raise TypeError("something that is not a shape")
     if not all(type(value) is int and 0 <= value < 1 << 48 for value in values):
         raise ValueError("a negative or huge dimension")
     return tuple(values)
@@ -134,7 +134,7 @@ def _rebuild_tensor_v3(
 
 def _rebuild_parameter(data: Any, *_: Any) -> View:
     if not isinstance(data, View):
-        raise TypeError("a parameter that is no tensor")
+        raise TypeError("a parameter that is not a tensor")
     return data
 
 
@@ -147,7 +147,7 @@ def _rebuild_from_type(function: Any, kind: Any, arguments: Any, state: Any) -> 
 
 def _ordered_dict(pairs: Any = ()) -> dict[Any, Any]:
     if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
-        raise TypeError("a dictionary that is none")
+        raise TypeError("something that is not a dictionary")
     return {pair[0]: pair[1] for pair in pairs}
 
 
@@ -223,9 +223,9 @@ def _read_legacy(file: RandomAccessFile) -> Any:
     try:
         magic, protocol, system = (load(cursor, {}, refuse) for _ in range(3))
     except GgufrunError as error:
-        raise FormatError(f"{name} is no file of torch.save", AGAIN) from error
+        raise FormatError(f"{name} is not a torch.save file", AGAIN) from error
     if magic != LEGACY_MAGIC or protocol != LEGACY_PROTOCOL or not isinstance(system, dict):
-        raise FormatError(f"{name} is no file of torch.save", AGAIN)
+        raise FormatError(f"{name} is not a torch.save file", AGAIN)
     if system.get("little_endian") is not True:
         raise UnsupportedError(f"{name} was written on a big-endian machine", "save it again elsewhere")
     storages = _Storages()
@@ -319,7 +319,7 @@ def read_torch_file(path: Path) -> TorchFile:
         for name, view in value.items():
             if not isinstance(name, str) or not isinstance(view, View):
                 raise UnsupportedError(
-                    f"{path.name} holds {str(name)[:60]!r}, which is no tensor", "save only the weights (state_dict)"
+                    f"{path.name} holds {str(name)[:60]!r}, which is not a tensor", "save only the weights (state_dict)"
                 )
             tensors[name] = Tensor(name, view.dtype, view.shape, _reader(file, view))
             where = (view.storage.key, view.dtype, view.offset, view.shape, view.strides)

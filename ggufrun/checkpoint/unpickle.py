@@ -185,7 +185,7 @@ class _Machine:
 
     def symbol(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
-            raise TypeError("a name that is no text")
+            raise TypeError("a name that is not text")
         found = self._table.get((module, name))
         if found is None and (library := QUANTIZERS.get(module.partition(".")[0])):
             raise UnsupportedError(
@@ -207,7 +207,7 @@ class _Machine:
     def reduce(self) -> None:
         arguments, function = self.pop(), self.pop()
         if not isinstance(function, Symbol) or function.call is None or not isinstance(arguments, tuple):
-            raise TypeError("a call of something that is no function")
+            raise TypeError("a call of something that is not a function")
         self.push(function.call(*arguments))
 
     def build(self) -> None:

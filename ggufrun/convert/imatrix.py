@@ -28,7 +28,7 @@ MAX_BYTES = 8 << 30
 def load_imatrix(path: Path) -> Imatrix:
     """NotFoundError for no file, FormatError for one that is damaged or holds values that are not finite."""
     if not path.is_file():
-        kind = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "is not there"
+        kind = "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "is not there"
         raise NotFoundError(f"the importance matrix {path} {kind}", "check the path")
     is_gguf = read_start(path, 4) == MAGIC
     found = _load_gguf(path) if is_gguf else _load_legacy(path)
@@ -91,7 +91,7 @@ def _load_legacy(path: Path) -> Imatrix:
         try:
             name = take(integer()).decode()
         except UnicodeDecodeError as error:
-            raise FormatError(f"{path} is no importance matrix", AGAIN) from error
+            raise FormatError(f"{path} is not an importance matrix", AGAIN) from error
         calls, count = integer(), integer()
         if count < 1:
             raise FormatError(f"{path.name}: the entry {name} is empty", AGAIN)

@@ -106,7 +106,7 @@ def _read(path: Path, job: str) -> set[int] | None:
     if first != job:
         raise TargetError(
             f"{path.name} belongs to another job",
-            "go on with that as it was begun, or run without --resume to start again, as the source changed",
+            "continue it as it was begun, or run without --resume to start again, as the source changed",
         )
     # the last line may have been cut off in the middle; all others end in a newline
     return {int(line) for line in lines[:-1] if line.isdecimal() and len(line) < MAX_DIGITS}

@@ -261,7 +261,7 @@ def _to_floats(tensor: Tensor, raw: Rows, kinds: Collection[int]) -> ggml.Floats
                 _scratch.floats = buffer
         floats = buffer[:count].reshape(raw.shape[0], tensor.n_per_row)
         ggml.to_float(ggml.block_types()[tensor.dtype.lower()].id, raw.reshape(-1).view(np.uint8), floats)
-    # what becomes plain floats is validated afterwards; a kernel must not see what is no number
+    # what becomes plain floats is validated afterwards; a kernel must not see what is not a number
     if all(kind in PLAIN for kind in kinds):
         return floats
     if not _finite(tensor, raw, floats):

@@ -165,7 +165,7 @@ def check_targets(sizes: Iterable[tuple[Path, int]], force: bool, sources: Seque
             raise TargetError(f"{path} is a folder", "name a file with -o")
         if path.exists() and not path.is_file():
             # renamed onto /dev/null, a file would take its place for the whole machine
-            raise TargetError(f"{path} is no regular file, and would be replaced by one", "name a file with -o")
+            raise TargetError(f"{path} is not a regular file, and would be replaced by one", "name a file with -o")
         if path.exists() and any(path.samefile(source) for source in sources):
             raise TargetError(f"{path} is what it would be made from", "write elsewhere with -o")
         if path.exists() and not force:

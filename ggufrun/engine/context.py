@@ -77,7 +77,7 @@ class ContextParams:
                 raise UsageError(f"{flag} is {value}", f"give a number from {lowest} to {highest}")
         for flag, name in (("-ctk", self.type_k), ("-ctv", self.type_v)):
             if name not in CACHE_TYPES:
-                raise UsageError(f"{flag} {name} is no type of cache", f"choose from {', '.join(CACHE_TYPES)}")
+                raise UsageError(f"{flag} {name} is not a cache type", f"choose from {', '.join(CACHE_TYPES)}")
         if self.flash_attention == "off" and CACHE_TYPES[self.type_v][1] < 16:
             raise UsageError(f"-ctv {self.type_v} wants flash attention", "leave out -fa off")
         if self.flash_attention not in FLASH_ATTENTION:

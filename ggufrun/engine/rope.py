@@ -90,7 +90,7 @@ def stretched_base(model: Model, alpha: float) -> float:
     base = float(text) if text is not None else USUAL_BASE
     stretched: float = base * alpha ** (dimension / (dimension - 2))
     if not math.isfinite(stretched) or stretched <= 0:
-        raise EngineError(f"the frequency base {base} times {alpha} is no number", "give a smaller --ntk-alpha")
+        raise EngineError(f"the frequency base {base} times {alpha} is not a number", "give a smaller --ntk-alpha")
     return stretched
 
 

@@ -85,7 +85,7 @@ def prove(path: Path, device: str) -> Proof:
 
 
 def difference(expected: npt.NDArray[np.float32], found: npt.NDArray[np.float32]) -> float:
-    """Normalized squared difference; infinite for values that are no numbers."""
+    """Normalized squared difference; infinite for values that are not numbers."""
     if not np.isfinite(found).all():
         return float("inf")
     wide = expected.astype(np.float64)

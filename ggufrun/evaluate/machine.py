@@ -124,8 +124,8 @@ TROUBLE = (
         "the driver was updated while it ran, and its parts differ in version",
         "restart the machine (in a container: restart that)",
     ),
-    ("Unknown Error", "the driver does not answer in here", "in a container: start it anew, it has lost its devices"),
-    ("couldn't communicate", "the driver is installed but does not run", "restart the machine, or install it anew"),
+    ("Unknown Error", "the driver does not answer in here", "in a container: start it again, it has lost its devices"),
+    ("couldn't communicate", "the driver is installed but does not run", "restart the machine, or reinstall it"),
 )
 """What nvidia-smi says instead of an answer, what that means, and what helps."""
 

@@ -136,7 +136,7 @@ def listing(repo: str, revision: str | None) -> Listing:
 
 @contextmanager
 def _sensible() -> Iterator[None]:
-    """An answer that is no JSON, or lacks what the client counts on, is not the hub's."""
+    """An answer that is not JSON, or lacks what the client counts on, is not the hub's."""
     try:
         yield
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
@@ -286,7 +286,7 @@ def explain(error: Exception, repo: str, revision: str) -> GgufrunError | None:
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
         return explain(error.__cause__, repo, revision) if isinstance(error.__cause__, Exception) else None
     if isinstance(error, errors.HFValidationError):
-        return UsageError(f"{repo!r} is no model id", "write org/name, org/name@revision or org/name:TYPE")
+        return UsageError(f"{repo!r} is not a model id", "write org/name, org/name@revision or org/name:TYPE")
     return None
 
 

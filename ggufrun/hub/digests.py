@@ -102,7 +102,7 @@ def is_list(path: Path) -> bool:
 def read_list(path: Path) -> list[Expected]:
     """The lines of a list as md5sum, sha256sum (plain or ``--tag``) or the BSD tools write them; names are relative.
 
-    A name that leaves the list's folder is refused, with its line. Raises FormatError for what is no list.
+    A name that leaves the list's folder is refused, with its line. Raises FormatError for what is not a list.
     """
     lines = read_text(path, MAX_LIST, "name a list, or the file to check").removeprefix("\ufeff").splitlines()
     found = [
@@ -128,7 +128,7 @@ def _line(path: Path, number: int, line: str) -> Expected:
         # model.gguf.sha256 with nothing but the sum
         escape, text, name, kind = "", line, path.stem, BY_LENGTH.get(len(line), "")
     else:
-        raise FormatError(f"line {number} of {path.name} is no checksum", "fetch the list again")
+        raise FormatError(f"line {number} of {path.name} is not a checksum", "fetch the list again")
     if BY_LENGTH.get(len(text)) != kind:
         raise FormatError(f"line {number} of {path.name} has {len(text)} digits, which no known checksum has", "")
     if escape:

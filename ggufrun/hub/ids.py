@@ -52,7 +52,7 @@ def parse(text: str) -> HubId:
     """The id that ``text`` writes; UsageError for anything else."""
     found = _match(text)
     if found is None:
-        raise UsageError(f"{text!r} is no model id", "write org/name, org/name@revision or org/name:TYPE")
+        raise UsageError(f"{text!r} is not a model id", "write org/name, org/name@revision or org/name:TYPE")
     return found
 
 
@@ -67,7 +67,7 @@ def path_or_id(text: str) -> Path | HubId:
         return path
     found = _match(text)
     if found is None and explicit:
-        raise UsageError(f"{text!r} is no model id", "write org/name or org/name@revision")
+        raise UsageError(f"{text!r} is not a model id", "write org/name or org/name@revision")
     if found is None or (not explicit and path.suffix.lower() in FILE_SUFFIXES):
         raise NotFoundError(f"no such file or folder: {text}", "check the path; a model on the hub is written org/name")
     if not explicit and _exists(path.parent):

@@ -52,7 +52,7 @@ def _header(listing: Listing, file: RemoteFile) -> bytes:
     data = _start(listing, file, min(FIRST, file.size))
     needed = 8 + int.from_bytes(data[:8], "little")
     if needed > min(MAX_HEADER, file.size):
-        raise FormatError(f"{file.name} is no safetensors file: its header claims {needed} bytes", "tell its authors")
+        raise FormatError(f"{file.name} is not a safetensors file: its header has {needed} bytes", "tell its authors")
     return data[:needed] if needed <= len(data) else _start(listing, file, needed)
 
 

@@ -95,7 +95,7 @@ def find(name: str) -> Removal:
         if called is not None:
             raise UsageError(f"{name} is here, and a model of {root} too", f"write {called.path} for that one")
         raise UsageError(
-            f"{path} is no model of {root}, and no GGUF file", "only a GGUF is removed by its path; see `ggufrun list`"
+            f"{path} is not a model of {root}, nor a GGUF", "only a GGUF is removed by its path; see `ggufrun list`"
         )
     # a path that leads to a GGUF is a person's own word; a name is not
     if not (_exists(path) and model.is_gguf) and not _lies_in(root, model):

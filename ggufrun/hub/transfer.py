@@ -81,7 +81,7 @@ def _stopped(file: RemoteFile, done: int, problem: Exception, repo: str, commit:
     words = why.what if why else str(problem)
     return client.ConnectionLostError(
         f"the transfer of {file.name} stopped after {done:,} of {file.size:,} bytes: {words}",
-        "run the same command again, it goes on from there",
+        "run the same command again, it continues from there",
     )
 
 

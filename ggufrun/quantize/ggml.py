@@ -81,7 +81,7 @@ def quantize_rows(kind: int, rows: Floats, imatrix: Floats | None = None) -> Byt
         raise EngineError(f"rows for {block.name} must be contiguous float32 in two dimensions")
     n_rows, n_per_row = rows.shape
     if n_per_row == 0 or n_per_row % block.block:
-        raise EngineError(f"rows of {n_per_row} values are no multiple of {block.name}'s block of {block.block}")
+        raise EngineError(f"rows of {n_per_row} values are not a multiple of {block.name}'s block of {block.block}")
     if kind == F32:
         return rows.reshape(-1).view(np.uint8)
     if imatrix is None and requires_imatrix(kind):
@@ -105,14 +105,14 @@ EXPONENTS: dict[int, tuple[type[np.unsignedinteger[Any]], int]] = {
     F16: (np.uint16, 0x7C00),
     BF16: (np.uint16, 0x7F80),
 }
-"""Plain types as integers, and the bits of the exponent: all are set in an infinity and in what is no number."""
+"""Plain types as integers, and the bits of the exponent: all are set in an infinity and in what is not a number."""
 
 
 def validate(kind: int, data: Bytes) -> None:
     """Raise FormatError unless every value in ``data`` is finite; of block types, every scale."""
     block = block_type(kind)
     if data.nbytes % block.size or not data.flags.c_contiguous:
-        raise FormatError(f"{data.nbytes} bytes are no whole number of {block.name} blocks")
+        raise FormatError(f"{data.nbytes} bytes are not a whole number of {block.name} blocks")
     if kind in EXPONENTS:
         # the library would do, but writes a line of its own to stderr
         storage, exponent = EXPONENTS[kind]

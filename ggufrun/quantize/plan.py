@@ -138,7 +138,7 @@ def parse_override(text: str) -> tuple[str, str]:
     """``REGEX=TYPE`` as given on the command line; UsageError for anything else."""
     pattern, separator, name = text.rpartition("=")
     if not separator or not pattern:
-        raise UsageError(f"{text!r} is no REGEX=TYPE", "write for example --tensor-type 'ffn_down=q6_k'")
+        raise UsageError(f"{text!r} is not REGEX=TYPE", "write for example --tensor-type 'ffn_down=q6_k'")
     parse_tensor_type(name)
     # llama-quantize matches in lower case, as GGUF's names are
     return pattern.lower(), name

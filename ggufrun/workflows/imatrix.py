@@ -123,7 +123,7 @@ def _collect(work: Collection, resume: bool, watch: Watch) -> Imatrix:
             done = collector.chunks
             if done > start:
                 _save(work, collector, f"{digest} {done}")
-                watch.note(f"{target}: saved after {done} of {len(pieces)} chunks; --resume goes on from there")
+                watch.note(f"{target}: saved after {done} of {len(pieces)} chunks; --resume continues from there")
             raise
     _save(work, collector)
     return collector.result([work.name], length)
@@ -140,7 +140,7 @@ def _resume(collector: Collector, known: Imatrix, target: Path, digest: str, tot
     """Fill ``collector`` with what ``target`` holds."""
     state = str(read_header(target).get(RESUME_KEY, ""))
     if not state:
-        raise UsageError(f"{target} is finished, with {known.chunk_count} chunks", "pass --force to make it anew")
+        raise UsageError(f"{target} is finished, with {known.chunk_count} chunks", "pass --force to make it again")
     before, _, done = state.partition(" ")
     if before != digest or not done.isdecimal() or int(done) > total:
         raise UsageError(

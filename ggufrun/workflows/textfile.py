@@ -1,4 +1,4 @@
-"""Texts that are read whole, from files, pipes and stdin. What is no text is refused, and told what it seems to be; so
+"""Texts that are read whole, from files, pipes and stdin. What is not text is refused, and told what it seems to be; so
 is what has no end.
 """
 
@@ -23,7 +23,7 @@ SAMPLE = 1 << 20
 """Bytes by which is judged whether something is text."""
 
 FOREIGN = 0.1
-"""The share of bytes that are no UTF-8 above which something is no text; fewer are read, as llama.cpp does."""
+"""The share of bytes that are not UTF-8 above which something is not text; fewer are read, as llama.cpp does."""
 
 FEW = 3
 """So many of them may be in any text."""
@@ -42,16 +42,16 @@ KINDS = (
     (b"\x89PNG", "an image", "give a text file"),
     (b"\xff\xd8\xff", "an image", "give a text file"),
 )
-"""How files that are no UTF-8 text begin, what they are, and what to do about it."""
+"""How files that are not UTF-8 text begin, what they are, and what to do about it."""
 
 ENCODINGS = {"gb18030": "的一是不了在人有我他这中大来上国", "big5": "的一是不了在人有我他這中大來上國"}
 """Older encodings of Chinese, and characters that any text has."""
 
 
 def read(path: Path, what: str, limit: int = MAX_FED) -> str:
-    """The text at ``path``, or what comes from a pipe or, as ``-``, from stdin; bytes that are no UTF-8 survive it.
+    """The text at ``path``, or what comes from a pipe or, as ``-``, from stdin; bytes that are not UTF-8 survive it.
 
-    ``what`` names it in errors: NotFoundError, FormatError for what is no text or more than ``limit`` bytes.
+    ``what`` names it in errors: NotFoundError, FormatError for what is not text or more than ``limit`` bytes.
     """
     if str(path) == "-":
         return read_stdin()
@@ -100,13 +100,13 @@ def _no_text(data: bytes, what: str) -> FormatError:
         if data.startswith(magic):
             return FormatError(f"{what} is {kind}, no UTF-8 text", todo)
     if b"\0" in data:
-        return FormatError(f"{what} holds NUL bytes, and is no text", "give a text file in UTF-8")
+        return FormatError(f"{what} holds NUL bytes, and is not text", "give a text file in UTF-8")
     found = _encoding(data[:SAMPLE])
     if found:
         return FormatError(
             f"{what} is in {found}, by its looks, not in UTF-8", f"convert it: iconv -f {found} -t utf-8"
         )
-    return FormatError(f"{what} is no UTF-8 text", "give a text file in UTF-8")
+    return FormatError(f"{what} is not UTF-8 text", "give a text file in UTF-8")
 
 
 def _encoding(data: bytes) -> str:

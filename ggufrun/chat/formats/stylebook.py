@@ -160,7 +160,7 @@ def parse(text: str, where: str) -> Stylebook:
     for name, table in tables.items():
         place = _Place(text, where, name)
         if not isinstance(table, dict):
-            raise place.wrong("", f"{name} stands outside of a table", "a style begins with its name in [ ]")
+            raise place.wrong("", f"{name} is outside of a table", "a style begins with its name in [ ]")
         styles[name] = _style(name, table, styles, place)
         names += [(pattern, name) for pattern in _patterns(name, table.get("names", []), place)]
     return Stylebook(MappingProxyType(styles), tuple(names))
@@ -179,14 +179,14 @@ def _style(name: str, table: dict[str, Any], before: Mapping[str, Style], place:
             values[key] = _text(name, key, value, place)
         elif key in LISTS:
             if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
-                raise place.wrong(key, f"{name}.{key} is no list of texts", f'write {key} = ["..."]')
+                raise place.wrong(key, f"{name}.{key} is not a list of texts", f'write {key} = ["..."]')
             if key != "names":
                 values[key] = tuple(value)
         elif key == "sampling":
             values[key] = _sampling(name, value, place)
         elif key != "like":
             allowed = ", ".join((*TEXTS, *LISTS, "sampling", "like"))
-            raise place.wrong(key, f"{name}.{key} is no part of a style", f"choose from {allowed}")
+            raise place.wrong(key, f"{name}.{key} is not part of a style", f"choose from {allowed}")
     if "like" not in table:
         # What is not said follows from what is.
         values.setdefault("bare", values["first"].replace("{s}", ""))
@@ -197,7 +197,7 @@ def _style(name: str, table: dict[str, Any], before: Mapping[str, Style], place:
 
 def _text(name: str, key: str, value: Any, place: _Place) -> str:
     if not isinstance(value, str):
-        raise place.wrong(key, f"{name}.{key} is no text", f'write {key} = "..."')
+        raise place.wrong(key, f"{name}.{key} is not text", f'write {key} = "..."')
     if key != "system":
         strange = next((place for place in BRACES.findall(value) if not PLACE.fullmatch(f"{{{place}}}")), None)
         if strange is not None:
@@ -210,12 +210,12 @@ def _text(name: str, key: str, value: Any, place: _Place) -> str:
 def _sampling(name: str, value: Any, place: _Place) -> Mapping[str, float]:
     kinds = {item.name: item.type for item in fields(SamplingParams)}
     if not isinstance(value, dict):
-        raise place.wrong("sampling", f"{name}.sampling is no table", "write sampling = {temp = 0.7}")
+        raise place.wrong("sampling", f"{name}.sampling is not a table", "write sampling = {temp = 0.7}")
     for key, number in value.items():
         if kinds.get(key) not in ("int", "float"):
-            raise place.wrong(key, f"{name}.sampling.{key} is no setting", "/set in a conversation lists them")
+            raise place.wrong(key, f"{name}.sampling.{key} is not a setting", "/set in a conversation lists them")
         if type(number) not in (int, float):
-            raise place.wrong(key, f"{name}.sampling.{key} is no number", f"write {key} = 0.5")
+            raise place.wrong(key, f"{name}.sampling.{key} is not a number", f"write {key} = 0.5")
     try:
         SamplingParams(**value)
     except GgufrunError as error:

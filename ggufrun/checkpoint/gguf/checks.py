@@ -98,8 +98,8 @@ SECTIONED = (
 """Architectures whose positions have several parts, each of which rotates a share of a head's values."""
 
 NO_MODELS = {
-    "adapter": ("a LoRA adapter", "give it with --lora, beside its model"),
-    "imatrix": ("an importance matrix", "pass it with --imatrix, beside a model"),
+    "adapter": ("a LoRA adapter", "give it with --lora, next to its model"),
+    "imatrix": ("an importance matrix", "pass it with --imatrix, with a model"),
     "mmproj": ("the part of a model that sees or hears", "name the GGUF with the rest; ggufrun reads text only"),
 }
 """Other things that a GGUF may hold, by its ``general.type``; and what to do with them."""
@@ -212,7 +212,7 @@ def check_hyperparameters(path: Path, header: Header) -> None:
         return found
 
     def refuse(key: str, value: object) -> None:
-        raise FormatError(f"{path.name} says {key} = {value}, which makes no sense beside the rest", AGAIN)
+        raise FormatError(f"{path.name} says {key} = {value}, which makes no sense with the rest", AGAIN)
 
     _check_floats(path, header)
     for key, most in MOST.items():

@@ -55,7 +55,7 @@ class Value:
     raw: bytes
 
     def decode(self) -> Any:
-        """As Python: int, float, bool, str, or a list of these. Text that is no UTF-8 becomes bytes."""
+        """As Python: int, float, bool, str, or a list of these. Text that is not UTF-8 becomes bytes."""
         return _decode(self.kind, memoryview(self.raw), 0)[0]
 
     def __len__(self) -> int:

@@ -74,7 +74,7 @@ class _Reader:
         try:
             found = self.take(length).decode()
         except UnicodeDecodeError as error:
-            raise FormatError(f"{self.name} has a name that is no UTF-8 in its header", AGAIN) from error
+            raise FormatError(f"{self.name} has a name that is not UTF-8 in its header", AGAIN) from error
         # llama.cpp takes names for C strings, and aborts on an empty one
         if not found or "\0" in found:
             raise FormatError(f"{self.name} has the name {found!r} in its header", AGAIN)

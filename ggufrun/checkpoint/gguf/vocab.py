@@ -59,7 +59,7 @@ def check_vocabulary(path: Path, header: Header) -> None:
 
 
 def _texts(value: Value | None) -> list[bytes] | None:
-    """The texts of a list as llama.cpp sees them, up to a NUL; None for what is no list of texts."""
+    """The texts of a list as llama.cpp sees them, up to a NUL; None for what is not a list of texts."""
     if value is None or value.kind is not Kind.ARRAY or Kind(struct.unpack_from("<I", value.raw)[0]) is not Kind.STRING:
         return None
     raw, position, found = value.raw, 12, []
@@ -113,7 +113,7 @@ def _check_bpe(path: Path, header: Header, tokens: list[bytes]) -> None:
     pre = str(header.get("tokenizer.ggml.pre", ""))
     if pre == "whitespace":
         # llama.cpp takes the blanks out for the kind of that name only, and asserts that there are none
-        raise _unfit(path, "gpt2", "its text is to be cut up as that of the kind whitespace")
+        raise _unfit(path, "gpt2", "its text is to be split as by the kind whitespace")
     if pre not in WHOLE_WORDS and SPACE not in tokens:
         raise _unfit(path, "gpt2", f"no token is a space by itself ({SPACE.decode()})")
     _check_any_bpe(path, header, tokens)
@@ -127,7 +127,7 @@ def _check_any_bpe(path: Path, header: Header, tokens: list[bytes]) -> None:
 
 
 def _check_rwkv(path: Path, header: Header, tokens: list[bytes]) -> None:
-    """llama.cpp starts again at the beginning of the text where a token's first byte is no token, for ever."""
+    """llama.cpp starts again at the beginning of the text where a token's first byte is not a token, for ever."""
     first: set[int] = set()
     single: set[int] = set()
     for text in tokens:

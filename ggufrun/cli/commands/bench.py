@@ -146,7 +146,7 @@ def _numbers(flag: str, texts: Sequence[str] | None, default: list[int]) -> list
     found = []
     for part in (part for text in texts or () for part in text.split(",")):
         if not part.strip().isdecimal() or int(part) >= 1 << 24:
-            raise UsageError(f"{flag} {part!r} is no number of tokens or threads", f"write for example {flag} 128,512")
+            raise UsageError(f"{flag} {part!r} is not a number of tokens or threads", f"for example {flag} 128,512")
         found.append(int(part))
     return found if texts else default
 
@@ -156,7 +156,7 @@ def _pair(text: str) -> Test:
 
     numbers = _numbers("-pg", [text], [])
     if len(numbers) != 2 or not sum(numbers):
-        raise UsageError(f"-pg {text} is no pair", "write for example -pg 512,128")
+        raise UsageError(f"-pg {text} is not a pair", "write for example -pg 512,128")
     return Test(*numbers)
 
 

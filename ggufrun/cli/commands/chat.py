@@ -107,7 +107,7 @@ def _run(flags: ChatFlags, opening: str | None) -> None:
             except (GgufrunError, KeyboardInterrupt) as error:
                 if carried is None or path == before:
                     raise
-                # The conversation is not lost: the model that was left goes on with it.
+                # The conversation is not lost: the model that was left continues it.
                 warn(str(error) or "interrupted")
                 path = before
                 continue
@@ -171,7 +171,7 @@ def _talk(
         placed = choice.format.with_system(opening, system) if opening is not None else None
         opening = placed or opening
         if placed is None and (opening is not None or not choice.format.takes_system):
-            warn("the system prompt is not used: nothing says where it belongs beside these affixes; write it into -p")
+            warn("the system prompt is not used: nothing says where it belongs among these affixes; write it into -p")
     screen = Screen(
         color=SWITCH_VALUES.get((flags.screen.color or "auto").lower(), "auto"),
         plain=flags.screen.plain,
@@ -200,7 +200,7 @@ def _talk(
         # Beside affixes -p is no message but the beginning of the text itself.
         first, raw = (typed(instruction) if instruction is not None else None), opening
         if flags.talk.compat and raw is None and not session.ids and session.context.model.vocab.add_bos:
-            # llama.cpp begins with a BOS and goes on from there.
+            # llama.cpp begins with a BOS and continues from there.
             raw = ""
     else:
         first, raw = (typed(instruction) if instruction is not None else opening), None

@@ -145,7 +145,7 @@ def ask_engine(command: Iterable[str] = (sys.executable, "-c", PROBE)) -> dict[s
 
 def broken(what: str) -> dict[str, str]:
     """The facts about an engine that does not work."""
-    return {"error": what, "todo": "build it anew: `make engine`, or `pip install --force-reinstall llama-cpp-python`"}
+    return {"error": what, "todo": "build it again: `make engine`, or `pip install --force-reinstall llama-cpp-python`"}
 
 
 def budget_of(name: str, context: int | None, rpc: str | None) -> tuple[Any, list[str]]:

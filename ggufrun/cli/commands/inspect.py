@@ -122,7 +122,7 @@ def _table(*columns: tuple[str, bool]) -> Table:
 
 
 def _format(path: Path, header: Header) -> dict[str, str] | None:
-    """How ``chat`` would talk to the model, and why; None for what is no GGUF that the engine can open."""
+    """How ``chat`` would talk to the model, and why; None for what is not a GGUF that the engine can open."""
     from ggufrun.chat.formats.choose_format import FormatOptions, choose
     from ggufrun.checkpoint.gguf.checks import check_model
     from ggufrun.engine.model import Model, ModelParams

@@ -65,7 +65,7 @@ def list_models(
     for name, size in cut.items():
         # only what is in the models folder goes by its name
         rid = f", or `ggufrun rm {name}`" if folder is None else ""
-        console.note(f"{name}: a pull was stopped after {size_text(size)}; pull it again to go on{rid}")
+        console.note(f"{name}: a pull was stopped after {size_text(size)}; pull it again to continue{rid}")
     if not rows:
         console.note(f"no models in {place}; fetch one with `ggufrun pull org/name:Q4_K_M`")
         return

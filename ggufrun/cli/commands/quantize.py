@@ -106,7 +106,7 @@ def quantize(
         job.run(source, "quantizing")
         return
     if output is not None and not output.is_dir():
-        raise UsageError(f"{output} is no folder, and there are {len(sources)} inputs", "name an existing one with -o")
+        raise UsageError(f"{output} is not a folder, and there are {len(sources)} inputs", "name one with -o")
     outcomes = run_all(sources, job.run, how.as_json)
     if not how.as_json:
         print_outcomes(outcomes, how.dry_run)
@@ -199,4 +199,4 @@ def _layers(text: str | None) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",")) if text else ()
     except ValueError as error:
-        raise UsageError(f"{text!r} is no list of layers", "write for example --prune-layers 3,4") from error
+        raise UsageError(f"{text!r} is not a list of layers", "write for example --prune-layers 3,4") from error

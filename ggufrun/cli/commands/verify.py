@@ -156,7 +156,7 @@ def _verify_file(path: Path, expected: list[Expected], verdict: Verdict, advance
         verdict.problems.append("is not there")
         return
     if not path.is_file():
-        verdict.problems.append("is no file")
+        verdict.problems.append("is not a file")
         return
     digests = _Digests(path, expected, advance)
     try:

@@ -78,7 +78,7 @@ class Commands(TyperGroup):
             if name not in MORE or not words.startswith("Got unexpected extra argument"):
                 raise
             extra = words[words.rindex(" (") + 2 : -1] if " (" in words else words
-            raise UsageError(f"{name} takes no further word: {extra}", MORE[name]) from error
+            raise UsageError(f"unexpected argument: {extra}", MORE[name]) from error
 
 
 class Converting(SectionedCommand):

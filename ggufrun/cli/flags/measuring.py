@@ -73,7 +73,7 @@ def text_name(path: Path | None, builtin: str) -> str:
         return f"ggufrun {builtin}"
     if str(path) == "-":
         return "stdin"
-    # of a name that is no text, what a GGUF can hold
+    # of a name that is not text, what a GGUF can hold
     return str(path).encode("utf-8", "replace").decode()
 
 

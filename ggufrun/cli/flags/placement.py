@@ -139,7 +139,7 @@ def placement(flags: PlaceFlags) -> Placement:
     for text in (part for one in flags.override_tensor or () for part in one.split(",")):
         pattern, separator, name = text.rpartition("=")
         if not separator or not pattern or not name:
-            raise UsageError(f"-ot {text!r} is no REGEX=BUFFER", r"write for example -ot 'ffn_.*_exps=CPU'")
+            raise UsageError(f"-ot {text!r} is not REGEX=BUFFER", r"write for example -ot 'ffn_.*_exps=CPU'")
         overrides.append((pattern, name))
     return Placement(
         split=flags.split_mode or "layer",

@@ -26,7 +26,7 @@ REFUSALS = (
     ),
     ("no CUDA-capable device", "CUDA_VISIBLE_DEVICES names no card that is there, or the container got none"),
     ("system not yet initialized", "start NVIDIA's fabric manager: `sudo systemctl start nvidia-fabricmanager`"),
-    ("unsupported display driver", "the driver and libcuda.so.1 do not belong together: install the driver anew"),
+    ("unsupported display driver", "the driver and libcuda.so.1 do not belong together: reinstall the driver"),
     ("unknown error", "load the driver's second module: `sudo nvidia-modprobe -u -c=0` (or restart the machine)"),
 )
 """Words of CUDA's reason for finding no card, and what helps."""

@@ -276,7 +276,7 @@ def _run(flags: ChatFlags, list_file: Path, output: Path) -> None:
     draft, guidance = flags.draft.params(), flags.guidance_params()
     alone = draft is not None or guidance is not None
     if alone and flags.questions.parallel not in (None, 1):
-        raise UsageError("-np, beside guessing ahead or guidance", "leave it out: questions are answered one by one")
+        raise UsageError("-np, with guessing ahead or guidance", "leave it out: questions are answered one by one")
     small = None if flags.draft.draft_model is None else choose_model.named(flags.draft.draft_model)
     if alone:
         params = with_room_for_guidance(with_room_for_draft(params, draft), guidance)

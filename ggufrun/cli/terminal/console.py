@@ -129,13 +129,13 @@ def _json(value: Any, indent: int | None = None) -> str:
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     # JSON itself leaves some of what a terminal obeys
     text = re.sub(f"[{ACTING}]", lambda found: f"\\u{ord(found[0]):04x}", text)
-    # a terminal without Unicode, or a file name that is no text
+    # a terminal without Unicode, or a file name that is not text
     return text if can_write(text) else json.dumps(value, indent=indent)
 
 
 def write_anything() -> None:
     """Let whatever cannot be written in the encoding of stdout and stderr be written all the same: the bytes of a file
-    name that is no text as they are, any other character as a question mark.
+    name that is not text as they are, any other character as a question mark.
     """
     codecs.register_error("ggufrun", _as_bytes)
     for stream in (sys.stdout, sys.stderr):

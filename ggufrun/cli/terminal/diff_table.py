@@ -51,7 +51,7 @@ def _summary(found: Difference) -> str:
 
 
 def _weight(item: TensorDifference) -> float:
-    """What differs most comes first: shapes and absence, then values that are no numbers, then errors."""
+    """What differs most comes first: shapes and absence, then values that are not numbers, then errors."""
     if item.error is None:
         return -math.inf
     return -1e300 if math.isnan(item.error) else -item.error

@@ -53,7 +53,7 @@ def read_model(files: TokenizerFiles) -> Model:
     if model.get("type", "BPE") != "BPE":
         raise UnsupportedError(
             f"{name} holds a {str(model['type'])[:40]} model, and llama.cpp's tokenizers here are BPE",
-            "this model's text would be cut up wrongly; use another runtime for it",
+            "this model's text would be tokenized wrongly; use another runtime for it",
         )
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
@@ -103,7 +103,7 @@ def byte_level(files: TokenizerFiles, model: Model, size: int, tokenizer: Any) -
         if not token.normalized:
             # llama.cpp takes these as they come out of the tokenizer again
             decoded = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids, skip_special_tokens=False)
-            # a token of letters that are bytes in disguise is no text once it is decoded
+            # a token of letters that are bytes in disguise is not text once it is decoded
             text = text if "\ufffd" in decoded else decoded
         if token.special or looks_special(text):
             vocabulary.put(token.id, text, 0.0, Kind.CONTROL)
@@ -178,7 +178,7 @@ def space_in_front(splitting: Splitting) -> tuple[bool, bool]:
             return scheme != "never", scheme != "first"
     raise UnsupportedError(
         f"llama.cpp's SentencePiece tokenizer cannot follow the rules of tokenizer.json ({splitting})",
-        "put the model's tokenizer.model beside it",
+        "put the model's tokenizer.model next to it",
     )
 
 

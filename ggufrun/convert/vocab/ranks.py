@@ -107,7 +107,7 @@ ALPHABET = _alphabet()
 
 def read_ranks(path: Path) -> dict[bytes, int]:
     """The table in ``path``: ids from 0 on without gaps, every byte among them. FormatError for anything else."""
-    broken = f"{path} is no table of tokens"
+    broken = f"{path} is not a table of tokens"
     ranks: dict[bytes, int] = {}
     work = 0
     for line in read_bytes(path, MAX_BYTES).splitlines():

@@ -158,7 +158,7 @@ def read_template(files: TokenizerFiles) -> Template | None:
             if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
                 raise FormatError(f"the chat templates in {files.folder} have no names", "download them again")
             if not isinstance(entry.get("template"), str):
-                raise FormatError(f"the chat template {entry['name']!r} is no text", "download it again")
+                raise FormatError(f"the chat template {entry['name']!r} is not text", "download it again")
         return found
     return found if isinstance(found, str) else None
 
@@ -181,7 +181,7 @@ def _template_file(files: TokenizerFiles) -> Any:
 
 
 def read_template_file(path: Path) -> str:
-    """The text of a template. NotFoundError, or FormatError for one that is no text or no template by its size."""
+    """The text of a template. NotFoundError, or FormatError for one that is not text or no template by its size."""
     if not path.is_file():
         raise NotFoundError(f"no such file: {path}", "check the path")
     return read_text(path, MAX_TEMPLATE)

@@ -58,7 +58,7 @@ def read_model(path: Path) -> Model:
     from sentencepiece import SentencePieceProcessor
 
     data = read_bytes(path, MAX_BYTES)
-    broken = FormatError(f"{path} is no SentencePiece model", "download it again")
+    broken = FormatError(f"{path} is not a SentencePiece model", "download it again")
     processor = SentencePieceProcessor()
     try:
         if not data or not processor.LoadFromSerializedProto(data):
@@ -79,7 +79,7 @@ def read_model(path: Path) -> Model:
     if kind != BPE:
         raise UnsupportedError(
             f"{path} is a {MODEL_TYPES.get(kind, 'strange')} model, and llama.cpp merges pieces as BPE does",
-            "this model's text would be cut up wrongly; use another runtime for it",
+            "this model's text would be tokenized wrongly; use another runtime for it",
         )
     has_map = len(normalizer.get(2, b"")) > 0
     name = bytes(normalizer.get(1, b"")).decode("utf-8", "replace") if has_map else ""
@@ -114,7 +114,7 @@ def read_pieces(model: Model, size: int) -> Vocabulary:
         try:
             text = processor.IdToPiece(number)
         except UnicodeDecodeError as error:
-            raise FormatError(f"the piece {number} of {model.path} is no text", "download it again") from error
+            raise FormatError(f"the piece {number} of {model.path} is not text", "download it again") from error
         if kind == Kind.USER_DEFINED:
             # llama.cpp looks for these in the text itself, where spaces are spaces
             text = text.replace(SPACE, " ")

@@ -71,5 +71,5 @@ def _special(entries: Any, count: int) -> list[str]:
         raise ValueError("the special tokens")
     names = [*named, *(f"<SPECIAL_{number}>" for number in range(len(named), count))]
     if len(set(names)) != count:
-        raise ValueError("a special token stands there twice")
+        raise ValueError("a special token is listed twice")
     return names

@@ -54,7 +54,7 @@ def assembled(
     if known is None:
         raise UnsupportedError(
             f"vocab.json and merges.txt do not say how text is split, and {name or 'config.json'} is not known to",
-            "put the model's tokenizer.json beside them",
+            "put the model's tokenizer.json next to them",
         )
     steps: list[dict[str, Any]] = []
     if known.rule:

@@ -57,7 +57,7 @@ class Vocabulary:
         try:
             self.tokens[number], self.scores[number], self.types[number] = text.encode(), score, int(kind)
         except UnicodeEncodeError as error:
-            raise FormatError(f"the token {number} is no text: {text[:40]!r}", "download it again") from error
+            raise FormatError(f"the token {number} is not text: {text[:40]!r}", "download it again") from error
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Original:
     ``encode`` turns texts into ids without BOS and EOS; with ``special`` the texts of special tokens become those
     tokens. ``added`` are the tokens that are cut out of a text first, ``known`` those that ``encode`` itself cuts out.
     ``normalize`` is what the original does to a text beforehand and llama.cpp does not, if anything; ``loss`` says it
-    in words. ``prefixed`` says whether a text starts anew after a special token, as it does to llama.cpp. ``ignored``
+    in words. ``prefixed`` says whether a text starts again after a special token, as it does to llama.cpp. ``ignored``
     are texts of tokens around which the two differ by design: strings that hold one are not compared. ``approximate``
     names the characters in which llama.cpp is known to follow the original's rule only roughly, if in any, as
     ``pretokenizers`` does. ``notes`` are sentences for the user about what the vocabulary lost.

@@ -53,7 +53,7 @@ class Placement:
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
-            raise UsageError(f"-sm {self.split} is no way to split", f"choose from {', '.join(SPLITS)}")
+            raise UsageError(f"-sm {self.split} is not a split mode", f"choose from {', '.join(SPLITS)}")
         if any(not 0 <= share < math.inf for share in self.shares) or (self.shares and not any(self.shares)):
             raise UsageError("-ts wants shares such as 3,1", "give one number a device, none of them negative")
         if self.cpu_experts < 0:
@@ -62,7 +62,7 @@ class Placement:
             try:
                 re.compile(pattern)
             except re.error as error:
-                what = f"-ot {pattern!r} is no regular expression: {error}"
+                what = f"-ot {pattern!r} is not a regular expression: {error}"
                 raise UsageError(what, "the tensors' names: `ggufrun inspect --tensors`") from error
 
     def apply(self, native: Any) -> list[Any]:

@@ -66,7 +66,7 @@ def parse(text: str) -> tuple[Endpoint, ...]:
         if not colon:
             host, port = part, str(PORT)
         if not host or ":" in host or not port.isdigit() or not 0 < int(port) < 1 << 16:
-            raise UsageError(f"--rpc {part!r} is no address", f"write host:port, such as 127.0.0.1:{PORT}")
+            raise UsageError(f"--rpc {part!r} is not an address", f"write host:port, such as 127.0.0.1:{PORT}")
         found.append(Endpoint(host, int(port)))
     if not found:
         raise UsageError("--rpc names no worker", f"write host:port, such as 127.0.0.1:{PORT}")
@@ -88,7 +88,7 @@ def check(endpoint: Endpoint, patience: float = PATIENCE) -> None:
     except ConnectionRefusedError as error:
         raise EngineError(f"no worker listens at {endpoint}", start) from error
     except socket.gaierror as error:
-        raise EngineError(f"{endpoint.host} is no known host", "check the name, or give the address") from error
+        raise EngineError(f"{endpoint.host} is not a known host", "check the name, or give the address") from error
     except (TimeoutError, socket.timeout) as error:  # noqa: UP041 -- Python 3.9's name, and 3.10's
         raise EngineError(
             f"the worker at {endpoint} does not answer", "it may serve somebody else; each worker serves one client"
@@ -96,7 +96,7 @@ def check(endpoint: Endpoint, patience: float = PATIENCE) -> None:
     except OSError as error:
         raise EngineError(f"the worker at {endpoint} cannot be reached: {error.strerror or error}", start) from error
     if len(answer) < 12 or struct.unpack_from("<Q", answer)[0] != 4 + CAPABILITIES:
-        raise EngineError(f"what listens at {endpoint} is no worker, or one of another version", start)
+        raise EngineError(f"what listens at {endpoint} is not a worker, or one of another version", start)
     major, minor, patch = answer[8], answer[9], answer[10]
     if major != VERSION:
         raise EngineError(

@@ -34,7 +34,7 @@ def resolved(host: str) -> str:
     try:
         return socket.gethostbyname(host)
     except (OSError, UnicodeError) as error:
-        raise EngineError(f"{host!r} is no address of this machine", "give one such as 127.0.0.1") from error
+        raise EngineError(f"{host!r} is not an address of this machine", "give one such as 127.0.0.1") from error
 
 
 def loopback(host: str) -> bool:

@@ -151,7 +151,7 @@ def check(text: str) -> None:
         line += part.count("\n")
     rule, ways = widest(text)
     if ways > MOST:
-        raise FormatError(f"the grammar can go on in over {MOST} ways where {rule} begins", "let them differ sooner")
+        raise FormatError(f"the grammar can continue in over {MOST} ways where {rule} begins", "let them differ sooner")
 
 
 def _check_count(part: str, line: int) -> None:
@@ -160,10 +160,10 @@ def _check_count(part: str, line: int) -> None:
         first = int(low or "0")
         last = int(high) if high.strip() else first
     except ValueError:
-        raise FormatError(f"the grammar is broken in line {line}: {part} is no repetition", "write {2,5}") from None
+        raise FormatError(f"the grammar is broken in line {line}: {part} is not a repetition", "write {2,5}") from None
     if not 0 <= first <= last <= MAX_REPEATS:
         raise FormatError(
-            f"the grammar is broken in line {line}: {part} is no repetition that can be",
+            f"the grammar is broken in line {line}: {part} is not a possible repetition",
             f"the lower count first, and none above {MAX_REPEATS}",
         )
 

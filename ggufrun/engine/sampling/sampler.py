@@ -110,7 +110,7 @@ class Sampler:
             self._checked = True
             if np.isnan(np.ctypeslib.as_array(logits, (self._size,))).any():
                 raise EngineError(
-                    "the model computes values that are no numbers", "its file may be damaged: ggufrun verify FILE"
+                    "the model computes values that are not numbers", "its file may be damaged: ggufrun verify FILE"
                 )
         before = self._penalties.apply(logits) if self._penalties is not None else []
         try:

@@ -57,7 +57,7 @@ ADVICE = "leave it out, or write the grammar yourself (--grammar)"
 def to_grammar(text: str) -> str:
     """The grammar whose sentences are the JSON values that the schema ``text`` allows.
 
-    Raises FormatError when it is no JSON (with the line) or no schema, UnsupportedError for an unknown keyword.
+    Raises FormatError when it is not JSON (with the line) or no schema, UnsupportedError for an unknown keyword.
     """
     if len(text) > MAX_LENGTH:
         raise FormatError("the JSON schema is longer than a megabyte", "simplify it")
@@ -258,7 +258,7 @@ class _Writer:
         if first:
             # Fixed places; what comes after them would need counts that depend on them.
             if low not in (0, len(first)) or high not in (None, len(first)) or schema.get("items", False) is not False:
-                raise UnsupportedError(f"{where}: prefixItems beside items, minItems or maxItems", ADVICE)
+                raise UnsupportedError(f"{where}: prefixItems together with items, minItems or maxItems", ADVICE)
             parts = [self._value(item, f"{where}, item {n}", depth + 1) for n, item in enumerate(first)]
             joined = ' ws "," ws '.join(parts)
             return f'"[" ws {joined} ws "]"'
@@ -279,7 +279,7 @@ class _Writer:
         head, tail = '""', '""'
         if more is not False:
             if any(len(name) > MAX_NAME for name in named):
-                raise UnsupportedError(f"{where}: additionalProperties beside a name over {MAX_NAME} letters", ADVICE)
+                raise UnsupportedError(f"{where}: additionalProperties with a name over {MAX_NAME} letters", ADVICE)
             extra = f'{other_key(list(named))} ws ":" ws {self._value(more, f"{where}, additional", depth + 1)}'
             tail = self._rule(f'(ws "," ws {extra})*')
             head = self._rule(f"({extra} {tail})?")
