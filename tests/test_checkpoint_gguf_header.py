@@ -140,7 +140,7 @@ def test_alignments(tmp_path: Path, alignment: int) -> None:
 def test_sound_alignments(tmp_path: Path) -> None:
     for alignment in (1, 2, 1 << 20):
         assert read(tmp_path, with_alignment(alignment)).data_start % alignment == 0
-    with pytest.raises(FormatError, match="alignment of 32"):
+    with pytest.raises(FormatError, match=r"general\.alignment = 32 as UINT64, not as UINT32"):
         read(tmp_path, with_alignment(32, Kind.UINT64))
 
 

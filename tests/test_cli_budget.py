@@ -275,4 +275,3 @@ def test_a_card_in_use_needs_no_word() -> None:
         == ""
         == doctor_findings.architecture_problem(["AVX2"], "9.0")
     )
-

@@ -190,3 +190,34 @@ def test_llama_cpps_converter_gets_the_code_and_the_settings_too() -> None:
     extra = ["modeling_x.py", "preprocessor_config.json", "1_Pooling/config.json"]
     names = [*SHARDS, *TORCH, *SETTINGS, *OTHERS, *extra]
     assert upstream_files(names) == sorted([*SHARDS, *SETTINGS, *extra])
+
+
+def test_projectors_drafts_and_folders_are_told_apart() -> None:
+    names = [
+        "gemma-3-4b-it-Q4_K_M.gguf",
+        "gemma-3-4b-it.mmproj-Q8_0.gguf",
+        "mmproj-model-f16.gguf",
+        "gemma-3-4b-it-draft-Q4_K_M.gguf",
+        "gemma-3-4b-it.imatrix.gguf",
+    ]
+    assert gguf_files(None)(names) == gguf_files("q4_k_m")(names) == names[:1]
+    assert gguf_files("gemma-3-4b-it.mmproj-Q8_0")(names) == [names[1]]
+    with pytest.raises(NotFoundError, match="it holds no f16"):
+        gguf_files("f16")(names)
+
+
+def test_every_name_that_is_offered_works_when_it_is_pasted() -> None:
+    names = ["a/m-Q8_0.gguf", "b/m-Q8_0.gguf", "b/m-Q6_K.gguf", "m.mmproj-f16.gguf", "c/n-Q5_0.gguf"]
+    with pytest.raises(UsageError) as several:
+        gguf_files(None)(names)
+    with pytest.raises(UsageError) as of_type:
+        gguf_files("Q8_0")(names)
+    with pytest.raises(NotFoundError) as none:
+        gguf_files("IQ1_S")(names)
+    offered = {
+        text.strip() for error in (several, of_type) for text in error.value.what.partition(": ")[2].split(",")
+    } | {text.strip() for text in none.value.todo.removeprefix("there are ").split(",")}
+    assert offered == {"a/m-Q8_0", "b/m-Q8_0", "Q6_K", "Q5_0", "m.mmproj-f16"}
+    for text in offered:
+        assert parse(f"org/name:{text}").kind == text
+        assert len(gguf_files(text)(names)) == 1

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from ggufrun.checkpoint.gguf.checks import NO_MODELS, check_model, kind_of
 from ggufrun.checkpoint.gguf.file import Header
 from ggufrun.checkpoint.gguf.header import read_header
+from ggufrun.checkpoint.gguf.source import SPLIT_NAME
 from ggufrun.checkpoint.jsonfile import read_weight_map
 from ggufrun.checkpoint.randomaccess import RandomAccessFile
 from ggufrun.checkpoint.safetensors import parse_header
@@ -18,6 +22,10 @@ from ggufrun.errors import FormatError, GgufrunError, NotFoundError
 from ggufrun.quantize import ggml
 
 PIECE = 4 << 20
+STRETCH = 512
+SMALLEST_HOLE = 16 << 10
+"""Bytes: of the stretches that are looked at for zeros, and of a matrix that is."""
+
 AGAIN = "download it again"
 
 Feed = Callable[[memoryview], None]
@@ -32,6 +40,7 @@ class _Segment:
     end: int
     name: str = ""
     kind: int | None = None
+    is_matrix: bool = False
 
 
 def check_gguf(path: Path, feed: Feed | None = None) -> str:
@@ -42,9 +51,10 @@ def check_gguf(path: Path, feed: Feed | None = None) -> str:
     """
     header = read_header(path)
     file = RandomAccessFile(path)
-    problem = _unusable(path, header)
+    problem = _misnamed(path, header) or _unusable(path, header)
     try:
         for segment in _segments(header):
+            zeros = 0
             size = PIECE if segment.kind is None else PIECE // ggml.block_type(segment.kind).size
             step = size if segment.kind is None else size * ggml.block_type(segment.kind).size
             for begin in range(segment.begin, segment.end, step):
@@ -54,14 +64,36 @@ def check_gguf(path: Path, feed: Feed | None = None) -> str:
                         ggml.validate(segment.kind, data)
                     except FormatError as error:
                         problem = FormatError(f"{segment.name}: {error.what}", AGAIN)
+                    zeros += _zero_bytes(data)
                 if feed:
                     feed(data.data)
+            if problem is None and segment.is_matrix and 2 * zeros > segment.end - segment.begin:
+                share = 100 * zeros // (segment.end - segment.begin)
+                problem = FormatError(f"{segment.name} is all zeros over {share}% of its bytes", AGAIN)
     finally:
         file.close()
     if problem:
         raise problem
     values = sum(prod(info.shape) for info in header.tensors)
     return f"GGUF, {len(header.tensors)} tensors, {values:,} values"
+
+
+def _zero_bytes(data: npt.NDArray[np.uint8]) -> int:
+    """Bytes in stretches of `STRETCH` that are all zero: a hole that a cut download left, not a value or two."""
+    whole = len(data) // STRETCH * STRETCH
+    rows = data[:whole].view(np.uint64).reshape(-1, STRETCH // 8)
+    return STRETCH * int((~rows.any(axis=1)).sum())
+
+
+def _misnamed(path: Path, header: Header) -> GgufrunError | None:
+    """Why the file is not the shard that its name says, such as a copy of another one."""
+    count, number = header.get("split.count", 1), header.get("split.no", 0)
+    name = SPLIT_NAME.fullmatch(path.name)
+    if name is None or not isinstance(count, int) or not isinstance(number, int) or count < 2:
+        return None
+    if (int(name["number"]), int(name["count"])) == (number + 1, count):
+        return None
+    return FormatError(f"{path.name} is in truth part {number + 1} of {count}", AGAIN)
 
 
 def _unusable(path: Path, header: Header) -> GgufrunError | None:
@@ -83,7 +115,8 @@ def _segments(header: Header) -> Iterator[_Segment]:
         if begin > position:
             yield _Segment(position, begin)
         position = begin + info.n_bytes
-        yield _Segment(begin, position, info.name, int(info.type))
+        is_matrix = info.name.endswith(".weight") and sum(size > 1 for size in info.shape) > 1
+        yield _Segment(begin, position, info.name, int(info.type), is_matrix and info.n_bytes >= SMALLEST_HOLE)
     if header.file_size > position:
         yield _Segment(position, header.file_size)
 

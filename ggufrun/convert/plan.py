@@ -109,6 +109,7 @@ def plan_convert(
         check_output(config, family, source)
         tensors = mapped(config, family, source)
         own = own_precision(tensors)
+        idle = _idle_rules(options, tensors)
         options = _keeping(options, tensors)
         writer, original, renamed = _metadata(source, config, family, tensors, wishes)
         targets = []
@@ -124,7 +125,9 @@ def plan_convert(
                 targets.append(quantized_target(path, file_type, model, planned, dict(base), options, imatrix))
         dropped = left_out(config, family, source)
         changes = (f"left out are changes to {some_of(dropped)}, which are not in the text part",) if dropped else ()
-        return Plan(source, tuple(targets), original, dropped, _notes(source, original, changes, resized, renamed))
+        return Plan(
+            source, tuple(targets), original, dropped, _notes(source, original, changes, resized, renamed, idle)
+        )
     except BaseException:
         source.close()
         raise
@@ -171,7 +174,7 @@ def plan_quantize(
     source = _Quantizable(path, options, imatrix)
     try:
         targets = [source.target(file_type, path_of(file_type)) for file_type in file_types]
-        return Plan(source.source, tuple(targets))
+        return Plan(source.source, tuple(targets), notes=_idle_rules(options, source.source.tensors))
     except BaseException:
         source.source.close()
         raise
@@ -215,6 +218,22 @@ class _Quantizable:
         planned = plan_types(self.source.files[0], file_type, self._options)
         _check_requantize(self._path, planned, self._existing, self._options)
         return quantized_target(path, file_type, self._model, planned, self._existing, self._options, self._imatrix)
+
+
+def _idle_rules(options: QuantizeOptions, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """A sentence for each of the user's expressions that is found in the name of no tensor."""
+    notes = []
+    for pattern, kind in options.tensor_types:
+        try:
+            found = any(re.search(pattern, name) for name in tensors)
+        except re.error:
+            # llama.cpp takes C++'s expressions, and says what it does not take
+            continue
+        if not found:
+            notes.append(
+                f"--tensor-type {pattern}={kind} matches no tensor; `ggufrun inspect --tensors` lists the names"
+            )
+    return tuple(notes)
 
 
 def _keeping(options: QuantizeOptions, tensors: Mapping[str, Tensor]) -> QuantizeOptions:

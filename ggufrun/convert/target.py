@@ -157,11 +157,15 @@ def quantized_target(
     model.
     """
     if planned.needs_imatrix:
-        needing = [f" ({name} as {kind})" for name, kind in planned.tensors if requires_imatrix(name, kind, file_type)]
-        raise UsageError(
-            f"{file_type.name} needs an importance matrix{needing[0] if needing else ''}",
-            "give one with --imatrix FILE, measure one with --imatrix auto, or choose a larger type, such as IQ3_S",
-        )
+        needing = [(name, kind) for name, kind in planned.tensors if requires_imatrix(name, kind, file_type)]
+        # the dry run also counts tensors that are of this type already, which are copied
+        changing = [(name, kind) for name, kind in needing if ggml.block_types()[kind].id != existing[name]]
+        if changing or not needing:
+            which = f" ({changing[0][0]} as {changing[0][1]})" if changing else ""
+            raise UsageError(
+                f"{file_type.name} needs an importance matrix{which}",
+                "give one with --imatrix FILE, measure one with --imatrix auto, or choose a larger type, such as IQ3_S",
+            )
     model = Model(model.metadata, {name: _as_ggml(tensor) for name, tensor in model.tensors.items()})
     types = [(name, ggml.block_types()[kind].id) for name, kind in planned.tensors]
     if sorted(name for name, _ in types) != sorted(existing):

@@ -92,9 +92,13 @@ def resolve_model(name: str, gguf_only: bool = False) -> Path:
             model = named(asked, group)
             if model is not None:
                 return model.path
+    repo, _, kind = name.partition(":")
     unconverted = next((model for model in found if gguf_only and _is_called(model, name)), None)
+    unconverted = unconverted or next(
+        (model for model in found if gguf_only and not model.is_gguf and kind and _is_called(model, repo)), None
+    )
     if unconverted is not None:
-        raise _not_converted(unconverted)
+        raise _not_converted(unconverted, kind or "q4_k_m")
     raise NotFoundError(f"no such file, and no model in {models_folder()}: {name}", near(name, able))
 
 
@@ -102,14 +106,14 @@ class NotConvertedError(NotFoundError):
     """What was asked for is here, but not as a GGUF."""
 
 
-def _not_converted(model: LocalModel) -> NotConvertedError:
+def _not_converted(model: LocalModel, kind: str) -> NotConvertedError:
     if model.is_adapter:
         return NotConvertedError(
             f"{model.path} is a LoRA adapter, not a GGUF",
             f"merge it into its base: ggufrun convert BASE --lora {model.path}",
         )
     return NotConvertedError(
-        f"{model.path} is a checkpoint, not a GGUF", f"convert it: ggufrun convert {model.path} -t q4_k_m"
+        f"{model.path} is a checkpoint, not a GGUF", f"convert it: ggufrun convert {model.path} -t {kind.lower()}"
     )
 
 

@@ -11,7 +11,8 @@ from typing import Protocol
 from ggufrun.errors import TargetError
 from ggufrun.hub import client
 from ggufrun.hub.client import Listing, RemoteFile
-from ggufrun.hub.digests import METADATA, file_digest, is_inside, read_note
+from ggufrun.hub.digests import METADATA, PIECE, Hasher, file_digest, is_inside, read_note
+from ggufrun.hub.select import piece
 from ggufrun.regularfile import read_text
 
 
@@ -116,7 +117,7 @@ class Folder:
         """By the note that was made when it came, else by its digest; an unknown file stands unless forced."""
         path = self.folder / file.name
         if not os.path.lexists(path):
-            return False
+            return self._is_joined(file)
         if path.is_file() and path.stat().st_size == file.size:
             known = read_note(self._note(file))
             # a second's grace, as the client gives: file systems round times
@@ -128,6 +129,23 @@ class Folder:
         if self.force and not path.is_dir():
             return False
         raise TargetError(f"{path} exists and is not the hub's", "move it away, or use --force to replace it")
+
+    def _is_joined(self, file: RemoteFile) -> bool:
+        """Whether the file is a piece of one that lies here whole, as its digest says."""
+        own = piece(file.name)
+        whole = self.folder / own[0] if own else None
+        if own is None or whole is None or not whole.is_file():
+            return False
+        before = [name for name in self.listing.names if (one := piece(name)) and one[0] == own[0] and one[1] < own[1]]
+        start = sum(self.listing.file(name).size for name in before)
+        hasher = Hasher(file.digest.kind, file.size)
+        with whole.open("rb") as source:
+            source.seek(start)
+            left = file.size
+            while data := source.read(min(left, PIECE)):
+                hasher.update(data)
+                left -= len(data)
+        return left == 0 and hasher.digest == file.digest
 
     def _note(self, file: RemoteFile) -> Path:
         return self.folder / METADATA / f"{file.name}.metadata"

@@ -63,6 +63,9 @@ def scan(folder: Path, max_depth: int = MAX_DEPTH) -> list[LocalModel]:
         if any(name in names for name in DESCRIPTIONS) and (checkpoint := _checkpoint(folder, place)):
             found.append(checkpoint)
         for item in gguf_sets(names):
+            if item.joined:
+                # pieces that are still to be joined
+                continue
             stem = (place / item.stem).relative_to(folder).as_posix()
             files = tuple(place / name for name in item.names)
             found.append(LocalModel(stem, files[0], True, item.kind, files, tuple(missing_shards(files[0]))))

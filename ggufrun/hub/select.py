@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import PurePosixPath
@@ -64,12 +64,16 @@ DEFAULT_TYPE = "Q4_K_M"
 
 @dataclass(frozen=True)
 class GgufSet:
-    """One model in one or several GGUF files of a repository; ``count`` shards belong to it."""
+    """One model in one or several GGUF files of a repository; ``count`` shards belong to it.
+
+    ``joined`` is the name of the file that the ``names`` are pieces of, cut by bytes; empty for shards.
+    """
 
     stem: str
     kind: str
     names: tuple[str, ...]
     count: int
+    joined: str = ""
 
 
 def checkpoint_files(names: Sequence[str]) -> list[str]:
@@ -128,7 +132,37 @@ def gguf_sets(names: Sequence[str]) -> list[GgufSet]:
             split = SPLIT.search(stem)
             key = (stem[: split.start()], int(split[2])) if split else (stem, 1)
             found[key].append(name)
-    return [GgufSet(stem, type_label(stem), tuple(sorted(found[stem, n])), n) for stem, n in sorted(found)]
+    sets = [GgufSet(stem, type_label(stem), tuple(sorted(found[stem, n])), n) for stem, n in sorted(found)]
+    whole = {item.stem for item in sets}
+    return sets + [item for item in _cut_sets(names) if item.stem not in whole]
+
+
+def piece(name: str) -> tuple[str, int, int] | None:
+    """Of a piece of a file that was cut by bytes (``x.gguf.part1of2``, ``x.gguf-split-a``): the file's name, the
+    piece's number from 1, and how many there are, 0 where the name does not say; None for another file.
+    """
+    if found := _NUMBERED.fullmatch(name):
+        return found[1], int(found[2]), int(found[3])
+    if found := _LETTERED.fullmatch(name):
+        return found[1], ord(found[2].lower()) - ord("a") + 1, 0
+    return None
+
+
+_NUMBERED = re.compile(r"(.+\.gguf)\.part(\d{1,3})of(\d{1,3})", re.IGNORECASE)
+_LETTERED = re.compile(r"(.+\.gguf)-split-([a-z])", re.IGNORECASE)
+
+
+def _cut_sets(names: Sequence[str]) -> list[GgufSet]:
+    pieces: dict[str, dict[int, tuple[str, int]]] = defaultdict(dict)
+    for name in names:
+        if found := piece(name):
+            pieces[found[0]][found[1]] = (name, found[2])
+    sets = []
+    for joined, parts in sorted(pieces.items()):
+        stem = joined[: -len(".gguf")]
+        count = max(parts[next(iter(parts))][1], max(parts))
+        sets.append(GgufSet(stem, type_label(stem), tuple(parts[n][0] for n in sorted(parts)), count, joined))
+    return sets
 
 
 def type_label(stem: str) -> str:
@@ -167,8 +201,9 @@ def gguf_files(kind: str | None, on_choice: Callable[[GgufSet], None] | None = N
             raise NotFoundError("it holds no GGUF files", "leave the type out to fetch the checkpoint")
         chosen = _choose(sets, kind)
         if len(chosen.names) != chosen.count:
+            parts = "pieces" if chosen.joined else "shards"
             raise NotFoundError(
-                f"it holds {len(chosen.names)} of the {chosen.count} shards of {chosen.stem}", "choose another type"
+                f"it holds {len(chosen.names)} of the {chosen.count} {parts} of {chosen.stem}", "choose another type"
             )
         if on_choice:
             on_choice(chosen)
@@ -181,7 +216,7 @@ def gguf_or_checkpoint(kind: str | None, on_choice: Callable[[GgufSet], None] | 
     """Select GGUF files where there are any, or the checkpoint."""
 
     def select(names: Sequence[str]) -> list[str]:
-        has_gguf = any(name.lower().endswith(".gguf") for name in names)
+        has_gguf = bool(gguf_sets(names))
         return gguf_files(kind, on_choice)(names) if has_gguf or kind else checkpoint_files(names)
 
     return select
@@ -196,7 +231,18 @@ def _choose(sets: list[GgufSet], kind: str | None) -> GgufSet:
         matching = [item for item in models if item.kind == DEFAULT_TYPE]
         if len(matching) == 1:
             return matching[0]
-        raise UsageError(f"it holds several: {_types(models)}", "name one after a colon, as in org/name:Q8_0")
+        raise UsageError(f"it holds several: {_types(models)}", "write one of these after a colon")
+    for matching in _readings(sets, kind):
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
+            names = ", ".join(_offer(item, sets) for item in matching[:8])
+            raise UsageError(f"{len(matching)} models are {kind}: {names}", "write one of these after the colon")
+    raise NotFoundError(f"it holds no {kind}", f"there are {_types(sets)}")
+
+
+def _readings(sets: list[GgufSet], kind: str) -> Iterator[list[GgufSet]]:
+    """What ``kind`` may mean, the most exact reading first."""
     asked = kind.upper()
     label = _ALIASES.get(asked.replace("-", "_"), asked.replace("-", "_"))
     tests: list[Callable[[GgufSet], bool]] = [
@@ -206,19 +252,28 @@ def _choose(sets: list[GgufSet], kind: str | None) -> GgufSet:
         lambda item: item.kind.removeprefix("UD-") == label and not _is_companion(item),
     ]
     for test in tests:
-        matching = [item for item in sets if test(item)]
-        if len(matching) == 1:
-            return matching[0]
-        if matching:
-            stems = ", ".join(PurePosixPath(item.stem).name for item in matching[:8])
-            raise UsageError(f"{len(matching)} models are {kind}: {stems}", "name one of these after the colon")
-    raise NotFoundError(f"it holds no {kind}", f"there are {_types(sets)}")
+        yield [item for item in sets if test(item)]
+
+
+def _offer(item: GgufSet, sets: list[GgufSet]) -> str:
+    """The shortest of its type, its name and its path that means this model when it is written after the colon."""
+    for text in (item.kind, PurePosixPath(item.stem).name):
+        found = next(filter(None, _readings(sets, text)), []) if text else []
+        if found == [item]:
+            return text
+    return item.stem
+
+
+_COMPANION = re.compile(r"(^|[-._])mmproj([-._]|$)|imatrix|(^|[-._])(draft|eagle3?)([-._]|$)")
+"""Projectors, importance matrices and draft models, wherever the name says so."""
 
 
 def _is_companion(item: GgufSet) -> bool:
     name = PurePosixPath(item.stem).name.lower()
-    return name.startswith("mmproj") or "imatrix" in name
+    return _COMPANION.search(name) is not None
 
 
 def _types(sets: list[GgufSet]) -> str:
-    return ", ".join(dict.fromkeys(item.kind or PurePosixPath(item.stem).name for item in sets))
+    models = [item for item in sets if not _is_companion(item)]
+    others = [item for item in sets if _is_companion(item)]
+    return ", ".join(dict.fromkeys(_offer(item, sets) for item in (*models, *others)))

@@ -11,6 +11,7 @@ import struct
 from math import prod
 from pathlib import Path
 
+from ggufrun.checkpoint.gguf import foreign
 from ggufrun.checkpoint.gguf.file import (
     DEFAULT_ALIGNMENT,
     MAGIC,
@@ -55,9 +56,13 @@ class _Reader:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
+    def rewind(self, position: int) -> None:
+        self._file.seek(position)
+        self.position = position
+
     def take(self, n_bytes: int) -> bytes:
         if n_bytes > self.size - self.position:
-            raise FormatError(f"{self.name} is cut short: the header ends after {self.size} bytes", AGAIN)
+            raise _cut(self.name, f"the header ends after {self.size} bytes")
         data = self._file.read(n_bytes)
         if len(data) != n_bytes:
             raise FormatError(f"{self.name} is cut short", AGAIN)
@@ -112,6 +117,15 @@ class _Reader:
         return b"".join(parts)
 
 
+def _cut(name: str, why: str) -> FormatError:
+    """The error for a file that ends too early, which a piece of one does by its nature."""
+    if found := foreign.piece(name):
+        whole, number, count = found
+        part = f"part {number} of {count}" if count else f"part {number}"
+        return FormatError(f"{name} is {part} of a file that was cut", f"join the parts in order into {whole}")
+    return FormatError(f"{name} is cut short: {why}", AGAIN)
+
+
 def read_header(path: Path) -> Header:
     """Read and check the header of a GGUF file.
 
@@ -150,8 +164,10 @@ def _counts(reader: _Reader) -> tuple[int, int, int]:
     """The version, and how many tensors and keys there are."""
     if not reader.size:
         raise FormatError(f"{reader.name} is empty", AGAIN)
-    if reader.size < len(MAGIC) or reader.take(len(MAGIC)) != MAGIC:
-        raise FormatError(f"{reader.name} is not a GGUF file", "convert a checkpoint with `ggufrun convert`")
+    start = reader.take(min(foreign.AHEAD, reader.size))
+    reader.rewind(len(MAGIC))
+    if not start.startswith(MAGIC):
+        raise foreign.not_a_gguf(reader.name, start, reader.size)
     version = reader.number("I")
     if version & 0xFFFF == 0:
         raise UnsupportedError(f"{reader.name} is a big-endian GGUF", "get the little-endian file")
@@ -169,7 +185,12 @@ def _alignment(name: str, metadata: dict[str, Value]) -> int:
     if value is None:
         return DEFAULT_ALIGNMENT
     number = value.decode()
-    if value.kind is not Kind.UINT32 or number == 0 or number & (number - 1) or number > 1 << 20:
+    if value.kind is not Kind.UINT32:
+        raise FormatError(
+            f"{name} says general.alignment = {str(number)[:40]} as {value.kind.name}, not as UINT32",
+            AGAIN,
+        )
+    if number == 0 or number & (number - 1) or number > 1 << 20:
         raise FormatError(f"{name} asks for an alignment of {number}", AGAIN)
     return int(number)
 
@@ -185,7 +206,7 @@ def _tensor_info(reader: _Reader, alignment: int) -> TensorInfo:
         kind = TensorType(number)
         block, _ = BLOCKS[kind]
     except (ValueError, KeyError) as error:
-        raise UnsupportedError(f"{reader.name} has a tensor of the unknown type {number}", "update ggufrun") from error
+        raise foreign.unknown_type(reader.name, number) from error
     if any(size == 0 for size in shape) or prod(shape) >= 1 << 60 or shape[-1] % block:
         raise FormatError(f"{reader.name} lies: {name} of shape {shape} as {kind.name}", AGAIN)
     if offset % alignment:
@@ -206,4 +227,4 @@ def _check_layout(name: str, header: Header) -> None:
         position = align(info.offset + info.n_bytes, header.alignment)
         end = header.data_start + info.offset + info.n_bytes
         if end > header.file_size:
-            raise FormatError(f"{name} is cut short: {header.file_size} bytes of {end} or more", AGAIN)
+            raise _cut(name, f"{header.file_size} bytes of {end} or more")

@@ -102,6 +102,13 @@ def pull(
             console.print_path(path)
         return
     paths = [found.folder / name for name in found.files]
+    joined = found.folder / chosen[0].joined if chosen and chosen[0].joined else None
+    if joined is not None:
+        from ggufrun.workflows.join import join_pieces
+
+        if join_pieces(paths, joined):
+            console.note(f"  {len(paths)} pieces joined into {joined.name}")
+        paths = [joined]
     model = paths[0] if chosen else found.folder
     size = sum(path.stat().st_size for path in paths)
     if as_json:

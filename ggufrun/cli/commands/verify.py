@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,9 @@ from ggufrun.cli.terminal.progress import bytes_bar
 
 if TYPE_CHECKING:
     from ggufrun.hub.digests import Digest, Expected
+
+SHARD = re.compile(r"(.+)-(?P<number>\d{5})-of-(\d{5}\..+)")
+"""How shards of every format are named."""
 
 MODEL_SUFFIXES = {".gguf", ".safetensors", ".bin", ".pth", ".pt"}
 
@@ -82,12 +86,77 @@ def _verified(target: Path, *, whole_names: bool) -> list[Verdict]:
             verdict = verdicts.setdefault(file, Verdict(_name(file, base)))
             _verify_file(file, expected.get(file, []), verdict, advance)
             _complete(file, verdict, base, verdicts)
+    for path, other in _copies(files):
+        verdicts[path].problems.append(f"is a copy of {other.name}")
+    for path in _whole_models(files):
+        if (verdict := verdicts[path]).status == "ok" and (problem := _refused(path)):
+            verdict.problems.append(problem)
     found = sorted((v for v in verdicts.values() if v.checks or v.problems or v.missing), key=lambda v: v.name)
     if not found:
         raise NotFoundError(f"{target} holds nothing to verify", "name a model file, or a folder with checksums")
     for verdict in found if whole_names else ():
         verdict.name = str(base / verdict.name)
     return found
+
+
+def _copies(files: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
+    """Shards of one model that have the same content, each with the one that it repeats."""
+    from ggufrun.hub.digests import file_digest
+    from ggufrun.regularfile import read_start
+
+    groups: dict[tuple[Path, str, int], list[Path]] = {}
+    for path in files:
+        if path.is_file() and (shard := SHARD.fullmatch(path.name)):
+            groups.setdefault((path.parent, shard[1] + shard[3], path.stat().st_size), []).append(path)
+    for group in groups.values():
+        first: dict[bytes, Path] = {}
+        for path in group if len(group) > 1 else ():
+            # the headers differ unless it is a copy; only then all of it is read
+            other = first.setdefault(read_start(path, 1 << 16), path)
+            if other != path and file_digest(path, "sha256") == file_digest(other, "sha256"):
+                yield path, other
+
+
+def _whole_models(files: Sequence[Path]) -> Iterator[Path]:
+    """The GGUFs, of a split model its first part where all are here."""
+    from ggufrun.hub.scan import missing_shards
+    from ggufrun.regularfile import read_start
+
+    for path in files:
+        is_gguf = path.is_file() and read_start(path, 4) == b"GGUF"
+        shard = SHARD.fullmatch(path.name)
+        if is_gguf and (shard is None or (int(shard.group("number")) == 1 and not missing_shards(path))):
+            yield path
+
+
+def _refused(path: Path) -> str | None:
+    """Why llama.cpp does not load the model, such as a tensor that is missing or one too many."""
+    from ggufrun.checkpoint.gguf.checks import NO_MODELS, kind_of
+    from ggufrun.checkpoint.gguf.file import hollow
+    from ggufrun.checkpoint.gguf.source import GGUFSource
+    from ggufrun.engine.context import ContextParams
+    from ggufrun.engine.model import ModelParams
+    from ggufrun.engine.placement.memory import measure
+    from ggufrun.engine.placement.offload import NO_DEVICE, Placement
+    from ggufrun.errors import EngineError, GgufrunError
+
+    try:
+        source = GGUFSource(path)
+        source.close()
+        header = source.header
+        if not header.architecture or not header.tensors or kind_of(header) in NO_MODELS:
+            return None
+        # the header alone, with a hole for the data: llama.cpp plans with it, and allocates nothing of its size
+        metadata = {key: value for key, value in header.metadata.items() if not key.startswith("split.")}
+        with hollow(replace(header, metadata=metadata)) as file:
+            measure(ModelParams(file, placement=Placement(split="none", main=NO_DEVICE)), ContextParams(n_ctx=512))
+    except EngineError as error:
+        words = error.what.partition(": ")[2]
+        return f"llama.cpp does not load it: {words}" if "tensor" in words else None
+    except GgufrunError:
+        # it has been told, or is of a kind that this release does not know
+        return None
+    return None
 
 
 def _name(path: Path, base: Path) -> str:

@@ -92,7 +92,8 @@ def fetch(spec: HubId) -> Path:
         found = files_of(spec)
     if not any(name.lower().endswith(".gguf") for name in found.names):
         raise NotFoundError(
-            f"{spec.repo} holds no GGUF file", f"convert its checkpoint: ggufrun convert {spec} -t q4_k_m"
+            f"{spec.repo} holds no GGUF file",
+            f"convert its checkpoint: ggufrun convert {spec} -t {(spec.kind or 'q4_k_m').lower()}",
         )
     wanted = hub.gguf_files(spec.kind)
     try:
@@ -101,8 +102,9 @@ def fetch(spec: HubId) -> Path:
         raise type(error)(f"{spec.repo}: {error.what}", error.todo) from error
     size = sum(found.file(name).size for name in names)
     folder = models_folder() / spec.repo
+    kind = f":{spec.kind}" if spec.kind else ""
     if not agreed(f"{spec.repo} is not here. Fetch {Path(names[0]).name}, {size_text(size)}, into {folder}?"):
-        raise NotFoundError(f"{spec.repo} is not here", f"fetch it later: ggufrun pull {spec.repo}")
+        raise NotFoundError(f"{spec.repo} is not here", f"fetch it later: ggufrun pull {spec.repo}{kind}")
     with fetch_bar() as on_progress:
         got = hub.obtain(spec, wanted, on_progress=on_progress, folder=folder)
     return got.folder / got.files[0]
