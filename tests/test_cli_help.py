@@ -158,7 +158,7 @@ def test_a_new_setting_reaches_every_command_and_the_api(monkeypatch: pytest.Mon
     assert made().params({"smoothing": 2.0}) == More(smoothing=2.0)
     monkeypatch.setattr(api, "SamplingParams", More)
     monkeypatch.setattr(api, "KINDS", {item.name: str(item.type) for item in fields(More)})
-    found = api.wanted({"smoothing": 0.25, "temperature": 0.0}, {})
+    found = api.answer_options({"smoothing": 0.25, "temperature": 0.0}, {})
     assert found.sampling == More(smoothing=0.25, temp=0.0)
 
 
@@ -180,12 +180,12 @@ def test_every_setting_has_a_flag_and_a_check() -> None:
 
 
 def test_a_record_is_built_from_flags_by_their_names() -> None:
-    flags = records.built(ChatFlags, {"n_predict": 5, "first": "m.gguf", "second": "hi", "top_k": 3, "once": True})
+    flags = records.build(ChatFlags, {"n_predict": 5, "first": "m.gguf", "second": "hi", "top_k": 3, "once": True})
     assert flags.answer == AnswerFlags(n_predict=5)
     assert (flags.source.first, flags.second, flags.talk.once) == ("m.gguf", "hi", True)
     assert flags.sampling.params({}) == SamplingParams(top_k=3)
     with pytest.raises(TypeError, match="has no flag 'once'"):
-        records.built(GenerationFlags, {"once": True})
+        records.build(GenerationFlags, {"once": True})
 
 
 def test_no_flag_is_declared_twice() -> None:

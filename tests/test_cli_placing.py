@@ -205,7 +205,7 @@ class Opened:
 
 @pytest.mark.parametrize("refused", ["model", "context"])
 def test_a_refusal_of_the_driver_is_stepped_back_from(monkeypatch: pytest.MonkeyPatch, refused: str) -> None:
-    monkeypatch.setattr(open_model, "fitted", lambda *_: chosen(33, shares=(20.0, 13.0), left=4 * GIB))
+    monkeypatch.setattr(open_model, "fit_for", lambda *_: chosen(33, shares=(20.0, 13.0), left=4 * GIB))
     tried: list[Opened] = []
 
     def load(params: ModelParams) -> Any:
@@ -232,7 +232,7 @@ def test_a_refusal_of_the_driver_is_stepped_back_from(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("why", ["unknown architecture", "mmap failed: Cannot allocate memory"])
 def test_other_errors_are_not_stepped_back_from(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
-    monkeypatch.setattr(open_model, "fitted", lambda *_: chosen(33))
+    monkeypatch.setattr(open_model, "fit_for", lambda *_: chosen(33))
 
     def load(params: ModelParams) -> Any:
         raise EngineError(f"model.gguf cannot be loaded: {why}")
@@ -242,7 +242,7 @@ def test_other_errors_are_not_stepped_back_from(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_nothing_fits_on_the_device_and_the_processor_refuses_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(open_model, "fitted", lambda *_: chosen(2))
+    monkeypatch.setattr(open_model, "fit_for", lambda *_: chosen(2))
     tried = []
 
     def load(params: ModelParams) -> Any:

@@ -269,7 +269,7 @@ def test_a_port_that_is_taken(two: list[workers.Worker]) -> None:
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "999.1.1.1", "a b", "x" * 80])
 def test_an_address_that_is_none(host: str) -> None:
     with pytest.raises(EngineError, match="is not an address of this machine"):
-        worker.resolved(host)
+        worker.resolve_host(host)
 
 
 def test_a_device_that_is_not_there() -> None:
@@ -278,7 +278,7 @@ def test_a_device_that_is_not_there() -> None:
 
 
 def test_what_loopback_is() -> None:
-    assert all(map(worker.loopback, ("127.0.0.1", worker.resolved("localhost"), "127.9.9.9", "::1")))
+    assert all(map(worker.loopback, ("127.0.0.1", worker.resolve_host("localhost"), "127.9.9.9", "::1")))
     assert not any(map(worker.loopback, ("0.0.0.0", "10.0.0.1", "example.org", "")))
 
 

@@ -15,7 +15,7 @@ from ggufrun.engine.context import ContextParams
 from ggufrun.engine.model import ModelParams
 from ggufrun.engine.placement import fit
 from ggufrun.engine.placement.devices import Device
-from ggufrun.engine.placement.layer_sizes import Outline, outline, parts, summed
+from ggufrun.engine.placement.layer_sizes import Outline, outline, parts, sum_by_layer
 from ggufrun.engine.placement.memory import Footprint, Place, Use
 from ggufrun.engine.placement.offload import EXPERTS, NO_DEVICE, Placement
 from ggufrun.errors import EngineError, UsageError
@@ -233,8 +233,8 @@ def test_the_outline_is_that_of_the_shape(tmp_path: Path) -> None:
 
 
 def test_a_tied_output_counts_twice_and_inputs_do_not_count() -> None:
-    assert summed(iter([("token_embd.weight", 7), ("output_norm.weight", 1)])).output == 8
-    assert summed(iter([("token_embd.weight", 7), ("output.weight", 6), ("output_norm.weight", 1)])).output == 7
+    assert sum_by_layer(iter([("token_embd.weight", 7), ("output_norm.weight", 1)])).output == 8
+    assert sum_by_layer(iter([("token_embd.weight", 7), ("output.weight", 6), ("output_norm.weight", 1)])).output == 7
 
 
 def test_parts_of_a_split_model() -> None:

@@ -60,7 +60,7 @@ def test_compute_is_what_a_real_context_takes(demo_model: Model) -> None:
     params = ContextParams(n_ctx=777, n_ubatch=128)
     planned = measure(demo_model.params, params)
     with Context(demo_model, params) as context:
-        real = memory.taken(context)
+        real = memory.footprint_of(context)
     assert planned.total.compute == real.total.compute > 0
     assert planned.total.cache == real.total.cache > 0
 

@@ -24,7 +24,7 @@ from ggufrun.engine.model import Model, ModelParams
 from ggufrun.engine.observe import weight_name
 from ggufrun.errors import FormatError, TargetError, UsageError
 from ggufrun.evaluate.imatrix import Collector, merge
-from ggufrun.evaluate.text import cut
+from ggufrun.evaluate.text import cut_into_chunks
 from ggufrun.native.library import ggml, library_path
 from ggufrun.native.structures import Tensor
 from ggufrun.quantize.imatrix import Imatrix, ImatrixEntry
@@ -39,7 +39,7 @@ def collect(
     path: Path, output: bool = False, length: int = LENGTH, limit: int = CHUNKS, n_batch: int = 2048
 ) -> Imatrix:
     with Model(ModelParams(path)) as model:
-        text = cut(model, SAMPLE.read_text("utf-8"), length, limit)
+        text = cut_into_chunks(model, SAMPLE.read_text("utf-8"), length, limit)
         collector = Collector(output)
         with closing(collector.run(model, ChunkParams(length, n_batch, threads=1), text)) as steps:
             for _ in steps:
@@ -193,14 +193,14 @@ def test_values_that_are_not_finite_name_the_tensor(tmp_path: Path) -> None:
 def test_a_text_that_is_too_short(measured: Callable[[str], Path]) -> None:
     with Model(ModelParams(measured("dense-f16"))) as model:
         with pytest.raises(UsageError, match="two chunks of 512 take 1024"):
-            cut(model, "Too short.", 512)
+            cut_into_chunks(model, "Too short.", 512)
         with pytest.raises(UsageError, match="after 50 chunks"):
-            cut(model, SAMPLE.read_text("utf-8"), 128, skip=50)
+            cut_into_chunks(model, SAMPLE.read_text("utf-8"), 128, skip=50)
 
 
 def test_chunks_start_with_bos_and_targets_do_not(measured: Callable[[str], Path]) -> None:
     with Model(ModelParams(measured("dense-f16"))) as model:
-        text = cut(model, SAMPLE.read_text("utf-8"), 64, 4)
+        text = cut_into_chunks(model, SAMPLE.read_text("utf-8"), 64, 4)
     assert text.chunks.shape == (4, 64)
     assert (text.chunks[:, 0] == 1).all()
     assert text.targets[0, 0] == 1
@@ -286,7 +286,7 @@ def test_ctrl_c_while_the_model_runs(measured: Callable[[str], Path], monkeypatc
 
     monkeypatch.setattr(Collector, "_wants", presses)
     with Model(ModelParams(measured("dense-f16"))) as model:
-        text = cut(model, SAMPLE.read_text("utf-8"), LENGTH, 4)
+        text = cut_into_chunks(model, SAMPLE.read_text("utf-8"), LENGTH, 4)
         collector = Collector()
         with closing(collector.run(model, ChunkParams(LENGTH, 256, threads=1), text)) as steps:
             assert next(steps) == 2

@@ -22,7 +22,7 @@ from ggufrun.engine.model import Model, ModelParams
 from ggufrun.errors import EngineError, UsageError
 from ggufrun.evaluate import statistics
 from ggufrun.evaluate.perplexity import Scores, score, score_against, score_rows
-from ggufrun.evaluate.text import cut
+from ggufrun.evaluate.text import cut_into_chunks
 from tests.conftest import Oracle
 from tests.measured import SAMPLE, stock_kernels, weights, write_model
 
@@ -38,7 +38,7 @@ PAIRS = [("dense-q8_0", "dense-f16"), ("dense-q4_0", "dense-f16")]
 def measure(path: Path, length: int, batch: int, limit: int = CHUNKS) -> str:
     """What the command prints."""
     with Model(ModelParams(path)) as model:
-        text = cut(model, SAMPLE.read_text("utf-8"), length, limit)
+        text = cut_into_chunks(model, SAMPLE.read_text("utf-8"), length, limit)
         parts: list[Scores] = []
         line = ""
         with closing(score(model, ChunkParams(length, batch, threads=1), text)) as steps:
@@ -53,7 +53,7 @@ def diverge(model_path: Path, reference_path: Path, limit: int = CHUNKS) -> list
     """The report, with llama.cpp's kernels: ours add in another order, and here small differences are what counts."""
     with stock_kernels(), Model(ModelParams(reference_path)) as base, Model(ModelParams(model_path)) as model:
         whole = SAMPLE.read_text("utf-8")
-        text = cut(base, whole, 128, limit)
+        text = cut_into_chunks(base, whole, 128, limit)
         with closing(score_against(base, [model], ChunkParams(128, threads=1), text, whole)) as steps:
             scores = Scores.join([one for (one,) in steps])
         return report(statistics.compare(scores))

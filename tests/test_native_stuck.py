@@ -14,10 +14,10 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such signals
 STUCK = """
 import ctypes, signal
 from ggufrun.cli.terminal.abort import guarded
-from ggufrun.native.signals import noting
+from ggufrun.native.signals import note_signals
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 with guarded(lambda: "the words are kept"):
-    with noting(lambda: None):
+    with note_signals(lambda: None):
         mutex = ctypes.create_string_buffer(256)
         library = ctypes.CDLL(None)
         library.pthread_mutex_lock(mutex)
@@ -29,13 +29,13 @@ with guarded(lambda: "the words are kept"):
 BUSY = """
 import time
 from ggufrun.cli.terminal.abort import guarded
-from ggufrun.native.signals import noting
+from ggufrun.native.signals import note_signals
 count = 0
 with guarded():
     print("ready", flush=True)
     while count < 3:
         try:
-            with noting(lambda: None):
+            with note_signals(lambda: None):
                 pass
             time.sleep(60)
         except KeyboardInterrupt:

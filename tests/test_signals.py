@@ -15,14 +15,14 @@ from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.decoder import Decoder
 from ggufrun.engine.model import Model
 from ggufrun.engine.sampling.sampler import SamplingParams
-from ggufrun.native.signals import held, noting
+from ggufrun.native.signals import defer_signals, note_signals
 
 PROMPT = 200
 
 
 def test_a_signal_stops_at_once_and_has_its_effect_at_the_end() -> None:
     steps: list[str] = []
-    with pytest.raises(KeyboardInterrupt), noting(lambda: steps.append("stop")):
+    with pytest.raises(KeyboardInterrupt), note_signals(lambda: steps.append("stop")):
         signal.raise_signal(signal.SIGINT)
         steps.append("end")
     assert steps == ["stop", "end"]
@@ -32,7 +32,7 @@ def test_a_handler_of_the_programs_own_is_called_later() -> None:
     heard: list[int] = []
     previous = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:
-        with held():
+        with defer_signals():
             signal.raise_signal(signal.SIGTERM)
             assert heard == []
         assert heard == [signal.SIGTERM]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from ggufrun.api.answers import Answer, Stream
-from ggufrun.api.options import path_of, wanted
+from ggufrun.api.options import answer_options, path_of
 from ggufrun.api.speaker import Speaker
 from ggufrun.chat import store
 from ggufrun.chat.session import Event
@@ -23,7 +23,7 @@ class Conversation:
 
     def __init__(self, speaker: Speaker, system: str | None, options: dict[str, Any]) -> None:
         self._speaker, self._options = speaker, options
-        asked = wanted(options, speaker.choice.sampling)
+        asked = answer_options(options, speaker.choice.sampling)
         self._session = speaker.session(speaker.format(asked.stop), asked, system)
         self._session.shift = True
 
@@ -96,7 +96,7 @@ class Conversation:
     def _answered(self, ask: Callable[[], Iterator[Event]], stream: bool, options: dict[str, Any]) -> Answer | Stream:
         speaker, session = self._speaker, self._session
         # what is given here holds for this answer, the rest as for all of them
-        asked = wanted({**self._options, **options}, speaker.choice.sampling)
+        asked = answer_options({**self._options, **options}, speaker.choice.sampling)
         session.sampling = asked.sampling
         session.limit = speaker.held.n_ctx if asked.max_tokens is None else asked.max_tokens
         if asked.stop != session.format.stops:

@@ -20,7 +20,7 @@ from ggufrun.engine.model import ModelParams
 from ggufrun.evaluate import statistics
 from ggufrun.evaluate.perplexity import Scores, score, score_against
 from ggufrun.evaluate.statistics import Comparison, Estimate
-from ggufrun.evaluate.text import CALIBRATION, SAMPLE, builtin_text, cut
+from ggufrun.evaluate.text import CALIBRATION, SAMPLE, builtin_text, cut_into_chunks
 from ggufrun.hub.models import models_folder, resolve_model
 from ggufrun.quantize.plan import QuantizeOptions, parse_override
 from ggufrun.quantize.types import FileType, parse_file_type
@@ -176,7 +176,7 @@ def perplexity(
         return ModelParams(path, n_gpu_layers)
 
     with open_model(opened(model), context) as measured:
-        pieces = cut(measured, whole, n_ctx, chunks)
+        pieces = cut_into_chunks(measured, whole, n_ctx, chunks)
         parts: list[Scores] = []
         if reference is None:
             for scores in score(measured, params, pieces):

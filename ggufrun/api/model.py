@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 from ggufrun.api.answers import Answer, Stream
 from ggufrun.api.conversation import Conversation
 from ggufrun.api.messages import parse
-from ggufrun.api.options import path_of, wanted
+from ggufrun.api.options import answer_options, path_of
 from ggufrun.api.speaker import Speaker
 from ggufrun.chat.formats.choose_format import Choice, FormatOptions, choose, recommended
 from ggufrun.chat.formats.plain import PlainPrompt
@@ -154,7 +154,7 @@ class Model:
         """
         talk = parse(messages)
         speaker = self._speaker
-        asked = wanted(options, speaker.choice.sampling)
+        asked = answer_options(options, speaker.choice.sampling)
         choice = speaker.format(asked.stop, think)
         session = speaker.session(choice, asked, talk.system)
         if talk.turns:
@@ -171,7 +171,7 @@ class Model:
     def complete(self, text: str, *, stream: bool = False, **options: Any) -> Answer | Stream:
         """Continue ``text`` where it ends, without any prompt format: for base models."""
         model = self._speaker.context.model
-        asked = wanted(options, recommended(model))
+        asked = answer_options(options, recommended(model))
         choice = Choice(PlainPrompt(model.vocab, reverse=asked.stop), "plain text")
         session = self._speaker.session(choice, asked, "")
         return cast(Answer | Stream, self._speaker.answer(lambda: session.open(text), stream))

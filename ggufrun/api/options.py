@@ -72,7 +72,7 @@ NAMES = OWN | {*KINDS} - {*RENAMED.values()} | {*RENAMED}
 
 
 @dataclass(frozen=True)
-class Wanted:
+class AnswerOptions:
     """Options of one answer: its sampling, the texts that end it, and the most tokens (None: what fits)."""
 
     sampling: SamplingParams
@@ -80,7 +80,7 @@ class Wanted:
     max_tokens: int | None = None
 
 
-def wanted(options: Mapping[str, Any], usual: Mapping[str, Any]) -> Wanted:
+def answer_options(options: Mapping[str, Any], usual: Mapping[str, Any]) -> AnswerOptions:
     """Options over the ``usual`` sampling of a model. Raises UsageError for a name or value that makes no sense."""
     values: dict[str, Any] = {}
     for name, value in usual.items():
@@ -106,7 +106,7 @@ def wanted(options: Mapping[str, Any], usual: Mapping[str, Any]) -> Wanted:
     most = options.get("max_tokens")
     if most is not None and (type(most) is not int or most < 0):
         raise UsageError(f"max_tokens = {most!r}", "give a number of tokens")
-    return Wanted(SamplingParams(**values), stops, most)
+    return AnswerOptions(SamplingParams(**values), stops, most)
 
 
 def _checked(name: str, kind: str, value: Any) -> Any:

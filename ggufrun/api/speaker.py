@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from ggufrun.api.answers import Answer, Stream
-from ggufrun.api.options import Wanted
+from ggufrun.api.options import AnswerOptions
 from ggufrun.chat.formats.choose_format import Choice, FormatOptions, choose
 from ggufrun.chat.session import Event, Session
 from ggufrun.engine.context import Context
@@ -65,7 +65,7 @@ class Speaker:
             return self.choice
         return choose(self.context.model, replace(self.options, reverse=stop, think=think))
 
-    def session(self, choice: Choice, asked: Wanted, system: str | None) -> Session:
+    def session(self, choice: Choice, asked: AnswerOptions, system: str | None) -> Session:
         """A new conversation."""
         return Session(
             self.context,

@@ -14,7 +14,7 @@ from ggufrun.chat.formats.choose_format import FormatOptions, choose
 from ggufrun.chat.formats.prompt import AffixPrompt
 from ggufrun.chat.formats.template_prompt import TemplatePrompt
 from ggufrun.chat.session import Event, Session
-from ggufrun.chat.stats import describe, figures, told
+from ggufrun.chat.stats import describe, figures, session_notes
 from ggufrun.errors import GgufrunError
 from ggufrun.filelock import claimed
 
@@ -234,7 +234,7 @@ def _load(session: Session, argument: str) -> Outcome:
     if loaded.sampling is not None:
         session.sampling = loaded.sampling
         session.limit = session.limit if loaded.limit is None else loaded.limit
-    return Outcome(told(_path(argument), loaded))
+    return Outcome(session_notes(_path(argument), loaded))
 
 
 def _export(session: Session, argument: str) -> Outcome:

@@ -10,8 +10,8 @@ from ggufrun.chat.store import Loaded
 
 def figures(session: Session) -> tuple[str, ...]:
     """How full the context is, and what the last answer took."""
-    lines = [f"context  {len(session.ids)} of {session.context.n_ctx} tokens, {counted(len(session.past))}"]
-    lines += [f"forgotten {line}" for line in forgotten(session)]
+    lines = [f"context  {len(session.ids)} of {session.context.n_ctx} tokens, {question_count(len(session.past))}"]
+    lines += [f"forgotten {line}" for line in dropped_note(session)]
     if session.last is not None:
         stats = session.last.stats
         decoded, speed = stats.decoded_prompt_tokens, stats.tokens_per_second
@@ -31,11 +31,11 @@ def figures(session: Session) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def forgotten(session: Session) -> tuple[str, ...]:
+def dropped_note(session: Session) -> tuple[str, ...]:
     """What the model does not see any more of a conversation that has outgrown its context."""
     trace = session.past[-1].rendered if session.past else None
     if trace is not None and trace.first:
-        return (f"the first {counted(trace.first)}, with the answers",)
+        return (f"the first {question_count(trace.first)}, with the answers",)
     return (f"{session.forgotten} tokens of the oldest questions and answers",) if session.forgotten else ()
 
 
@@ -45,13 +45,13 @@ def describe(session: Session, ids: tuple[int, ...]) -> str:
     return " ".join(f"{token}:{vocab.text(token)!r}" for token in ids)
 
 
-def told(path: Path, loaded: Loaded) -> tuple[str, ...]:
+def session_notes(path: Path, loaded: Loaded) -> tuple[str, ...]:
     """What to say of a session that was loaded."""
     ready = f", {loaded.tokens} tokens ready" if loaded.tokens else ""
-    line = f"{path}: {counted(loaded.turns)}{ready}"
+    line = f"{path}: {question_count(loaded.turns)}{ready}"
     return (f"{line} ({loaded.note})" if loaded.note else line,)
 
 
-def counted(questions: int) -> str:
+def question_count(questions: int) -> str:
     """``1 question``, ``2 questions``."""
     return f"{questions} question" + ("s" if questions != 1 else "")

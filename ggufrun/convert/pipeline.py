@@ -23,7 +23,7 @@ from ggufrun.convert.plan import Plan, stored_bytes
 from ggufrun.convert.target import Placed, Target
 from ggufrun.convert.writer import TargetFile, check_targets, partial_path
 from ggufrun.errors import FormatError, GgufrunError, TargetError
-from ggufrun.native.signals import held
+from ggufrun.native.signals import defer_signals
 from ggufrun.processors import processors
 from ggufrun.quantize import ggml
 from ggufrun.regularfile import read_start
@@ -94,7 +94,7 @@ def run(
     keep = False
     try:
         # the lock on the first partial file is also the journal's
-        with held():
+        with defer_signals():
             for target in targets:
                 files[target.path] = TargetFile(target.path, target.size, force, continues, job)
                 files[target.path].write(0, np.frombuffer(target.head, np.uint8))
@@ -105,7 +105,7 @@ def run(
             file.flush()
         plan.read.check()
         journal.finish()
-        with held():
+        with defer_signals():
             for file in files.values():
                 file.commit()
     except BaseException as error:
@@ -113,7 +113,7 @@ def run(
         raise
     finally:
         # whoever presses Ctrl+C again is not faster than this
-        with held():
+        with defer_signals():
             for file in files.values():
                 file.abort(keep)
             if journal is not None:

@@ -14,7 +14,7 @@ from ggufrun.engine.model import Model, catching
 from ggufrun.errors import EngineError, NotFoundError, UsageError
 from ggufrun.native.library import llama
 from ggufrun.native.log import forget_log, reason
-from ggufrun.native.signals import held
+from ggufrun.native.signals import defer_signals
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def attach(context: Any, model: Model, adapters: Sequence[Adapter]) -> None:
         if not adapter.path.is_file():
             raise NotFoundError(f"{adapter.path}: no such file", "give a GGUF adapter (ggufrun convert --lora-out)")
         forget_log()
-        with held(), catching(model.params):
+        with defer_signals(), catching(model.params):
             pointer = api.llama_adapter_lora_init(model.pointer, os.fsencode(adapter.path))
         if not pointer:
             why = reason("llama.cpp gave no reason").removeprefix("failed to apply lora adapter: ")

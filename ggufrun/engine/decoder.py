@@ -17,7 +17,7 @@ from ggufrun.engine.token_batch import TokenBatch
 from ggufrun.errors import EngineError
 from ggufrun.native.library import llama
 from ggufrun.native.log import forget_log, reason
-from ggufrun.native.signals import held, noting
+from ggufrun.native.signals import defer_signals, note_signals
 
 OK, NO_SLOT, ABORTED = 0, 1, 2
 """What ``llama_decode`` returns; of `NO_SLOT` the memory has no room for the batch."""
@@ -50,7 +50,7 @@ class Decoder:
         self.texts: list[Text] = []
         self.n_batch, self.outputs = int(native.n_batch), int(native.n_outputs_max)
         forget_log()
-        with held(), catching(model.params):
+        with defer_signals(), catching(model.params):
             self._context = api.llama_init_from_model(model.pointer, native)
         if not self._context:
             why = reason("llama.cpp gave no reason")
@@ -100,7 +100,7 @@ class Decoder:
         # Called some hundred times a batch: nothing compared with a prompt's work, too much with a single token's.
         api.llama_set_abort_callback(self.pointer, self._abort, None)
         try:
-            with noting(self.interrupt):
+            with note_signals(self.interrupt):
                 yield
         finally:
             api.llama_set_abort_callback(self.pointer, self._no_abort, None)

@@ -18,7 +18,7 @@ from ggufrun.native.abort import aborts_thrown
 from ggufrun.native.kernels import wants_copy
 from ggufrun.native.library import llama
 from ggufrun.native.log import forget_log, reason
-from ggufrun.native.signals import noting
+from ggufrun.native.signals import note_signals
 
 LOAD_READ, LOAD_MMAP, LOAD_MLOCK, LOAD_MMAP_MLOCK = 0, 1, 2, 3
 """``enum llama_load_mode``."""
@@ -120,7 +120,7 @@ class Model:
         forget_log()
         self._model: Any = None
         try:
-            with noting(give_up), catching(params):
+            with note_signals(give_up), catching(params):
                 self._model = api.llama_model_load_from_file(os.fsencode(params.path), native)
             if given_up:
                 raise KeyboardInterrupt

@@ -30,7 +30,9 @@ class Text:
         return len(self.chunks)
 
 
-def cut(model: Model, text: str, length: int, limit: int | None = None, special: bool = False, skip: int = 0) -> Text:
+def cut_into_chunks(
+    model: Model, text: str, length: int, limit: int | None = None, special: bool = False, skip: int = 0
+) -> Text:
     """Tokenize ``text``, a whole file's, and cut it into chunks of ``length`` tokens, at most ``limit`` of them.
 
     ``special`` reads the names of control tokens as those tokens; ``skip`` leaves out as many chunks at the start. A

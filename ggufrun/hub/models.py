@@ -89,7 +89,7 @@ def resolve_model(name: str, gguf_only: bool = False) -> Path:
     published = f"{entry.repo}:{entry.kind}" if entry and not entry.is_checkpoint else entry.repo if entry else ""
     for asked in filter(None, (name, published)):
         for group in by_store(able):
-            model = named(asked, group)
+            model = find_by_name(asked, group)
             if model is not None:
                 return model.path
     repo, _, kind = name.partition(":")
@@ -125,7 +125,7 @@ def local_checkpoint(name: str, revision: str | None = None) -> LocalModel | Non
     has not come whole.
     """
     checkpoints = [model for model in (own_models() if "/" in name else all_models()) if not model.is_gguf]
-    found = (named(name, group) for group in by_store(checkpoints))
+    found = (find_by_name(name, group) for group in by_store(checkpoints))
     model = next((model for model in found if model is not None), None)
     if model is None or (revision is not None and revision != pulled_commit(model.path)):
         return None
@@ -144,7 +144,7 @@ def pulled_commit(folder: Path) -> str | None:
     return commits.pop() if len(commits) == 1 else None
 
 
-def named(name: str, models: Sequence[LocalModel]) -> LocalModel | None:
+def find_by_name(name: str, models: Sequence[LocalModel]) -> LocalModel | None:
     """The one of ``models`` that ``name`` means, in its most exact reading that finds any; UsageError for several."""
     if not name.strip("./"):
         return None

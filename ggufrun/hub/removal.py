@@ -19,11 +19,11 @@ from pathlib import Path
 from ggufrun.errors import NotFoundError, TargetError, UsageError
 from ggufrun.hub.digests import METADATA, notes
 from ggufrun.hub.in_use import is_locked, opened_by
-from ggufrun.hub.models import all_models, by_store, models_folder, named, near
+from ggufrun.hub.models import all_models, by_store, find_by_name, models_folder, near
 from ggufrun.hub.scan import LocalModel, missing_shards, scan, stopped
 from ggufrun.hub.select import COMPANIONS, WEIGHTS, gguf_sets
 from ggufrun.hub.stores import label
-from ggufrun.native.signals import held
+from ggufrun.native.signals import defer_signals
 from ggufrun.regularfile import read_start
 from ggufrun.units import size_text
 
@@ -132,7 +132,7 @@ def check_free(removal: Removal) -> None:
 
 def carry_out(removal: Removal) -> None:
     """Remove it; what is gone already is no error. Ctrl+C waits until it is done."""
-    with held():
+    with defer_signals():
         for path in (*removal.files, *removal.notes):
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
@@ -164,7 +164,7 @@ def _refuse_other_stores(name: str) -> None:
     """UsageError for a model that another program keeps: its files have other names and owners too."""
     others = [model for model in all_models() if model.store]
     for group in by_store(others):
-        model = named(name, group)
+        model = find_by_name(name, group)
         if model is not None:
             raise _other_store(model, others)
 
@@ -210,7 +210,7 @@ def _named(name: str, models: Sequence[LocalModel]) -> LocalModel | None:
     """As other commands read a name; but that of an organization alone means none of its models, not even an only
     one.
     """
-    found = named(name, models)
+    found = find_by_name(name, models)
     folders = [] if found is None else [part.lower() for part in Path(found.name).parts[:-2]]
     return None if name.lower().partition(":")[0] in folders else found
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ggufrun.errors import EngineError
-from ggufrun.native.signals import held
+from ggufrun.native.signals import defer_signals
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ def with_stack(call: Callable[[], T], size: int) -> T:
             failures.append(failure)
 
     thread = threading.Thread(target=run)
-    with held():
+    with defer_signals():
         with _one:
             # of the threads that are started until it is set back
             before = threading.stack_size(-(-size // 65536) * 65536)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from ggufrun.native.signals import held
+from ggufrun.native.signals import defer_signals
 
 POLL = 0.25
 """Seconds between two looks at how much the thread has computed."""
@@ -50,7 +50,7 @@ class LimitedThread:
         """
         if self.stuck:
             raise TooLong
-        with held():
+        with defer_signals():
             begun = self.computed()
             self._calls.put(function)
             while True:

@@ -20,7 +20,7 @@ _blocks = 0
 
 
 def blocks() -> int:
-    """How many blocks of `noting` the main thread has entered or left: a sign that it goes on."""
+    """How many blocks of `note_signals` the main thread has entered or left: a sign that it goes on."""
     return _blocks
 
 
@@ -39,7 +39,7 @@ def heard_by(descriptor: int) -> Iterator[None]:
 
 
 @contextmanager
-def noting(stop: Callable[[], None]) -> Iterator[None]:
+def note_signals(stop: Callable[[], None]) -> Iterator[None]:
     """A signal that asks the program to end calls ``stop`` at once, and has its usual effect at the end of the block:
     KeyboardInterrupt, or whatever the program has it do.
 
@@ -73,6 +73,6 @@ def noting(stop: Callable[[], None]) -> Iterator[None]:
             signal.raise_signal(signalled)
 
 
-def held() -> AbstractContextManager[None]:
+def defer_signals() -> AbstractContextManager[None]:
     """Put signals that ask the program to end off to the end of the block: for a few steps that belong together."""
-    return noting(lambda: None)
+    return note_signals(lambda: None)

@@ -30,7 +30,7 @@ STOP = b"\0"
 
 
 @contextmanager
-def watched(leave: Callable[[], None]) -> Iterator[None]:
+def end_if_stuck(leave: Callable[[], None]) -> Iterator[None]:
     """While this lasts, a second signal ends the process, wherever it is, by way of ``leave``, which does not return.
 
     ``leave`` runs on a thread of its own while the engine computes: it must not call the engine. In other threads than
@@ -75,8 +75,9 @@ def _watch(reading: int, thread: int, leave: Callable[[], None]) -> None:
 
 
 Place = tuple[FrameType, int, int]
-"""A frame, the instruction in it, and the blocks of `signals.noting` until then. As long as the frame is held, no other
-is mistaken for it."""
+"""A frame, the instruction in it, and the blocks of `signals.note_signals` until then. As long as the frame is kept, no
+other is mistaken for it.
+"""
 
 
 def _place(thread: int) -> Place | None:

@@ -18,7 +18,7 @@ from typing import Any
 from ggufrun.errors import EngineError, GgufrunError, UnsupportedError, UsageError
 from ggufrun.native.library import llama_without_devices
 from ggufrun.native.log import captured_log
-from ggufrun.native.signals import held
+from ggufrun.native.signals import defer_signals
 from ggufrun.quantize.ggml import BF16, F16, F32, BlockType, block_types
 from ggufrun.quantize.types import FileType
 
@@ -75,7 +75,7 @@ def plan_types(header_file: Path, file_type: FileType, options: QuantizeOptions)
     params, kept = library_params(file_type, options)
     params.nthread = 1
     params.dry_run = True
-    with captured_log() as log, held():
+    with captured_log() as log, defer_signals():
         status = api.llama_model_quantize(os.fsencode(header_file), b"", ctypes.byref(params))
     # what the parameters point to
     del kept

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ggufrun.errors import UsageError
-from ggufrun.hub.models import named
+from ggufrun.hub.models import find_by_name
 from ggufrun.hub.scan import LocalModel
 from ggufrun.server.settings import Settings
 
@@ -98,7 +98,9 @@ class Catalog:
         if matching:
             return matching[0] if len(matching) == 1 else None
         try:
-            local = named(name.removesuffix(":latest"), [one.local for one in self.entries if one.local is not None])
+            local = find_by_name(
+                name.removesuffix(":latest"), [one.local for one in self.entries if one.local is not None]
+            )
         except UsageError:
             return None
         return next((one for one in self.entries if local is not None and one.local is local), None)

@@ -151,7 +151,7 @@ def _chat(path: Path, settings: Settings, per: int) -> dict[str, Any]:
         memory_check.check(model, context)
     notes: list[str] = []
     open_model.check_adapters(path, context.adapters, notes.append)
-    found = open_model.fitted(model, context, settings.margin)
+    found = open_model.fit_for(model, context, settings.margin)
     if found is not None:
         notes += [line] if (line := open_model.summary(found)) else []
         model, footprint = found.applied(model), found.footprint

@@ -14,7 +14,7 @@ from ggufrun.engine.placement.memory_check import size_on_disk
 from ggufrun.errors import NotFoundError
 from ggufrun.evaluate.perplexity import Scores, score_against
 from ggufrun.evaluate.statistics import Comparison, compare
-from ggufrun.evaluate.text import cut
+from ggufrun.evaluate.text import cut_into_chunks
 from ggufrun.workflows.open_model import ANYWHERE, Where, context_for_chunks, margin_with, open_model
 from ggufrun.workflows.watch import NOBODY, Watch
 
@@ -35,7 +35,7 @@ def compare_models(
     context = context_for_chunks(params)
     results: list[Comparison] = []
     with open_model(where.model(reference), context, where.margin, note=watch.note) as base:
-        pieces = cut(base, whole, params.length, chunks)
+        pieces = cut_into_chunks(base, whole, params.length, chunks)
         for group in groups(reference, sources):
             watch.note(work_ahead(len(pieces), params))
             with ExitStack() as stack:

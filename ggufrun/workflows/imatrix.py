@@ -21,7 +21,7 @@ from ggufrun.engine.model import ModelParams
 from ggufrun.engine.placement.fit import MARGIN
 from ggufrun.errors import FormatError, GgufrunError, UsageError
 from ggufrun.evaluate.imatrix import Collector
-from ggufrun.evaluate.text import CALIBRATION, Text, builtin_text, cut
+from ggufrun.evaluate.text import CALIBRATION, Text, builtin_text, cut_into_chunks
 from ggufrun.filelock import claimed
 from ggufrun.quantize.imatrix import Imatrix
 from ggufrun.workflows.compare_models import work_ahead
@@ -102,7 +102,7 @@ def _collect(work: Collection, resume: bool, watch: Watch) -> Imatrix:
         return done_before
     target, length = work.target, work.params.length
     with open_model(work.model, context_for_chunks(work.params), work.margin, note=watch.note) as model:
-        pieces = cut(model, work.whole, length, work.limit, work.parse_special, work.skip)
+        pieces = cut_into_chunks(model, work.whole, length, work.limit, work.parse_special, work.skip)
         collector = Collector(work.process_output)
         digest = _digest(pieces, work)
         if resume and target.exists():

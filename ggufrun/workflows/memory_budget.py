@@ -12,7 +12,7 @@ from ggufrun.engine.placement.memory import Footprint, measure
 from ggufrun.engine.placement.offload import ALL_LAYERS
 from ggufrun.errors import EngineError
 from ggufrun.units import size_text
-from ggufrun.workflows.open_model import fitted
+from ggufrun.workflows.open_model import fit_for
 
 Measured = Callable[[ModelParams, ContextParams], Footprint]
 
@@ -26,7 +26,7 @@ STEP = 256
 
 def budget(model: ModelParams, context: ContextParams, margin: int) -> tuple[Fit, list[str]]:
     """What of a model goes where, ``margin`` bytes left free on each device, and lines about what else would fit."""
-    found = fitted(model, context, margin)
+    found = fit_for(model, context, margin)
     if found is None:
         footprint = measure(model, context)
         layers = 0

@@ -96,7 +96,7 @@ def context_for_chunks(params: ChunkParams) -> ContextParams:
     )
 
 
-def fitted(model: ModelParams, context: ContextParams, margin: int = MARGIN) -> Fit | None:
+def fit_for(model: ModelParams, context: ContextParams, margin: int = MARGIN) -> Fit | None:
     """What fits, leaving ``margin`` bytes free on each device; None where the caller has chosen the layers."""
     # split by tensors, all devices are one, whose memory nobody tells
     if model.gpu_layers is not None or model.placement.split == "tensor" or not has_gpu():
@@ -129,7 +129,7 @@ def open_model(
     tried, and that is noted.
     """
     check_adapters(model.path, context.adapters, note)
-    found = fitted(model, context, margin)
+    found = fit_for(model, context, margin)
     if not quiet:
         hint(model, note)
     if found is None:

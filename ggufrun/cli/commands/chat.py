@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
 
 def run(flags: ChatFlags) -> None:
     """Open the model and talk, as ``flags`` say."""
-    flags = settings.compatible(flags)
+    flags = settings.with_compat(flags)
     if flags.questions.batch_file is not None or flags.questions.batch_output is not None:
         answer_list.run(flags)
         return
@@ -85,7 +85,7 @@ def _run(flags: ChatFlags, opening: str | None) -> None:
     # What is wrong with the flags is said before anything is asked, fetched or loaded.
     path, instruction = choose_model.find(flags)
     check_file(path)
-    small = None if flags.draft.draft_model is None else choose_model.named(flags.draft.draft_model)
+    small = None if flags.draft.draft_model is None else choose_model.find_model(flags.draft.draft_model)
     if small is not None:
         check_file(small)
     if flags.format.style is None and not flags.format.in_prefix and not flags.format.in_suffix:
@@ -227,7 +227,7 @@ def _resumed(session: Session, flags: ChatFlags, system: str | None) -> bool:
     from dataclasses import asdict
 
     from ggufrun.chat import store
-    from ggufrun.chat.stats import told
+    from ggufrun.chat.stats import session_notes
 
     path = flags.talk.session
     assert path is not None
@@ -237,7 +237,7 @@ def _resumed(session: Session, flags: ChatFlags, system: str | None) -> bool:
     if loaded.sampling is not None:
         session.sampling = flags.sampling.params(asdict(loaded.sampling), flags.text.expanded)
         session.limit = loaded.limit if loaded.limit is not None and flags.answer.n_predict is None else session.limit
-    note(*told(path, loaded))
+    note(*session_notes(path, loaded))
     return bool(session.past or session.ids)
 
 

@@ -60,7 +60,7 @@ def run(flags: CompleteFlags) -> None:
     if flags.source.model is not None and flags.source.first is not None:
         raise UsageError("the model is given twice, by -m and by itself", "give it once; -p takes the text")
     name, _ = flags.source.name()
-    path = choose_model.named(name)
+    path = choose_model.find_model(name)
     check_file(path)
     text = prompt_text(flags)
     from ggufrun.chat.formats.choose_format import recommended
@@ -73,7 +73,7 @@ def run(flags: CompleteFlags) -> None:
     guidance, limit = flags.guidance_params(), flags.answer.limit()
     context_params = with_room_for_guidance(with_room_for_draft(flags.context_params(), draft), guidance)
     flags.sampling.params({}, flags.text.expanded)
-    small = None if flags.draft.draft_model is None else choose_model.named(flags.draft.draft_model)
+    small = None if flags.draft.draft_model is None else choose_model.find_model(flags.draft.draft_model)
     if small is not None:
         check_file(small)
     with (

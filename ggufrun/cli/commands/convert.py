@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command(cls=Converting, epilog=common.TYPES)(records.expanded(convert, abort.guarded))
+    app.command(cls=Converting, epilog=common.TYPES)(records.with_records_expanded(convert, abort.guarded))
 
 
 def convert(

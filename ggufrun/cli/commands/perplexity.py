@@ -50,14 +50,14 @@ def perplexity(
     their predictions is measured.
     """
     from ggufrun.engine.chunks import ChunkParams
-    from ggufrun.evaluate.text import SAMPLE, cut
+    from ggufrun.evaluate.text import SAMPLE, cut_into_chunks
 
     params = ChunkParams(ctx_size, batch_size, ubatch_size, threads, flash_attention, type_k, type_v)
     whole = measuring.read_text(text, SAMPLE)
     source = measuring.find(model_name)
     base_path = None if reference is None else measuring.find(reference)
     with measuring.open_model(source, place, params) as model:
-        pieces = cut(model, whole, ctx_size, chunks)
+        pieces = cut_into_chunks(model, whole, ctx_size, chunks)
         if base_path is None:
             result = _alone(model, params, pieces, as_json)
         else:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command(cls=SectionedCommand, epilog=common.TYPES)(records.expanded(quantize, abort.guarded))
+    app.command(cls=SectionedCommand, epilog=common.TYPES)(records.with_records_expanded(quantize, abort.guarded))
 
 
 def quantize(

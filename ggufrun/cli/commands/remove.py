@@ -96,7 +96,7 @@ def _ask(found: Sequence[Removal], yes: bool) -> None:
         raise GgufrunError("nothing was removed, as there is no terminal to ask at", f"--yes removes {what} unasked")
     for one in found:
         console.note(_line(one))
-    if not ask.agreed(f"Remove {what}, and free {size_text(sum(one.size for one in found))}?", otherwise=False):
+    if not ask.confirm(f"Remove {what}, and free {size_text(sum(one.size for one in found))}?", otherwise=False):
         raise GgufrunError("nothing was removed")
 
 

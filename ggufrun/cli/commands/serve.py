@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command("serve", cls=SectionedCommand)(records.expanded(serve))
+    app.command("serve", cls=SectionedCommand)(records.with_records_expanded(serve))
 
 
 def serve(

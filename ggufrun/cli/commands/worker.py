@@ -59,7 +59,7 @@ def worker(
     from ggufrun.engine.placement import worker as work
     from ggufrun.engine.threads import default_threads
 
-    host = work.resolved(host)
+    host = work.resolve_host(host)
     tunnel = f"ssh -N -L {port}:127.0.0.1:{port} user@this-machine"
     if not work.loopback(host):
         if not public:
@@ -70,7 +70,7 @@ def worker(
             )
         console.note(f"warning: {WHY}; a tunnel is safer: {tunnel}")
     names = [name for text in device or () for name in text.split(",")]
-    chosen = work.choose(names)
+    chosen = work.choose_devices(names)
     port = work.free_port(host, port)
     for one in chosen:
         free = one.free if memory is None else min(one.free, memory << 20)

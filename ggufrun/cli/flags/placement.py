@@ -108,7 +108,7 @@ PLAIN = PlaceFlags()
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:
     """``command`` for Typer, with these flags in the place of its parameter of type PlaceFlags."""
-    return records.expanded(command, abort.guarded)
+    return records.with_records_expanded(command, abort.guarded)
 
 
 # --- reading the flags ------------------------------------------------------------------------------------------------

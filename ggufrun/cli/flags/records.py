@@ -29,12 +29,12 @@ def command_from(
 
     def command(**values: Any) -> None:
         with around():
-            run(built(record, values))
+            run(build(record, values))
 
     return _dressed(command, list(parameters(record)), doc, "command")
 
 
-def expanded(
+def with_records_expanded(
     command: Callable[..., None], around: Callable[[], AbstractContextManager[None]] = nullcontext
 ) -> Callable[..., None]:
     """``command`` for Typer: each parameter that is a record is replaced by that record's flags.
@@ -48,7 +48,7 @@ def expanded(
     def wrapped(**values: Any) -> None:
         for name, record in records.items():
             flags = {parameter.name: values.pop(parameter.name) for parameter in parameters(record)}
-            values[name] = built(record, flags)
+            values[name] = build(record, flags)
         with around():
             command(**values)
 
@@ -59,7 +59,7 @@ def expanded(
     return _dressed(wrapped, found, command.__doc__ or "", command.__name__)
 
 
-def built(record: type[T], values: dict[str, Any]) -> T:
+def build(record: type[T], values: dict[str, Any]) -> T:
     """``record`` from flags by their names, those of its parts among them; what is not named keeps its default.
 
     Raises TypeError for a name that no flag has.

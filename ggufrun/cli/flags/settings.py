@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ggufrun.engine.model import Model
 
 
-def compatible(flags: ChatFlags) -> ChatFlags:
+def with_compat(flags: ChatFlags) -> ChatFlags:
     """With ``--compat`` every flag that brings llama.cpp's way back, where no other says otherwise."""
     talk = flags.talk
     if not talk.compat:

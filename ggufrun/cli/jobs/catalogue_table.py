@@ -14,13 +14,13 @@ def show(as_json: bool) -> None:
 
     from ggufrun.errors import GgufrunError
     from ggufrun.hub.catalogue import ENTRIES
-    from ggufrun.hub.models import all_models, named
+    from ggufrun.hub.models import all_models, find_by_name
 
     models = all_models()
 
     def is_here(asked: str) -> bool:
         try:
-            return named(asked, models) is not None
+            return find_by_name(asked, models) is not None
         except GgufrunError:
             # several of that name
             return True

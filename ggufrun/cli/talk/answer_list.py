@@ -201,7 +201,7 @@ def pool(
         yield context, min(longest, context.n_ctx)
 
 
-def together(params: ContextParams, sequences: int) -> ContextParams:
+def with_sequences(params: ContextParams, sequences: int) -> ContextParams:
     """A context as large as all texts at their longest would have it, to see what fits."""
     from ggufrun.engine.context import DEFAULT_CONTEXT
 
@@ -277,12 +277,12 @@ def _run(flags: ChatFlags, list_file: Path, output: Path) -> None:
     alone = draft is not None or guidance is not None
     if alone and flags.questions.parallel not in (None, 1):
         raise UsageError("-np, with guessing ahead or guidance", "leave it out: questions are answered one by one")
-    small = None if flags.draft.draft_model is None else choose_model.named(flags.draft.draft_model)
+    small = None if flags.draft.draft_model is None else choose_model.find_model(flags.draft.draft_model)
     if alone:
         params = with_room_for_guidance(with_room_for_draft(params, draft), guidance)
     template_process.prepare()
     count = min(sequences, len(left))
-    asked = params if alone else together(params, count)
+    asked = params if alone else with_sequences(params, count)
     with settings.open_model(model_path, flags, asked, plain=flags.screen.plain) as model:
         choice = settings.choose_format(model, flags)
         for warning in choice.warnings:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ggufrun.cli.flags import settings
 from ggufrun.cli.flags.chat import ChatFlags
-from ggufrun.cli.terminal.ask import agreed, at_terminal
+from ggufrun.cli.terminal.ask import at_terminal, confirm
 from ggufrun.cli.terminal.console import err, note, shown
 from ggufrun.cli.terminal.progress import fetch_bar
 from ggufrun.errors import GgufrunError, NotFoundError, UsageError
@@ -29,10 +29,10 @@ def find(flags: ChatFlags) -> tuple[Path, str | None]:
             raise UsageError("no model is given", "write `ggufrun chat MODEL`; `ggufrun list` shows what is here")
         return pick(plain=flags.screen.plain), None
     name, instruction = flags.source.name(flags.second)
-    return named(name), instruction
+    return find_model(name), instruction
 
 
-def named(name: str) -> Path:
+def find_model(name: str) -> Path:
     """The file that ``name`` means: a path, a model of the local folder, or an id on the hub, fetched after asking."""
     from ggufrun.hub import NotConvertedError
 
@@ -103,7 +103,7 @@ def fetch(spec: HubId) -> Path:
     size = sum(found.file(name).size for name in names)
     folder = models_folder() / spec.repo
     kind = f":{spec.kind}" if spec.kind else ""
-    if not agreed(f"{spec.repo} is not here. Fetch {Path(names[0]).name}, {size_text(size)}, into {folder}?"):
+    if not confirm(f"{spec.repo} is not here. Fetch {Path(names[0]).name}, {size_text(size)}, into {folder}?"):
         raise NotFoundError(f"{spec.repo} is not here", f"fetch it later: ggufrun pull {spec.repo}{kind}")
     with fetch_bar() as on_progress:
         got = hub.obtain(spec, wanted, on_progress=on_progress, folder=folder)

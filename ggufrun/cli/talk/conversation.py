@@ -196,7 +196,7 @@ class Talk:
         from ggufrun.workflows.open_model import check_file
 
         try:
-            path = choose_model.named(name)
+            path = choose_model.find_model(name)
             check_file(path)
         except GgufrunError as error:
             self.screen.note(str(error), "")

@@ -13,7 +13,7 @@ from typing import Any
 from rich.cells import cell_len
 
 from ggufrun.chat.session import Done, Session
-from ggufrun.chat.stats import figures, forgotten
+from ggufrun.chat.stats import dropped_note, figures
 from ggufrun.cli.terminal.console import err, shown
 from ggufrun.engine.generate import StopReason
 
@@ -228,7 +228,7 @@ class Screen:
         if self.figures:
             self.note(*figures(session))
         reason = REASONS.get(done.reason)
-        if not self._forgets and (what := forgotten(session)):
+        if not self._forgets and (what := dropped_note(session)):
             self._forgets = True
             self.note(f"the conversation has outgrown its context: the model has forgotten {what[0]} (-c: more room)")
         if not status or self.plain:

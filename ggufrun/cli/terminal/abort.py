@@ -19,7 +19,7 @@ def guarded(save: Callable[[], str] = lambda: "") -> Iterator[None]:
     ``save`` keeps what can be kept and returns a word about it.
     """
     from ggufrun.native.abort import last_words
-    from ggufrun.native.stuck import watched
+    from ggufrun.native.stuck import end_if_stuck
 
     restore = _terminal()
 
@@ -35,7 +35,7 @@ def guarded(save: Callable[[], str] = lambda: "") -> Iterator[None]:
             os.write(2, line.encode("utf-8", "replace"))
             os._exit(status)
 
-    with last_words(lambda message: leave(died(message), 1)), watched(lambda: leave("interrupted", INTERRUPTED)):
+    with last_words(lambda message: leave(died(message), 1)), end_if_stuck(lambda: leave("interrupted", INTERRUPTED)):
         yield
 
 

@@ -14,7 +14,7 @@ def at_terminal() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def agreed(question: str, otherwise: bool = True) -> bool:
+def confirm(question: str, otherwise: bool = True) -> bool:
     """Ask on stderr; Enter means ``otherwise``, and the end of the input no."""
     sys.stderr.write(f"{shown(question)} [{'Y/n' if otherwise else 'y/N'}] ")
     sys.stderr.flush()

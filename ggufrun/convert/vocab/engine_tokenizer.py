@@ -23,7 +23,7 @@ from ggufrun.checkpoint.gguf.file import Header, Value
 from ggufrun.errors import EngineError
 from ggufrun.native.library import llama_without_devices
 from ggufrun.native.log import captured_log
-from ggufrun.native.signals import held
+from ggufrun.native.signals import defer_signals
 from ggufrun.native.signatures import Llama
 
 WHY = "error loading model"
@@ -88,7 +88,7 @@ def _load(api: Llama, metadata: Mapping[str, Value]) -> Any:
         path.write_bytes(file.serialize(Header(whole, ())))
         params = api.llama_model_default_params()
         params.vocab_only = True
-        with held():
+        with defer_signals():
             return api.llama_model_load_from_file(os.fsencode(path), params)
 
 

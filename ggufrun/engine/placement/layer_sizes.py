@@ -40,10 +40,10 @@ def parts(path: Path) -> list[Path]:
 
 def outline(path: Path) -> Outline:
     """The outline of the model at ``path``. Raises EngineError when a header cannot be read."""
-    return summed((name, size) for part in parts(path) for name, size in tensor_sizes(part))
+    return sum_by_layer((name, size) for part in parts(path) for name, size in tensor_sizes(part))
 
 
-def summed(tensors: Iterator[tuple[str, int]]) -> Outline:
+def sum_by_layer(tensors: Iterator[tuple[str, int]]) -> Outline:
     """The outline of named sizes. A model without an output matrix uses that of its tokens once more."""
     dense: dict[int, int] = {}
     experts: dict[int, int] = {}

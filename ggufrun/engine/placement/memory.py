@@ -124,7 +124,7 @@ def with_adapters(found: Footprint, size: int) -> Footprint:
     return replace(found, host=more(found.host), devices=tuple(more(place) for place in found.devices))
 
 
-def taken(context: Context) -> Footprint:
+def footprint_of(context: Context) -> Footprint:
     """What an open context and its model take; ``free`` is what is left beside them."""
     return _footprint(context.model, context)
 

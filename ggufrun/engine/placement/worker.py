@@ -16,7 +16,7 @@ from ggufrun.native.device_memory import replace_report
 from ggufrun.native.library import ggml, rpc
 
 
-def choose(names: Sequence[str] = ()) -> tuple[Device, ...]:
+def choose_devices(names: Sequence[str] = ()) -> tuple[Device, ...]:
     """The devices to lend: those called ``names``, else the GPUs, else the processor. Raises UsageError."""
     here = [device for device in devices() if device.kind == "cpu" or device.is_gpu]
     if names:
@@ -29,7 +29,7 @@ def choose(names: Sequence[str] = ()) -> tuple[Device, ...]:
     return tuple(gpus or here[:1])
 
 
-def resolved(host: str) -> str:
+def resolve_host(host: str) -> str:
     """The address of ``host``: the engine's server takes no names. Raises EngineError."""
     try:
         return socket.gethostbyname(host)
