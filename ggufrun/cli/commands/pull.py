@@ -43,7 +43,8 @@ def pull(
         str | None, typer.Option("--revision", metavar="R", help="Branch, tag or commit to download.  [default: main]")
     ] = None,
     source: Annotated[
-        str | None, typer.Option("--from", metavar="SOURCE", help="hub or modelscope.  [default: hub]")
+        str | None,
+        typer.Option("--from", metavar="SOURCE", help="Site to download from: hub or modelscope.  [default: hub]"),
     ] = None,
     output: Annotated[
         Path | None,
