@@ -98,7 +98,7 @@ def _misnamed(path: Path, header: Header) -> GgufrunError | None:
 
 def _unusable(path: Path, header: Header) -> GgufrunError | None:
     """Why no engine should be given this model; None for parts of one, and for what is not a model."""
-    if not header.architecture or kind_of(header) in NO_MODELS or header.get("split.count", 1) != 1:
+    if not header.architecture or kind_of(header) in NO_MODELS or header.get("split.count", 1) not in (0, 1):
         return None
     try:
         check_model(path, header)

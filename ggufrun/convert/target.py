@@ -112,6 +112,16 @@ def split_target(target: Target, max_bytes: int) -> list[Target]:
     The first has all metadata, the others only their number. A tensor is never cut, so one that is larger than
     ``max_bytes`` has a file of its own.
     """
+    return _shards(target, _groups(target, max_bytes))
+
+
+def split_target_by_count(target: Target, max_tensors: int) -> list[Target]:
+    """The same as several files of at most ``max_tensors`` tensors each."""
+    tensors = list(target.tensors)
+    return _shards(target, [tensors[n : n + max_tensors] for n in range(0, len(tensors), max_tensors)] or [[]])
+
+
+def _groups(target: Target, max_bytes: int) -> list[list[Placed]]:
     groups: list[list[Placed]] = [[]]
     size = 0
     for placed in target.tensors:
@@ -121,6 +131,10 @@ def split_target(target: Target, max_bytes: int) -> list[Target]:
             size = 0
         groups[-1].append(placed)
         size += padded
+    return groups
+
+
+def _shards(target: Target, groups: list[list[Placed]]) -> list[Target]:
     if len(groups) == 1:
         return [target]
     shards = []

@@ -39,7 +39,7 @@ def check_file(path: Path) -> None:
     if not path.exists():
         raise NotFoundError(f"{path}: no such file", "give the path of a .gguf file")
     header = read_header(path)
-    if header.get("split.count", 1) != 1:
+    if header.get("split.count", 1) not in (0, 1):
         # a layer may be cut in two
         source = GGUFSource(path)
         source.close()

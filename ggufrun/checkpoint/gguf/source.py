@@ -83,7 +83,8 @@ class GGUFSource:
 def part_paths(path: Path) -> tuple[Path, ...]:
     """Every part of the split model that ``path`` belongs to, or just ``path``; NotFoundError names a missing one."""
     header = read_header(path)
-    count = header.get("split.count", 1)
+    # llama.cpp's gguf-split leaves 0 in what it has merged
+    count = header.get("split.count", 1) or 1
     if not isinstance(count, int) or not 1 <= count <= MAX_PARTS:
         raise FormatError(f"{path.name} says it is split into {count} parts", AGAIN)
     if count == 1:

@@ -20,7 +20,6 @@ COMMANDS = {
     "get": "write ggufrun pull org/name:Q4_K_M",
     "download": "write ggufrun pull org/name:Q4_K_M",
     "ppl": "write ggufrun perplexity MODEL",
-    "merge": "write ggufrun convert BASE --lora ADAPTER",
     "diff": "write ggufrun inspect MODEL --diff OTHER",
     "version": "write ggufrun --version",
     "delete": "write ggufrun remove NAME",
