@@ -175,10 +175,12 @@ def test_a_killed_model_is_an_error_and_comes_back(server: Serving) -> None:
     assert server.post(CHAT, messages=ASK, temperature=0).json["choices"][0]["message"]["content"] == POEMS[TITLE]
 
 
-def test_a_client_that_goes_away_frees_its_slot(server: Serving) -> None:
+@pytest.mark.parametrize("stream", [b"true", b"false"])
+def test_a_client_that_goes_away_frees_its_slot(server: Serving, stream: bytes) -> None:
+    """llama.cpp's server goes on for a client that is gone, unless it streams."""
     server.post(CHAT, messages=ASK, max_tokens=1)
     connection = socket.create_connection(("127.0.0.1", server.port))
-    body = b'{"messages":[{"role":"user","content":"x"}],"ignore_eos":true,"max_tokens":4000}'
+    body = b'{"messages":[{"role":"user","content":"x"}],"ignore_eos":true,"max_tokens":4000,"stream":%s}' % stream
     connection.sendall(
         f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
     )
@@ -192,6 +194,8 @@ def test_a_client_that_goes_away_frees_its_slot(server: Serving) -> None:
     connection.close()
     while busy():
         assert time.monotonic() < deadline
+    generated = [slot.get("next_token", [{}])[0].get("n_decoded", 0) for slot in server.ask("GET", "/slots").json]
+    assert max(generated) < 3900, "it was computed to its end"
 
 
 def test_nothing_that_was_said_is_in_the_log(server: Serving) -> None:

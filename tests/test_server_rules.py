@@ -14,15 +14,17 @@ from ggufrun.chat.formats.choose_format import FormatOptions, choose
 from ggufrun.chat.replay import replay
 from ggufrun.cli.flags import serve as flags
 from ggufrun.engine.model import Model
-from ggufrun.errors import UsageError
+from ggufrun.errors import GgufrunError, UsageError
 from ggufrun.server import leading_space, required_tool, styled
 from ggufrun.server.catalog import Catalog, Entry
 from ggufrun.server.child import environment
 from ggufrun.server.errors import ApiError, api_of
+from ggufrun.server.grammar_check import check_grammars
 from ggufrun.server.guard import Rules
 from ggufrun.server.metrics import labelled
 from ggufrun.server.service import check_media, parsed
 from ggufrun.server.settings import Settings
+from ggufrun.server.times import parse_time
 
 
 def status_of(rules: Rules, path: str = "/v1/models", method: str = "GET", **headers: str) -> int:
@@ -106,9 +108,9 @@ def test_keys_come_from_flags_files_and_the_environment(tmp_path: Path, monkeypa
     ("text", "seconds"), [("5m", 300), ("30", 30), ("1.5h", 5400), ("0", 0), ("-1", -1), ("2d", 172800)]
 )
 def test_times(text: str, seconds: float) -> None:
-    assert flags.seconds(text, "--keep-alive") == seconds
+    assert parse_time(text, "--keep-alive") == seconds
     with pytest.raises(UsageError, match="--keep-alive"):
-        flags.seconds(f"x{text}", "--keep-alive")
+        parse_time(f"x{text}", "--keep-alive")
 
 
 def test_names_are_looked_up_and_never_become_paths(tmp_path: Path) -> None:
@@ -315,3 +317,90 @@ def test_the_front_does_not_load_the_engine(demo_gguf: Callable[[str], Path]) ->
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["chat", "False", "False"]
+
+
+# --- models.toml ------------------------------------------------------------------------------------------------------
+
+
+def test_models_toml_says_more_of_single_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("Mine-Q8_0.gguf", "adapter.gguf", "other.gguf", "t.jinja"):
+        (tmp_path / name).write_text("x")
+    file = tmp_path / "models.toml"
+    file.write_text(
+        '["mine-q8_0"]\nalias = ["gpt-4o", "mine"]\ncontext = 0\nparallel = 2\nkeep_alive = "1h"\nthink = false\n'
+        'style = "alpaca-2"\ntemplate = "t.jinja"\nadapters = [["adapter.gguf", 0.5]]\nsampling = {temp = 0.2}\n'
+    )
+    general = Settings(context=100, sampling={"top_k": 3})
+    found = flags.catalog([str(tmp_path / "Mine-Q8_0.gguf"), str(tmp_path / "other.gguf")], general, file)
+    entry = found.find("gpt-4o")
+    assert entry is not None and entry.name == "Mine-Q8_0" and found.find("mine") is entry
+    settings = entry.settings
+    assert (settings.context, settings.parallel, settings.keep_alive, settings.think) == (0, 2, 3600, False)
+    assert (settings.style, settings.template, settings.sampling) == ("alpaca-2", "x", {"top_k": 3, "temp": 0.2})
+    assert settings.adapters == ((str(tmp_path / "adapter.gguf"), 0.5),)
+    other = found.find("other")
+    assert other is not None and other.settings == general
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = 1",
+        "[a]\nnothing = 1",
+        '[a]\ncontext = "big"',
+        "[a]\ncontext = true",
+        "[a]\nthink = 1",
+        "[a]\nalias = 7",
+        '[a]\nmmproj = "missing.gguf"',
+        "[a]\nsampling = {heat = 1}",
+        '[a]\nkeep_alive = "soon"',
+        "[a",
+        "[a]\nadapters = [[1, 2, 3]]",
+    ],
+)
+def test_a_mistake_in_models_toml_is_one_line_that_names_it(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text(text)
+    with pytest.raises(GgufrunError) as caught:
+        flags.catalog([], Settings(), file)
+    assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+
+
+# --- schemas and grammars that never end ------------------------------------------------------------------------------
+
+DOUBLING = "\n".join(["root ::= r0", *(f"r{n} ::= r{n + 1} | r{n + 1}" for n in range(40)), 'r40 ::= "a"'])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"grammar": DOUBLING},
+        {"grammar": 'root ::= ((("a"?){0,999}){0,999}){0,999}'},
+        {"grammar": 'root ::= (("a"{0,400}){0,400})'},
+        {"json_schema": {"type": "string", "pattern": "^(((a{0,999}){0,999}){0,999})$"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"pattern": "^((a{0,999}){0,999})$"}}}},
+    ],
+)
+def test_grammars_without_end_are_refused(body: dict[str, object]) -> None:
+    with pytest.raises(ApiError, match="more ways than can be followed"):
+        asyncio.run(check_grammars(body))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"grammar": 'root ::= ([a-z]+ ("," [ \\t]* [a-z]+)*)? "\\n"'},
+        {"grammar": "this is not one ((("},
+        {
+            "format": {
+                "type": "object",
+                "properties": {"a": {"type": "array", "items": {"maxLength": 500}, "maxItems": 500}},
+            }
+        },
+        {"json_schema": {"type": "string", "pattern": "^([a-z]{1,60}-){1,60}[0-9]{0,9}$"}},
+        {"tools": [{"type": "function", "function": {"name": "x", "parameters": {"$ref": "#"}}}, 7]},
+    ],
+)
+def test_other_grammars_are_the_childs_to_judge(body: dict[str, object]) -> None:
+    asyncio.run(check_grammars(body))

@@ -8,9 +8,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from ggufrun.server import anthropic, styled
+from ggufrun.server import anthropic, styled, whole
 from ggufrun.server.catalog import Entry
 from ggufrun.server.errors import ApiError
+from ggufrun.server.grammar_check import check_grammars
 from ggufrun.server.metrics import labelled, sample
 from ggufrun.server.openai import chunks_of, has_template
 from ggufrun.server.plan import CHAT, RERANK
@@ -46,6 +47,9 @@ def native_routes(service: Service, metrics: bool) -> dict[tuple[str, str], Any]
             raise no_template(entry)
         if _insists(body.get("tool_choice")) and "messages" not in path:
             raise ApiError(400, "a tool cannot be forced in this API; /v1/chat/completions enforces tool_choice")
+        await check_grammars(body)
+        if path in whole.GATHER and whole.is_single(body):
+            return JSONResponse(await whole.GATHER[path](whole.events_of(service, request, entry, path, body)))
         texts = 1 if path == "/v1/messages" else 0
         return Relay(service, request, entry, path, data, CHAT, generates="tokens" not in path, answers=texts)
 
@@ -58,7 +62,12 @@ def native_routes(service: Service, metrics: bool) -> dict[tuple[str, str], Any]
 
     async def infill(request: Request) -> Response:
         data, body = await read(request)
-        return Relay(service, request, service.entry(body.get("model")), "/infill", data, CHAT)
+        entry = service.entry(body.get("model"))
+        await check_grammars(body)
+        if whole.is_single(body):
+            events = whole.events_of(service, request, entry, "/infill", body)
+            return JSONResponse(await whole.completion(events))
+        return Relay(service, request, entry, "/infill", data, CHAT)
 
     async def rerank(request: Request) -> Response:
         data, body = await read(request)

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from ggufrun.server.catalog import Entry
 from ggufrun.server.errors import ApiError
+from ggufrun.server.grammar_check import check_grammars
 from ggufrun.server.ollama_chat import chat_reply, generate_reply
 from ggufrun.server.openai import capabilities
 from ggufrun.server.plan import EMBEDDING
@@ -140,11 +141,13 @@ def ollama_routes(service: Service) -> dict[tuple[str, str], Any]:
     async def chat(request: Request) -> Response:
         _, body = await read(request)
         entry = service.entry(body.get("model"))
+        await check_grammars(body)
         return await chat_reply(service, request, entry, body, kept_seconds(body.get("keep_alive")))
 
     async def generate(request: Request) -> Response:
         _, body = await read(request)
         entry = service.entry(body.get("model"))
+        await check_grammars(body)
         return await generate_reply(service, request, entry, body, kept_seconds(body.get("keep_alive")))
 
     async def embed(request: Request) -> Response:

@@ -11,9 +11,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ggufrun.server import required_tool, styled
+from ggufrun.server import required_tool, styled, whole
 from ggufrun.server.catalog import Entry
 from ggufrun.server.errors import ApiError
+from ggufrun.server.grammar_check import check_grammars
 from ggufrun.server.plan import CHAT, EMBEDDING
 from ggufrun.server.pool import Running
 from ggufrun.server.service import Lines, Relay, Service, check_media, check_number, child_error, read
@@ -21,6 +22,8 @@ from ggufrun.server.upstream import Vanished, ask
 
 OURS = ("keep_alive", "style")
 """What only the front understands."""
+
+HEAD = ("id", "created", "model", "system_fingerprint")
 
 SSE = "text/event-stream"
 
@@ -79,7 +82,9 @@ def openai_routes(service: Service) -> dict[tuple[str, str], Any]:
         tools = required_tool.is_forced(body)
         if tools:
             required_tool.forced(body)
-        if not tools and body.get("style") is None and await has_template(service, request, entry):
+        await check_grammars(body)
+        single = not body.get("stream") and body.get("n") in (None, 1)
+        if not tools and not single and body.get("style") is None and await has_template(service, request, entry):
             if any(name in body for name in OURS) or body.get("tool_choice") == "none":
                 body = cleaned(body)
                 data = json.dumps(body).encode()
@@ -95,7 +100,11 @@ def openai_routes(service: Service) -> dict[tuple[str, str], Any]:
         data, body = await read(request)
         check(body)
         entry = service.entry(body.get("model"))
+        await check_grammars(body)
         path = "/v1/completions" if request.url.path.startswith("/v1") else "/completion"
+        if whole.is_single(body):
+            events = whole.events_of(service, request, entry, path, body)
+            return JSONResponse(await whole.GATHER[path](events))
         return Relay(service, request, entry, path, data, CHAT)
 
     async def embeddings(request: Request) -> Response:
@@ -231,7 +240,7 @@ async def gathered(chunks: AsyncIterator[dict[str, Any]]) -> dict[str, Any]:
     choices: dict[int, dict[str, Any]] = {}
     more: dict[str, Any] = {}
     async for chunk in chunks:
-        head = head or {name: chunk[name] for name in ("id", "created", "model")}
+        head = head or {name: chunk[name] for name in HEAD if name in chunk}
         more |= {name: chunk[name] for name in ("usage", "timings") if chunk.get(name)}
         for piece in chunk["choices"]:
             choice = choices.setdefault(

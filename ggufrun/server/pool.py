@@ -25,6 +25,7 @@ from ggufrun.units import size_text
 CRASHES, CRASH_SECONDS, REST_SECONDS = 3, 60.0, 60.0
 """So many ends within so many seconds, and a model is left alone for the rest."""
 
+PROBE_SECONDS = 15.0
 PLAN_SECONDS = 300.0
 SHARE = 0.95
 """The part of the machine's memory that models may take together, unless the user says otherwise."""
@@ -77,13 +78,15 @@ class Running:
 @dataclass(frozen=True)
 class Limits:
     """``models`` loaded at once (0: as many as fit), ``queue`` requests that wait for each, ``seconds`` that one may
-    take, ``memory`` bytes for all models together (None: most of what the machine has).
+    take, ``memory`` bytes for all models together (None: most of what the machine has). A busy model that does not
+    react for ``stall`` seconds is ended.
     """
 
     models: int = 0
     queue: int = 256
     seconds: float = 3600.0
     memory: int | None = None
+    stall: float = 600.0
 
 
 async def plan_in_process(entry: Entry, kind: str) -> Plan:
@@ -257,6 +260,7 @@ class Pool:
                 self._note(f"{entry.name}: {line}")
             self._note(f"{entry.name}: loaded in {running.load_seconds:.1f} s, {size_text(_bytes(plan))}")
             self._start(self._watch((entry.name, kind), running))
+            self._start(self._probe(running))
             return running
 
     def _start(self, work: Any) -> None:
@@ -271,6 +275,21 @@ class Pool:
             self._note_end(key, running.child)
             self._note(f"{key[0]}: its process ended: {running.child.last_words}")
             self._freed.set()
+
+    async def _probe(self, running: Running) -> None:
+        """End a process that is busy and does not react: what it computes would never end."""
+        while running.child.alive:
+            await asyncio.sleep(min(PROBE_SECONDS, self.limits.stall))
+            if not running.leases or not running.child.alive:
+                continue
+            try:
+                # this one is answered between two steps of the computation
+                await asyncio.wait_for(upstream.call(running.socket, "GET", "/slots"), self.limits.stall)
+            except upstream.Vanished:
+                continue
+            except (TimeoutError, asyncio.TimeoutError):
+                self._note(f"{running.entry.name}: did not react for {self.limits.stall:g} s, and is ended")
+                running.child.kill()
 
     def _note_end(self, key: Key, child: Child) -> None:
         now = time.monotonic()

@@ -13,6 +13,7 @@ from typing import Any
 
 from ggufrun.server.errors import ApiError
 from ggufrun.server.pool import Running
+from ggufrun.server.service import child_error
 from ggufrun.server.styled import PASSED
 from ggufrun.server.upstream import Vanished, ask
 
@@ -79,19 +80,20 @@ async def answer(running: Running, body: Mapping[str, Any]) -> dict[str, Any]:
     most = body.get("max_completion_tokens", body.get("max_tokens"))
     if most is not None:
         request["n_predict"] = most
-    request |= {"prompt": rendered["prompt"], "json_schema": schema_of(functions), "stream": False}
+    request |= {"prompt": rendered["prompt"], "json_schema": schema_of(functions), "stream": True}
+    text, found = "", {}
     try:
         async with ask(running.socket, "POST", "/completion", json.dumps(request).encode()) as reply:
-            found = await reply.json()
             if reply.status != 200:
-                error = found.get("error", {})
-                raise ApiError(400 if reply.status < 500 else 500, str(error.get("message", "no answer")))
+                raise await child_error(reply)
+            async for event in reply.events():
+                text, found = text + (event.get("content") or ""), event
     except Vanished:
         raise await running.gone() from None
     message: dict[str, Any] = {"role": "assistant", "content": None}
     finish = "length"
     try:
-        call = json.loads(found["content"])
+        call = json.loads(text)
         arguments = json.dumps(call["arguments"], ensure_ascii=False)
         message["tool_calls"] = [
             {

@@ -11,7 +11,9 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import time
+import zipfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -114,9 +116,18 @@ def install(wheel: Path, key: str) -> None:
     note.write_text(key, encoding="utf-8")
 
 
-def obtain(wheels: Path, fresh: bool = False) -> tuple[Path, Build, bool]:
-    """The wheel for the installed engine, its build, and whether it had to be built. Raises SetupError."""
-    engine = folder_of("llama_cpp") / "lib"
+def libraries_of(wheel: Path, folder: Path) -> Path:
+    """The libraries in an engine's wheel, unpacked into ``folder``."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder, [name for name in archive.namelist() if name.startswith("llama_cpp/lib/")])
+    return folder / "llama_cpp" / "lib"
+
+
+def obtain(wheels: Path, fresh: bool = False, engine: Path | None = None) -> tuple[Path, Build, bool]:
+    """The wheel for the installed engine, or for the libraries in ``engine``; its build, and whether it had to be
+    built. Raises SetupError.
+    """
+    engine = engine or folder_of("llama_cpp") / "lib"
     compilers = " ".join(fingerprint(language, find_compiler(language, os.environ)) for language in CANDIDATES)
     build = describe_server(compilers, dict(os.environ))
     wheel, built = cache.obtain(build, wheels, partial(build_server, engine), fresh=fresh, disk=DISK)
@@ -144,14 +155,26 @@ def make(fresh: bool = False, dist: Path | None = None) -> None:
         shutil.copy2(wheel, dist)
 
 
+def make_for(engine: Path, dist: Path) -> None:
+    """Build the server for an engine's wheel, without installing either, and copy its wheel to ``dist``."""
+    with tempfile.TemporaryDirectory() as folder:
+        wheel, _, _ = obtain(cache_root(os.environ) / "wheels", engine=libraries_of(engine, Path(folder)))
+    dist.mkdir(parents=True, exist_ok=True)
+    say(f"server: {shutil.copy2(wheel, dist)}")
+
+
 def main(arguments: list[str]) -> int:
     """Exit status 0; with ``--optional`` also where there is no server in the end, which one line says."""
     parser = argparse.ArgumentParser(prog="python -m tools.setup.server", description="Build llama.cpp's server.")
     parser.add_argument("--rebuild", action="store_true", help="build even if the cache has the wheel")
     parser.add_argument("--optional", action="store_true", help="fail in one line, with exit status 0")
     parser.add_argument("--dist", type=Path, metavar="DIR", help="copy the wheel to DIR")
+    parser.add_argument("--engine", type=Path, metavar="WHEEL", help="build for this engine, into --dist or dist")
     options = parser.parse_args(arguments)
     try:
+        if options.engine is not None:
+            make_for(options.engine, options.dist or Path("dist"))
+            return 0
         make(options.rebuild, options.dist)
     except SetupError as error:
         if not options.optional:

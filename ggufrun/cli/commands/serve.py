@@ -74,6 +74,10 @@ def serve(
     keep_alive: Annotated[
         str, typer.Option("--keep-alive", metavar="TIME", help="Time that an idle model stays loaded (-1: forever).")
     ] = "5m",
+    models_file: Annotated[
+        Path | None,
+        typer.Option("--models-file", metavar="FILE", help="Settings of single models.  [default: models.toml]"),
+    ] = None,
     models_max: Annotated[
         int,
         typer.Option("--models-max", metavar="N", min=0, help="Largest number of loaded models (0: as many as fit)."),
@@ -96,6 +100,9 @@ def serve(
     request_timeout: Annotated[
         str, typer.Option("--request-timeout", metavar="TIME", help="Longest time that a request waits for a model.")
     ] = "1h",
+    stall_timeout: Annotated[
+        str, typer.Option("--stall-timeout", metavar="TIME", help="A busy model that does not react is ended.")
+    ] = "10m",
     grace: Annotated[
         str, typer.Option("--grace", metavar="TIME", help="Time that running answers get to finish at shutdown.")
     ] = "10s",
@@ -200,6 +207,7 @@ def serve(
     from ggufrun.server.run import Listening
     from ggufrun.server.run import serve as listen
     from ggufrun.server.settings import Settings
+    from ggufrun.server.times import parse_time
 
     keys = meant.keys(api_key or (), api_key_file)
     rules = meant.rules(host, keys, no_auth, cors_origin or (), allowed_host or (), max_body)
@@ -208,7 +216,7 @@ def serve(
     settings = Settings(
         context=ctx_size,
         parallel=parallel,
-        keep_alive=meant.seconds(keep_alive, "--keep-alive"),
+        keep_alive=parse_time(keep_alive, "--keep-alive"),
         batch=batch,
         ubatch=ubatch,
         threads=threads,
@@ -226,14 +234,15 @@ def serve(
         template=_template(chat_template),
         think=think,
     )
-    catalog = meant.catalog(models or (), meant.placed(settings, place))
+    catalog = meant.catalog(models or (), meant.placed(settings, place), models_file)
     if not catalog.entries:
         console.note("no models here yet; fetch one with `ggufrun pull org/name:Q4_K_M`")
     limits = Limits(
         models_max,
         max_queue,
-        meant.seconds(request_timeout, "--request-timeout"),
+        parse_time(request_timeout, "--request-timeout"),
         None if memory is None else parse_size(memory),
+        max(1.0, parse_time(stall_timeout, "--stall-timeout")),
     )
     program = executable()
     listening = Listening(
@@ -242,7 +251,7 @@ def serve(
         _file(ssl_key_file, "--ssl-key-file") or None,
         _file(ssl_cert_file, "--ssl-cert-file") or None,
         max_connections,
-        meant.seconds(grace, "--grace"),
+        parse_time(grace, "--grace"),
     )
 
     def ready(host: str, port: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,17 +17,8 @@ if TYPE_CHECKING:
     from ggufrun.server.guard import Rules
     from ggufrun.server.settings import Settings
 
-UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 KEY_VARIABLE = "GGUFRUN_API_KEY"
 MOST_KEYS = 1000
-
-
-def seconds(text: str, flag: str) -> float:
-    """``5m``, ``300``, ``1.5h``; ``-1`` is for ever. Raises UsageError."""
-    match = re.fullmatch(r"(-?\d+(?:\.\d+)?)\s*([smhd]?)", text.strip().lower())
-    if not match:
-        raise UsageError(f"{flag} {text}", "give a time such as 30s, 5m or 2h, 0 for at once, -1 for ever")
-    return float(match[1]) * UNITS[match[2]]
 
 
 def placed(settings: Settings, flags: placement.PlaceFlags) -> Settings:
@@ -103,22 +93,26 @@ def rules(
     return Rules(api_keys, loopback(host), tuple(origins), names, parse_size(max_body))
 
 
-def catalog(models: Sequence[str], settings: Settings) -> Catalog:
-    """The models of the command line, ``NAME=PATH`` among them; without any, those of the models folder.
+def catalog(models: Sequence[str], settings: Settings, file: Path | None = None) -> Catalog:
+    """The models of the command line, ``NAME=PATH`` among them; without any, those of the models folder. ``file`` is
+    another ``models.toml`` than the user's own.
 
     Raises NotFoundError, UsageError.
     """
     from ggufrun.hub.models import models_folder, resolve_model
     from ggufrun.hub.scan import scan
     from ggufrun.server.catalog import Catalog, Entry
+    from ggufrun.server.models_file import applied, default_file, read
 
+    place = file or default_file()
+    tables = read(place) if file is not None or place.is_file() else {}
     if not models:
         folder = models_folder()
 
         def local() -> list[Entry]:
             found = scan(folder) if folder.is_dir() else []
             return [
-                Entry(one.name, one.path.absolute(), settings, local=one)
+                applied(Entry(one.name, one.path.absolute(), settings, local=one), tables)
                 for one in found
                 if one.is_gguf and not one.missing
             ]
@@ -135,7 +129,7 @@ def catalog(models: Sequence[str], settings: Settings) -> Catalog:
         name = alias or (model_name(path) if Path(rest).exists() else rest)
         if name in {entry.name for entry in entries}:
             raise UsageError(f"two models are called {name}", "give one of them another name: NAME=PATH")
-        entries.append(Entry(name, path.absolute(), settings))
+        entries.append(applied(Entry(name, path.absolute(), settings), tables))
     return Catalog(entries)
 
 
