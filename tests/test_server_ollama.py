@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ggufrun.server import ollama, ollama_chat
+from ggufrun.server.apis import ollama, ollama_chat
 from ggufrun.server.errors import ApiError
 from tests.poems import POEMS
 from tests.serving import Serving, serving

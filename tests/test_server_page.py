@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from ggufrun.server.markdown import html
-from ggufrun.server.page_routes import FOLDER
+from ggufrun.server.apis.markdown import html
+from ggufrun.server.apis.page_routes import FOLDER
 from tests.poems import POEMS
 from tests.serving import Serving, serving
 

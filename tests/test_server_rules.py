@@ -15,11 +15,11 @@ from ggufrun.chat.replay import replay
 from ggufrun.cli.flags import serve as flags
 from ggufrun.engine.model import Model
 from ggufrun.errors import GgufrunError, UsageError
-from ggufrun.server import leading_space, required_tool, styled
+from ggufrun.server.apis import leading_space, required_tool, styled
+from ggufrun.server.apis.grammar_check import check_grammars
 from ggufrun.server.catalog import Catalog, Entry
 from ggufrun.server.child import environment
 from ggufrun.server.errors import ApiError, api_of
-from ggufrun.server.grammar_check import check_grammars
 from ggufrun.server.guard import Rules
 from ggufrun.server.metrics import labelled
 from ggufrun.server.service import check_media, parsed

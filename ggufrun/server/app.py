@@ -11,12 +11,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from ggufrun.server.apis.native import native_routes
+from ggufrun.server.apis.ollama import ollama_routes
+from ggufrun.server.apis.openai import openai_routes
+from ggufrun.server.apis.page_routes import page_routes
 from ggufrun.server.errors import ApiError, api_of
 from ggufrun.server.guard import Guard, Rules
-from ggufrun.server.native import native_routes
-from ggufrun.server.ollama import ollama_routes
-from ggufrun.server.openai import openai_routes
-from ggufrun.server.page_routes import page_routes
 from ggufrun.server.service import Service
 
 Logged = Callable[[str, str, int, float, dict[str, Any]], None]

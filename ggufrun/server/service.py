@@ -13,9 +13,9 @@ from starlette.responses import Response
 
 from ggufrun import jsontext
 from ggufrun.errors import GgufrunError
+from ggufrun.server.apis.leading_space import stream_without_space, without_space
 from ggufrun.server.catalog import Catalog, Entry
 from ggufrun.server.errors import ApiError, api_of, no_model
-from ggufrun.server.leading_space import stream_without_space, without_space
 from ggufrun.server.metrics import Metrics
 from ggufrun.server.pool import Pool, Running
 from ggufrun.server.upstream import Answer, Vanished, ask

@@ -8,12 +8,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from ggufrun.server import anthropic, styled, whole
+from ggufrun.server.apis import anthropic, styled, whole
+from ggufrun.server.apis.grammar_check import check_grammars
+from ggufrun.server.apis.openai import chunks_of, has_template
 from ggufrun.server.catalog import Entry
 from ggufrun.server.errors import ApiError
-from ggufrun.server.grammar_check import check_grammars
 from ggufrun.server.metrics import labelled, sample
-from ggufrun.server.openai import chunks_of, has_template
 from ggufrun.server.plan import CHAT, RERANK
 from ggufrun.server.service import Lines, Relay, Service, check_media, read
 from ggufrun.server.upstream import Vanished, ask

@@ -14,8 +14,8 @@ from typing import Any
 from ggufrun.engine.sampling.ambiguity import MOST, widest
 from ggufrun.engine.sampling.schema import to_grammar
 from ggufrun.errors import GgufrunError
+from ggufrun.server.apis.repetition import nesting
 from ggufrun.server.errors import ApiError
-from ggufrun.server.repetition import nesting
 
 MOST_NESTED = 100_000
 """Of `nesting`."""

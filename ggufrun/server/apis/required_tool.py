@@ -11,10 +11,10 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from ggufrun.server.apis.styled import PASSED
 from ggufrun.server.errors import ApiError
 from ggufrun.server.pool import Running
 from ggufrun.server.service import child_error
-from ggufrun.server.styled import PASSED
 from ggufrun.server.upstream import Vanished, ask
 
 MOST_TOOLS = 256

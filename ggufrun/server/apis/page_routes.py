@@ -9,8 +9,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from ggufrun.server.apis.markdown import html
 from ggufrun.server.errors import ApiError
-from ggufrun.server.markdown import html
 from ggufrun.server.service import read
 
 FOLDER = Path(__file__).parent / "page"

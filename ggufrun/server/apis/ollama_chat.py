@@ -12,9 +12,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from ggufrun.server.apis.openai import chunks_of, merge
 from ggufrun.server.catalog import Entry
 from ggufrun.server.errors import ApiError
-from ggufrun.server.openai import chunks_of, merge
 from ggufrun.server.plan import CHAT
 from ggufrun.server.service import Lines, Service, child_error
 from ggufrun.server.upstream import Vanished, ask

@@ -11,10 +11,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ggufrun.server import required_tool, styled, whole
+from ggufrun.server.apis import required_tool, styled, whole
+from ggufrun.server.apis.grammar_check import check_grammars
 from ggufrun.server.catalog import Entry
 from ggufrun.server.errors import ApiError
-from ggufrun.server.grammar_check import check_grammars
 from ggufrun.server.plan import CHAT, EMBEDDING
 from ggufrun.server.pool import Running
 from ggufrun.server.service import Lines, Relay, Service, check_media, check_number, child_error, read

@@ -11,11 +11,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from ggufrun.server.apis.grammar_check import check_grammars
+from ggufrun.server.apis.ollama_chat import chat_reply, generate_reply
+from ggufrun.server.apis.openai import capabilities
 from ggufrun.server.catalog import Entry
 from ggufrun.server.errors import ApiError
-from ggufrun.server.grammar_check import check_grammars
-from ggufrun.server.ollama_chat import chat_reply, generate_reply
-from ggufrun.server.openai import capabilities
 from ggufrun.server.plan import EMBEDDING
 from ggufrun.server.service import Service, read
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from ggufrun.server import anthropic
+from ggufrun.server.apis import anthropic
 from ggufrun.server.catalog import Entry
 from ggufrun.server.errors import ApiError
 from ggufrun.server.plan import CHAT

@@ -1,0 +1,1 @@
+"""What each API says and understands: endpoints, translations, and what the front does itself."""
