@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from ggufrun.checkpoint.open import open_checkpoint
+from ggufrun.checkpoint.quantized.blocks import widened
 from ggufrun.checkpoint.tensor import STORAGE
 from ggufrun.errors import UnsupportedError
 from tests.checkpoints import safetensors_bytes
+from tests.quantized_samples import SAMPLES, stem_of
 
 Stored = dict[str, tuple[str, tuple[int, ...]]]
 """What a name ends in, and the type and shape of the tensor."""
@@ -200,3 +202,22 @@ def test_other_methods_are_refused_by_name(tmp_path: Path, case: str) -> None:
     with pytest.raises(UnsupportedError) as caught:
         open_checkpoint(folder)
     assert name in caught.value.what and "original" in caught.value.todo, str(caught.value)
+
+
+@pytest.mark.parametrize("sample", ["ct-mxfp4", "ct-fp8-channel"])
+def test_quark_in_the_forms_of_others(tmp_path: Path, sample: str) -> None:
+    """Its FP8 and MXFP4 lie as those of compressed-tensors do, which rounds to BF16; MXFP4 is under the weight's name."""
+    rows = []
+    for settings in (SAMPLES[sample].settings, {**QUARK, "export": {"pack_method": "order"}}):
+        folder = tmp_path / str(settings["quant_method"])
+        folder.mkdir()
+        stem = stem_of(f"{MODULE}.weight", SAMPLES[sample])
+        packed = "" if settings["quant_method"] == "quark" else "_packed"
+        tensors = {(stem + ending).replace("_packed", packed): part for ending, part in SAMPLES[sample].tensors.items()}
+        (folder / "config.json").write_text(json.dumps({"model_type": "llama", "quantization_config": settings}))
+        (folder / "model.safetensors").write_bytes(safetensors_bytes(tensors))
+        source = open_checkpoint(folder)
+        tensor = widened(source.tensors[f"{MODULE}.weight"])
+        rows.append(tensor.rows(0, tensor.n_rows))
+        source.close()
+    np.testing.assert_allclose(*rows, rtol=2**-8)

@@ -94,6 +94,7 @@ REFUSED = {
 def planned(parent: Path, recipe: dict[str, Any], tensors: list[str]) -> dict[str, Any]:
     """What ggufrun would write, in the form of the recorded answer."""
     folder = sparse.write(layout.folder(parent, recipe), recipe["config"], expand(tensors))
+    layout.write_files(folder, recipe)
     found = plan.plan_convert(folder, [FILE_TYPES[layout.outtype(recipe).upper()]], lambda kind: parent / "out.gguf")
     found.close()
     header = found.targets[0].header

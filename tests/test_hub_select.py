@@ -77,6 +77,7 @@ SETTINGS = ["config.json", "generation_config.json", "README.md"]
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
 TORCH = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin", "pytorch_model.bin.index.json"]
 OTHERS = ["flax_model.msgpack", "tf_model.h5", "onnx/model.onnx", "model.onnx", ".gitattributes", "training_args.bin"]
+SENTENCES = ["modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json"]
 META = ["consolidated.00.pth", "consolidated.01.pth", "params.json", "checklist.chk", "tokenizer.model"]
 
 
@@ -97,6 +98,10 @@ META = ["consolidated.00.pth", "consolidated.01.pth", "params.json", "checklist.
         ([*SHARDS, "qwen.tiktoken", "modeling_qwen.py"], [*SHARDS, "qwen.tiktoken"]),
         (["adapter_config.json", "adapter_model.bin"], ["adapter_config.json", "adapter_model.bin"]),
         (["model.safetensors", "model.fp16.safetensors"], ["model.safetensors"]),
+        (
+            ["model.safetensors", *SENTENCES, "onnx/config.json", "a/1_Pooling/config.json"],
+            ["model.safetensors", *SENTENCES],
+        ),
     ],
 )
 def test_the_files_of_a_checkpoint(names: list[str], expected: list[str]) -> None:

@@ -35,10 +35,25 @@ COMPANIONS = (
     "merges.txt",
     "chat_template.json",
     "chat_template.jinja",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
     "checklist.chk",
     "README.md",
 )
-"""What goes with the weights: hyper-parameters, tokenizer, generation settings, chat template, model card."""
+"""What goes with the weights: hyper-parameters, tokenizer, generation settings, chat template, how pictures and sound
+are prepared, what makes vectors of texts, model card."""
+
+WITHIN = (
+    "additional_chat_templates/*.jinja",
+    "*_Pooling/config.json",
+    "*_Dense/config.json",
+    "*_Normalize/config.json",
+)
+"""What of it lies one folder down."""
 
 WEIGHTS: tuple[tuple[str, ...], ...] = (
     ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
@@ -109,7 +124,8 @@ def adapter_files(names: Sequence[str]) -> list[str]:
 def companion_files(names: Sequence[str]) -> list[str]:
     """What explains the weights, without them: enough for a vocabulary."""
     top = [name for name in names if "/" not in name]
-    return sorted({*_matching(top, COMPANIONS), *_matching(names, ("additional_chat_templates/*.jinja",))})
+    within = [name for name in names if name.count("/") == 1]
+    return sorted({*_matching(top, COMPANIONS), *_matching(within, WITHIN)})
 
 
 def upstream_files(names: Sequence[str]) -> list[str]:

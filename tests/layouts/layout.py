@@ -16,6 +16,7 @@ Written by people, and kept when the rest is recorded:
 - ``converter_config``, ``hidden_from_converter``, ``shown_to_converter``: what llama.cpp's converter needs to be told,
   a pattern of tensors that it must not see, and tensors that it sees in their place, to get through at all (some it
   pads at once, which takes tens of gigabytes).
+- ``files``: other JSON files of the checkpoint that say what becomes of it, by name.
 - ``by_hand``: where ``tensors`` come from that transformers has no class for.
 
 Recorded: ``tensors``, lines in the form of ``patterns.py``; ``saved``; ``gguf``: what llama.cpp's converter makes of
@@ -62,6 +63,14 @@ def _packed(value: list[Any]) -> Any:
 def folder(parent: Path, recipe: Mapping[str, Any]) -> Path:
     """Where the checkpoint is written: its own name, which becomes metadata."""
     return parent / str(recipe["checkpoint"]).rpartition("/")[2]
+
+
+def write_files(folder: Path, recipe: Mapping[str, Any]) -> None:
+    """The other files, next to what is there."""
+    for name, value in recipe.get("files", {}).items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(value), "utf-8")
 
 
 def outtype(recipe: Mapping[str, Any]) -> str:

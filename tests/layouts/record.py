@@ -204,6 +204,7 @@ def main(script: str, names: list[str]) -> None:
             tensors = [entry for entry in expand(recipe["tensors"]) if not re.search(hidden, entry[0])]
             tensors += expand(recipe.get("shown_to_converter", ()))
             sparse.write(folder, recipe["config"] | recipe.get("converter_config", {}), tensors)
+            layout.write_files(folder, recipe)
             recipe["gguf"] = answer(script, folder, layout.outtype(recipe))
             if recipe.get("saved_differs"):
                 shutil.rmtree(folder)

@@ -25,6 +25,7 @@ from ggufrun.convert.arch.shared.layout import (
     Sizes,
     decoder_sizes,
 )
+from ggufrun.convert.arch.shared.pooling import pooling_metadata
 from ggufrun.convert.arch.shared.rope import standard
 from ggufrun.convert.config import Config
 from ggufrun.convert.transforms import renamed
@@ -84,6 +85,11 @@ ffn_gate       inner width
 ffn_up         inner width
 ffn_down       width inner
 """
+
+
+def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
+    base_metadata(config, writer)
+    pooling_metadata(config, writer)
 
 
 def check(config: Config) -> None:
@@ -205,6 +211,7 @@ FAMILIES = (
         },
         title="Qwen 1.5, 2, 2.5, QwQ",
         arch=gguf.MODEL_ARCH.QWEN2,
+        metadata=metadata,
         defaults=QWEN2 | {"num_key_value_heads": heads_if_null},
         rope_parameters=standard(),
         check=check,
@@ -229,6 +236,7 @@ FAMILIES = (
         names={"Qwen3ForCausalLM": ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B", "Qwen/Qwen3-Embedding-0.6B")},
         title="Qwen 3",
         arch=gguf.MODEL_ARCH.QWEN3,
+        metadata=metadata,
         defaults=QWEN2 | {"num_key_value_heads": heads_if_null, "head_dim": 128},
         rope_parameters=standard(),
         check=check,
