@@ -206,7 +206,7 @@ def test_other_methods_are_refused_by_name(tmp_path: Path, case: str) -> None:
 
 @pytest.mark.parametrize("sample", ["ct-mxfp4", "ct-fp8-channel"])
 def test_quark_in_the_forms_of_others(tmp_path: Path, sample: str) -> None:
-    """Its FP8 and MXFP4 lie as those of compressed-tensors do, which rounds to BF16; MXFP4 is under the weight's name."""
+    """Its FP8 and MXFP4 are stored as those of compressed-tensors, which rounds to BF16."""
     rows = []
     for settings in (SAMPLES[sample].settings, {**QUARK, "export": {"pack_method": "order"}}):
         folder = tmp_path / str(settings["quant_method"])

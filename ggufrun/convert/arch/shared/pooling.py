@@ -1,6 +1,6 @@
 """How an embedding model makes one vector of a text: what sentence-transformers' files next to the weights say.
 
-Source: ``_try_set_pooling_type`` in llama.cpp's ``conversion/base.py``; of the files: sentence-transformers' ``models``.
+Source: ``_try_set_pooling_type`` in llama.cpp's ``conversion/base.py``; of the files: sentence-transformers.
 """
 
 from __future__ import annotations
