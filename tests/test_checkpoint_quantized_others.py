@@ -220,4 +220,4 @@ def test_quark_in_the_forms_of_others(tmp_path: Path, sample: str) -> None:
         tensor = widened(source.tensors[f"{MODULE}.weight"])
         rows.append(tensor.rows(0, tensor.n_rows))
         source.close()
-    np.testing.assert_allclose(*rows, rtol=2**-8)
+    np.testing.assert_allclose(rows[0], rows[1], rtol=2**-8)
