@@ -163,6 +163,38 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
+def test_the_readmes_commands_run_in_order(tmp_path: Path) -> None:
+    """From a checkpoint to a chat, each line on what the ones before it made."""
+    shutil.copytree(ROOT / "models" / "tang-poet", tmp_path / "FOLDER")
+    (tmp_path / "text.txt").write_text("床前明月光，疑是地上霜。\n" * 60, "utf-8")
+    block = (ROOT / "README.md").read_text("utf-8").partition("in this order:")[2].split("```")[1]
+    # shorter where a flag makes it so; talking needs a terminal, and measuring by itself is a test of its own
+    shorter = {
+        " -f text.txt": " -f text.txt -c 64",
+        " bench ": " bench -p 8 -n 4 -r 1 ",
+        " imatrix FOLDER": " imatrix --chunks 2 FOLDER",
+        " compare ": " compare --chunks 2 ",
+        "--fit 8G -c 2048 --force": "q8_0 --force",
+    }
+    lines = [line for line in block.splitlines() if "# talk to it" not in line and "--imatrix auto" not in line]
+    script = "\n".join(lines).replace("ggufrun ", f"{shlex.quote(sys.executable)} -m ggufrun ")
+    for long, short in shorter.items():
+        assert long in script
+        script = script.replace(long, short)
+    result = subprocess.run(
+        ["sh", "-euc", script],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert len(block.strip().splitlines()) > 10
+    assert "举头望明月" in (tmp_path / "answer.txt").read_text("utf-8")
+
+
 def test_every_command_is_in_the_readme_and_only_those() -> None:
     shown = subprocess.run([sys.executable, "-m", "ggufrun", "--help"], capture_output=True, text=True, check=True)
     commands = re.findall(r"^  ([a-z]+)  ", shown.stdout.partition("Commands:")[2], re.MULTILINE)
