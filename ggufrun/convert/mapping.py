@@ -95,7 +95,8 @@ def with_true_vocabulary(config: Config, family: Family, source: Source) -> tupl
         if kept is None or names.get_name(kept.name, (".weight",)) != EMBEDDING:
             continue
         sizes = family.sizes(config)
-        rows, width = next(iter(family.transform(config, kept))).shape
+        made = family.transform(config, kept)
+        rows, width = next(each.shape for each in made if names.get_name(each.name, (".weight",)) == EMBEDDING)
         if rows == sizes["vocabulary"] or width != sizes["width"]:
             break
         sized = {key: rows for key in ("vocab_size", "padded_vocab_size") if config.has(key)}

@@ -8,10 +8,12 @@ sizes are those of the published checkpoints.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
+from ggufrun.convert.arch.qwenreranker import is_reranker, reranker
 from ggufrun.convert.arch.shared.experts import halves
 from ggufrun.convert.arch.shared.family import Family, Stack, heads_if_null
 from ggufrun.convert.arch.shared.hyper import base_metadata
@@ -188,6 +190,24 @@ EXPERT_STACK = Stack(
     n_experts,
 )
 
+QWEN3 = Family(
+    names={
+        "Qwen3ForCausalLM": (
+            "Qwen/Qwen3-0.6B",
+            "Qwen/Qwen3-8B",
+            "Qwen/Qwen3-Embedding-0.6B",
+            "Qwen/Qwen3-Reranker-0.6B",
+        )
+    },
+    title="Qwen 3",
+    arch=gguf.MODEL_ARCH.QWEN3,
+    metadata=metadata,
+    defaults=QWEN2 | {"num_key_value_heads": heads_if_null, "head_dim": 128},
+    rope_parameters=standard(),
+    check=check,
+    layer=DECODER + HEAD_NORMS,
+)
+
 FAMILIES = (
     Family(
         names={"QWenLMHeadModel": ("Qwen/Qwen-7B-Chat",)},
@@ -232,16 +252,7 @@ FAMILIES = (
         transform=split_experts,
         stacks=(EXPERT_STACK,),
     ),
-    Family(
-        names={"Qwen3ForCausalLM": ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B", "Qwen/Qwen3-Embedding-0.6B")},
-        title="Qwen 3",
-        arch=gguf.MODEL_ARCH.QWEN3,
-        metadata=metadata,
-        defaults=QWEN2 | {"num_key_value_heads": heads_if_null, "head_dim": 128},
-        rope_parameters=standard(),
-        check=check,
-        layer=DECODER + HEAD_NORMS,
-    ),
+    replace(QWEN3, chosen=lambda config: reranker(QWEN3) if is_reranker(config) else QWEN3),
     Family(
         names={"Qwen3MoeForCausalLM": ("Qwen/Qwen3-30B-A3B", "Qwen/Qwen3-Coder-480B-A35B-Instruct")},
         title="Qwen 3, mixtures",
