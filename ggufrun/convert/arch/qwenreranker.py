@@ -55,12 +55,13 @@ def answers(config: Config) -> list[int]:
     vocabulary = files.tokenizer.get("model", {}).get("vocab")
     found = [vocabulary.get(word) if isinstance(vocabulary, dict) else None for word in LABELS]
     size = config.integer("vocab_size")
-    if any(type(number) is not int or not 0 <= number < size for number in found):
+    numbers = [number for number in found if type(number) is int and 0 <= number < size]
+    if len(numbers) < len(LABELS):
         raise FormatError(
             f"{config.path.parent} is a reranker by its name, and its tokenizer does not have the words yes and no",
             "download the tokenizer files again, or rename the folder",
         )
-    return [int(number) for number in found]
+    return numbers
 
 
 def metadata(config: Config, writer: gguf.GGUFWriter) -> None:
