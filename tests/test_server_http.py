@@ -21,6 +21,7 @@ from tests.serving import Serving, serving
 TITLE = "静夜思"
 ASK = [{"role": "user", "content": TITLE}]
 CHAT = "/v1/chat/completions"
+BOMB = {"type": "string", "pattern": "^(((a{0,999}){0,999}){0,999})$"}
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,7 @@ def test_the_models_are_listed(server: Serving) -> None:
         ({"messages": ASK, "temperature": "hot"}, 400, None),
         ({"messages": ASK, "tool_choice": "required"}, 400, None),
         ({"messages": ASK, "style": "no-such"}, 400, None),
+        ({"messages": ASK, "response_format": {"type": "json_schema", "json_schema": {"schema": BOMB}}}, 400, None),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://a/"}}]}]},
             400,
@@ -127,6 +129,11 @@ def test_completions_and_llama_cpps_own_endpoints(server: Serving) -> None:
     assert "<<SYS>>" in server.post("/apply-template", messages=ASK, style="alpaca-2").json["prompt"]
     assert "model_path" not in server.ask("GET", "/props").json
     assert len(server.ask("GET", "/slots").json) == 2
+
+
+def test_a_model_is_asked_for_what_it_is_made_for(server: Serving) -> None:
+    reply = server.post("/v1/rerank", query="a", documents=["b", "c"])
+    assert (reply.status, reply.json["error"]["code"]) == (400, "wrong_kind")
 
 
 def test_structured_output_and_probabilities(server: Serving) -> None:

@@ -17,12 +17,15 @@ from ggufrun.server.apis.leading_space import stream_without_space, without_spac
 from ggufrun.server.catalog import Catalog, Entry
 from ggufrun.server.errors import ApiError, api_of, no_model
 from ggufrun.server.metrics import Metrics
+from ggufrun.server.plan import CHAT, EMBEDDING, RERANK
 from ggufrun.server.pool import Pool, Running
 from ggufrun.server.upstream import Answer, Vanished, ask
 
 REMOTE = ("http:", "https:", "file:", "ftp:")
 PICTURES = ("image_url", "input_image", "image", "input_audio", "input_video", "video_url")
 """Types of a message's parts that bring something to look at or to listen to."""
+
+USES = {CHAT: "text", EMBEDDING: "embeddings", RERANK: "ranking"}
 
 Describe = Callable[[Entry], dict[str, Any]]
 
@@ -63,6 +66,10 @@ class Service:
     ) -> AsyncIterator[Running]:
         """The loaded model, for as long as ``request`` may take."""
         request.scope["notes"]["model"] = entry.name
+        own = self.facts(entry).get("kind", kind)
+        # a model that writes has vectors, too; no other is good for what it was not made for
+        if kind and kind != own and (own, kind) != (CHAT, EMBEDDING):
+            raise ApiError(400, f"{entry.name} is a model for {USES[own]}, not for {USES[kind]}", "wrong_kind", "model")
         async with self.pool.lease(entry, kind, generates) as running:
             yield running
 
