@@ -21,6 +21,7 @@ from ggufrun.cli.commands import (
     imatrix,
     inspect,
     perplexity,
+    publish,
     pull,
     quantize,
     remove,
@@ -66,6 +67,7 @@ ROOMS = (
     local,
     remove,
     verify,
+    publish,
     worker,
     doctor,
 )

@@ -6,7 +6,7 @@ import bisect
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import MappingProxyType
 
 import gguf
@@ -284,6 +284,9 @@ def _imatrix_keys(imatrix: Imatrix) -> dict[str, Value]:
     """The keys that llama-quantize writes of an importance matrix; it cuts texts to 127 bytes."""
 
     def text(value: str) -> Value:
+        if PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute():
+            # whoever gets the file has no use for the folders of this machine
+            value = PureWindowsPath(value).name
         return file.encode(value.encode()[:127].decode(errors="ignore"), Kind.STRING)
 
     keys = {"quantize.imatrix.file": text(imatrix.path)}

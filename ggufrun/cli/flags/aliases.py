@@ -24,7 +24,7 @@ COMMANDS = {
     "version": "write ggufrun --version",
     "delete": "write ggufrun remove NAME",
     "cp": "copy the model's file: ggufrun list --json says where it is",
-    "push": "the hub's own client does that: hf upload org/name FILE",
+    "upload": "write ggufrun push FOLDER ORG/NAME",
     "import": "put the file into the models folder: ggufrun list says where that is",
     "ps": "nothing runs in the background: a model is loaded by a command, and goes when that ends",
     "stop": "nothing runs in the background: a model goes when its command ends",
