@@ -102,6 +102,7 @@ def load(
         engine = stack.enter_context(
             open_model(params, context_params, load=lambda chosen: EngineModel(chosen, on_progress), note=notes.append)
         )
+        engine.check_talks()
         context = stack.enter_context(Context(engine, context_params))
         speculator = stack.enter_context(speculation(context, guesses, small, mmap))
         choice = choose(engine, options)

@@ -54,6 +54,9 @@ ADVICE = (
 LEARNED_POSITIONS = ("gpt2", "starcoder")
 """Architectures that look a token's place up in ``position_embd``: no text may be longer than that."""
 
+RANK = "4"
+"""llama.cpp's ``pooling_type`` of models that score pairs of texts."""
+
 ENCODERS = (
     "bert", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert", "nomic-bert",
     "nomic-bert-moe", "wavtokenizer-dec",
@@ -156,6 +159,16 @@ class Model:
             raise UnsupportedError(
                 f"{params.path.name} ({self.architecture}) writes by diffusion, not token by token",
                 "use an autoregressive model",
+            )
+
+    def check_talks(self) -> None:
+        """UnsupportedError for a model that makes vectors or scores of texts, though it could be run as if it wrote."""
+        pooling = self.meta(f"{self.architecture}.pooling_type")
+        if pooling not in (None, "", "0"):
+            raise UnsupportedError(
+                f"{self.params.path.name} makes {'scores' if pooling == RANK else 'vectors'} of texts, and does not "
+                "continue them",
+                "`ggufrun serve` offers it to programs; to chat, take the chat model of the same family",
             )
 
     @property

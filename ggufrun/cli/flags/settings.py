@@ -80,4 +80,10 @@ def open_model(path: Path, flags: GenerationFlags, context: ContextParams, *, pl
 
             return Model(params, progress)
 
-    return workflow.open_model(params, context, placement.margin(place), load, note)
+    model = workflow.open_model(params, context, placement.margin(place), load, note)
+    try:
+        model.check_talks()
+    except BaseException:
+        model.close()
+        raise
+    return model
