@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FunctionType, SimpleNamespace
@@ -63,7 +64,7 @@ def bind(protocol: type[T], library: ctypes.CDLL, structures: Mapping[str, Any] 
     llama-cpp-python, by name. Raises MissingFunctionError.
     """
     given = structures or {}
-    members: dict[str, Any] = {name: given[name] for name in vars(protocol).get("__annotations__", {})}
+    members: dict[str, Any] = {name: given[name] for name in inspect.get_annotations(protocol)}
     for name, wanted in signatures(protocol).items():
         try:
             function = getattr(library, name)
