@@ -188,7 +188,7 @@ def test_a_window_resized_in_the_middle_of_an_answer(open_chat: Open) -> None:
     screen.type("\x03")
     screen.until("leaves")
     screen.say("/clear")
-    screen.until("anew")
+    screen.until("starts again")
     screen.prompt()
     screen.type("/exit\r")
     assert screen.leave() == 0

@@ -29,6 +29,7 @@ Int64 = Annotated[int, ctypes.c_int64]
 UInt32 = Annotated[int, ctypes.c_uint32]
 UInt64 = Annotated[int, ctypes.c_uint64]
 Size = Annotated[int, ctypes.c_size_t]
+ULong = Annotated[int, ctypes.c_ulong]
 Float = Annotated[float, ctypes.c_float]
 Floats = Annotated[Any, ctypes.POINTER(ctypes.c_float)]
 Tokens = Annotated[Any, ctypes.POINTER(ctypes.c_int32)]
@@ -280,6 +281,12 @@ class StockQuantizer(Protocol):
     def __call__(
         self, rows: Pointer, blocks: Pointer, n_rows: Int64, n_per_row: Int64, imatrix: Pointer, /
     ) -> Size: ...
+
+
+class Linux(Protocol):
+    """The C library on Linux."""
+
+    def prctl(self, option: Int, value: ULong, /) -> Int: ...
 
 
 class CppRuntime(Protocol):

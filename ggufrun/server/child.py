@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ggufrun.errors import EngineError
+from ggufrun.native.parent import end_with
 from ggufrun.server.upstream import Vanished, call
 
 KEPT = (
@@ -23,7 +23,6 @@ KEPT = (
 (``LLAMA_ARG_*``, ``AIP_*``), or are secrets (keys, tokens).
 """
 
-PR_SET_PDEATHSIG = 1
 LINES = 200
 """Lines of a child's talk that are kept."""
 
@@ -35,20 +34,6 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
     """What of our environment a child gets."""
     kept = {name: value for name, value in given.items() if name.startswith(KEPT)}
     return {**kept, "LC_ALL": "C.UTF-8", "GGML_NO_BACKTRACE": "1"}
-
-
-def _tied_to(parent: int) -> Callable[[], None] | None:
-    """What a child does before it becomes another program: it asks to be ended when we end, however that happens."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
-
-    def tie() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return tie
 
 
 WATCHER = """
@@ -101,7 +86,7 @@ class Child:
 
     async def start(self, seconds: float = 900.0) -> None:
         """Run it and wait until it answers. Raises EngineError with its last words."""
-        tie = _tied_to(os.getpid())
+        tie = end_with(os.getpid())
         command = self._command if tie else [sys.executable, "-c", WATCHER, *self._command]
         self._process = await asyncio.create_subprocess_exec(
             *command,
