@@ -25,7 +25,7 @@ REFERS = re.compile(
 )
 """A description that begins with something said before."""
 
-INSIDE = re.compile(r"\b(?:read it|use these|keep it|of it|it is|do it|the same|there)\b", re.IGNORECASE)
+INSIDE = re.compile(r"\b(?:read it|use these|keep it|of it|(?<!as )it is|do it|the same|there)\b", re.IGNORECASE)
 
 TRANSLATED = re.compile(
     r"\b(?:is no |are no |goes on|go on|going on|anew|beside\b|stands\b|told|fed\b|all the same|is to be|, too\b)", re.I

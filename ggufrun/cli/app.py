@@ -32,6 +32,7 @@ from ggufrun.cli.commands import (
 )
 from ggufrun.cli.commands import list as local
 from ggufrun.cli.flags.aliases import Commands
+from ggufrun.cli.flags.help import SectionedApp
 from ggufrun.cli.terminal import console
 from ggufrun.cli.terminal.errors import explain, fail, let_go
 from ggufrun.errors import GgufrunError
@@ -39,7 +40,7 @@ from ggufrun.errors import GgufrunError
 INTERRUPTED = 130
 """128 + SIGINT: what a shell reports for a program that Ctrl+C ended."""
 
-app = typer.Typer(
+app = SectionedApp(
     name="ggufrun",
     cls=Commands,
     help="Convert checkpoints to GGUF, quantize them, and talk to them.",

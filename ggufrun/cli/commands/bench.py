@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ggufrun.cli.flags import common, measuring, placement
-from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.cli.terminal import bench_table, console
 from ggufrun.errors import UsageError
 
@@ -25,7 +24,7 @@ Counts = list[str] | None
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command(cls=SectionedCommand)(placement.with_flags(bench))
+    app.command()(placement.with_flags(bench))
 
 
 def bench(

@@ -10,7 +10,6 @@ import typer
 
 from ggufrun.atomicfile import appearing
 from ggufrun.cli.flags import common, measuring, placement
-from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.cli.terminal import console, tables
 from ggufrun.errors import TargetError
 from ggufrun.units import size_text
@@ -31,7 +30,7 @@ WIDE = 104
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command(cls=SectionedCommand)(placement.with_flags(compare))
+    app.command()(placement.with_flags(compare))
 
 
 @dataclass(frozen=True)

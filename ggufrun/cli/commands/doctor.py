@@ -16,7 +16,6 @@ import typer
 
 from ggufrun import __version__
 from ggufrun.cli.flags import measuring, placement
-from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.cli.jobs import device_proof
 from ggufrun.cli.jobs.doctor_findings import Finding, judge
 from ggufrun.cli.terminal import abort, console, memory_table
@@ -31,7 +30,7 @@ PROBE = "import sys; from ggufrun.cli.commands.doctor import probe; probe(*sys.a
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
 
-    @app.command(cls=SectionedCommand)
+    @app.command()
     def doctor(
         model: Annotated[
             str | None,

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ggufrun.cli.flags import common, measuring, placement
-from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.cli.terminal import console
 from ggufrun.errors import UsageError
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command(cls=SectionedCommand)(placement.with_flags(imatrix))
+    app.command()(placement.with_flags(imatrix))
 
 
 def imatrix(

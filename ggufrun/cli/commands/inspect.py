@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ggufrun.cli.flags import common, measuring, placement
-from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.cli.terminal import console, tables
 from ggufrun.units import size_text
 
@@ -26,7 +25,7 @@ DEFAULT_CONTEXT = 4096
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command(cls=SectionedCommand)(placement.with_flags(inspect))
+    app.command()(placement.with_flags(inspect))
 
 
 def inspect(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ggufrun.cli.flags import common
-from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.cli.terminal import console, tables
 from ggufrun.errors import GgufrunError
 from ggufrun.units import size_text
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command("list", cls=SectionedCommand)(list_models)
+    app.command("list")(list_models)
 
 
 def list_models(

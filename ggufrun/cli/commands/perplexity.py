@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ggufrun.cli.flags import common, measuring, placement
-from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.cli.jobs.comparison import HEAD, as_dict, report, row
 from ggufrun.cli.terminal import console, progress
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command(cls=SectionedCommand)(placement.with_flags(perplexity))
+    app.command()(placement.with_flags(perplexity))
 
 
 def perplexity(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ggufrun.cli.flags import common
-from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.cli.terminal import console
 from ggufrun.cli.terminal.progress import fetch_bar
 from ggufrun.units import size_text
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command(cls=SectionedCommand)(pull)
+    app.command()(pull)
 
 
 def _names(incomplete: str) -> list[str]:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ggufrun.cli.flags import common, records
-from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.cli.terminal import abort, console
 from ggufrun.errors import UsageError
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command(cls=SectionedCommand, epilog=common.TYPES)(records.with_records_expanded(quantize, abort.guarded))
+    app.command(epilog=common.TYPES)(records.with_records_expanded(quantize, abort.guarded))
 
 
 def quantize(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ggufrun.cli.flags import common
-from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.cli.terminal import ask, console
 from ggufrun.errors import GgufrunError
 from ggufrun.units import size_text
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``, under Ollama's name for it too."""
-    app.command("remove", cls=SectionedCommand)(remove)
-    app.command("rm", hidden=True, cls=SectionedCommand)(remove)
+    app.command("remove")(remove)
+    app.command("rm", hidden=True)(remove)
 
 
 def remove(

@@ -10,7 +10,6 @@ import typer
 
 from ggufrun.cli.flags import placement, records
 from ggufrun.cli.flags.common import model_names
-from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.cli.terminal import console
 from ggufrun.errors import GgufrunError, NotFoundError
 from ggufrun.units import parse_size
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command("serve", cls=SectionedCommand)(records.with_records_expanded(serve))
+    app.command("serve")(records.with_records_expanded(serve))
 
 
 def serve(

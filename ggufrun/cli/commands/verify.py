@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ggufrun.cli.flags import common
-from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.cli.terminal import console, tables
 from ggufrun.cli.terminal.progress import bytes_bar
 
@@ -26,7 +25,7 @@ MODEL_SUFFIXES = {".gguf", ".safetensors", ".bin", ".pth", ".pt"}
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command(cls=SectionedCommand)(verify)
+    app.command()(verify)
 
 
 @dataclass

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from ggufrun.cli.flags.help import SectionedCommand
 from ggufrun.cli.terminal import console
 from ggufrun.errors import EngineError, UsageError
 from ggufrun.units import size_text
@@ -23,7 +22,7 @@ WHY = (
 
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
-    app.command(cls=SectionedCommand)(worker)
+    app.command()(worker)
 
 
 def worker(

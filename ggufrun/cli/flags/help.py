@@ -10,6 +10,7 @@ import os
 import sys
 from typing import Any
 
+import typer
 from typer.core import TyperCommand
 
 OPTIONS = "Options"
@@ -71,6 +72,14 @@ class SectionedCommand(TyperCommand):
         for title, rows in (("Arguments", arguments), *sections.items(), (OPTIONS, rest)):
             if rows:
                 _section(formatter, title, rows)
+
+
+class SectionedApp(typer.Typer):
+    """An application whose commands are laid out so, unless they say otherwise."""
+
+    def command(self, name: str | None = None, *, cls: type[TyperCommand] | None = None, **more: Any) -> Any:
+        """Add a command, as Typer does."""
+        return super().command(name, cls=cls or SectionedCommand, **more)
 
 
 def _heading(parameter: Any) -> str:
