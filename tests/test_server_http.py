@@ -263,3 +263,38 @@ def test_a_port_that_is_taken_and_an_open_address_are_one_line(demo_gguf: Callab
     assert taken.returncode == 2 and taken.stderr.count("\n") == 1 and "cannot listen at" in taken.stderr
     wide = run("--host", "0.0.0.0")
     assert wide.returncode == 2 and "no API key is set" in wide.stderr and wide.stdout == ""
+
+
+def test_a_folder_is_looked_through_again_and_answers_end_before_the_server(
+    demo_gguf: Callable[[str], Path], tmp_path: Path
+) -> None:
+    (tmp_path / "one.gguf").symlink_to(demo_gguf("q8_0"))
+    with serving("-t", "1", "-np", "1", GGUFRUN_MODELS=str(tmp_path), GGUFRUN_STORES="none") as server:
+
+        def names() -> list[str]:
+            return [row["id"] for row in server.ask("GET", "/v1/models").json["data"]]
+
+        assert names() == ["one"]
+        (tmp_path / "two.gguf").symlink_to(demo_gguf("q8_0"))
+        server.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 20
+        while names() != ["one", "two"]:
+            assert time.monotonic() < deadline
+        # a name that is missed makes it look again, too
+        (tmp_path / "three.gguf").symlink_to(demo_gguf("q8_0"))
+        while server.post(CHAT, model="three", messages=ASK, max_tokens=1).status != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            asked = {"model": "three", "messages": ASK, "ignore_eos": True, "max_tokens": 1500, "stream": True}
+            body = json.dumps(asked).encode()
+            head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            connection.sendall(head + body)
+            heard = connection.recv(1 << 16)
+            server.process.send_signal(signal.SIGTERM)
+            while piece := connection.recv(1 << 16):
+                heard += piece
+        assert b"data: [DONE]" in heard and b'"finish_reason":"length"' in heard
+        assert server.process.wait(20) == 0
+        with pytest.raises(OSError):
+            server.ask("GET", "/health")
