@@ -354,5 +354,12 @@ MODELS: dict[str, tuple[str, Values]] = {
         "Lfm2MoeForCausalLM",
         DENSE | EXPERTS | {"num_dense_layers": 1, "layer_types": ["conv", "full_attention", "conv", "full_attention"]},
     ),
+    "lfm-2-moe-untied": (
+        "Lfm2MoeForCausalLM",
+        DENSE
+        | EXPERTS
+        | {"num_dense_layers": 1, "layer_types": ["conv", "full_attention", "conv", "full_attention"]}
+        | {"tie_word_embeddings": False},
+    ),
 }
 """Name -> architecture and configuration."""

@@ -13,7 +13,7 @@ import gguf
 
 from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert.arch.qwen import HEAD_NORMS
-from ggufrun.convert.arch.shared.family import Family, Stack
+from ggufrun.convert.arch.shared.family import OUTPUT, Family, Stack
 from ggufrun.convert.arch.shared.hyper import base_metadata
 from ggufrun.convert.arch.shared.layer_types import FULL, layer_types
 from ggufrun.convert.arch.shared.layout import ATTENTION, EXPERTS, GATED, NORMS, Sizes, decoder_sizes, n_layers
@@ -164,6 +164,9 @@ def moe_metadata(config: Config, writer: gguf.GGUFWriter) -> None:
 def transform(config: Config, tensor: Tensor) -> Iterable[Tensor]:
     if tensor.name.endswith(".expert_bias"):
         yield renamed(tensor, f"{tensor.name}.bias")
+    elif tensor.name == OUTPUT:
+        # the package's table does not have it for the mixtures, and llama.cpp does
+        yield renamed(tensor, "output.weight")
     else:
         yield squeezed(tensor) if tensor.name.endswith(".conv.conv.weight") else tensor
 
