@@ -106,6 +106,34 @@ def _load_legacy(path: Path) -> Imatrix:
     return Imatrix(entries, datasets, chunks, 0, str(path))
 
 
+def save_legacy(path: Path, imatrix: Imatrix, *, force: bool = False) -> None:
+    """Write ``imatrix`` in the older format (``.dat``), byte for byte as llama-imatrix would: of sums and counts only
+    their means are kept. TargetError if ``path`` cannot be written, or exists and ``force`` is not given.
+    """
+    chunk = max(imatrix.chunk_size, 1)
+    parts = [b""]
+    count = 0
+    for name, entry in sorted(imatrix.entries.items(), key=lambda pair: pair[0].encode()):
+        if not entry.counts.any():
+            continue
+        count += 1
+        calls = -(-int(entry.counts.max()) // chunk)
+        values = (entry.importance() * np.float32(calls)).reshape(-1)
+        text = name.encode()
+        parts += (struct.pack("<i", len(text)), text, struct.pack("<ii", calls, values.size))
+        parts.append(values.astype("<f4").tobytes())
+    dataset = (imatrix.datasets[-1] if imatrix.datasets else "").encode()
+    parts[0] = struct.pack("<i", count)
+    data = b"".join((*parts, struct.pack("<ii", imatrix.chunk_count, len(dataset)), dataset))
+    check_targets([(path, len(data))], force)
+    target = TargetFile(path, len(data), force)
+    try:
+        target.write(0, np.frombuffer(data, np.uint8))
+        target.commit()
+    finally:
+        target.abort()
+
+
 def save_imatrix(path: Path, imatrix: Imatrix, *, force: bool = False, extra: Mapping[str, str] | None = None) -> None:
     """Write ``imatrix`` as a GGUF, byte for byte as llama-imatrix would; ``extra`` are keys of our own.
 

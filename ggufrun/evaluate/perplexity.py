@@ -20,6 +20,7 @@ from ggufrun.engine.chunks import ChunkContext, ChunkParams, Floats
 from ggufrun.engine.model import Model
 from ggufrun.engine.token_batch import Tokens
 from ggufrun.errors import EngineError, UsageError
+from ggufrun.evaluate.logits_file import LogitsFile, LogitsWriter
 from ggufrun.evaluate.text import Text
 
 Doubles = npt.NDArray[np.float64]
@@ -49,10 +50,21 @@ class Scores:
         )
 
 
-def score(model: Model, params: ChunkParams, text: Text) -> Generator[Scores, None, None]:
-    """The scores of every chunk of ``text``, without a reference. Raises EngineError or KeyboardInterrupt."""
-    for scores in score_all(None, [model], params, text):
+def score(
+    model: Model, params: ChunkParams, text: Text, kept: LogitsWriter | None = None
+) -> Generator[Scores, None, None]:
+    """The scores of every chunk of ``text``, without a reference; ``kept`` takes the predictions. Raises EngineError or
+    KeyboardInterrupt.
+    """
+    for scores in score_all(None, [model], params, text, kept=kept):
         yield scores[0]
+
+
+def score_against_file(
+    saved: LogitsFile, model: Model, params: ChunkParams, text: Text
+) -> Generator[list[Scores], None, None]:
+    """For every chunk of ``text``, which is the file's own, the scores compared with the predictions in a file."""
+    yield from score_all(None, [model], params, text, saved)
 
 
 def score_against(
@@ -83,7 +95,12 @@ def check_vocabulary(reference: Model, model: Model, text: str) -> None:
 
 
 def score_all(
-    reference: Model | None, models: Sequence[Model], params: ChunkParams, text: Text
+    reference: Model | None,
+    models: Sequence[Model],
+    params: ChunkParams,
+    text: Text,
+    saved: LogitsFile | None = None,
+    kept: LogitsWriter | None = None,
 ) -> Generator[list[Scores], None, None]:
     """The loop behind `score` and `score_against`."""
     first = text.length // 2
@@ -104,8 +121,12 @@ def score_all(
                     wanted = chunk_targets[begin + 1 : begin + 1 + n_rows]
                     rows = [piece.logits[number, :n_rows] for piece in pieces]
                     base = rows[0] if reference else None
+                    if saved is not None:
+                        base = saved.rows(start + number, begin, n_rows)
+                    if kept is not None:
+                        kept.write(start + number, begin, rows[0])
                     for index, logits in enumerate(rows[1:] if reference else rows):
-                        found[number][index].append(_score_rows(pool, threads, logits, base, wanted))
+                        found[number][index].append(_score_rows(pool, threads, logits, base, wanted, saved is not None))
             for parts in found:
                 scores = [Scores.join(part) for part in parts]
                 for model, one in zip(models, scores, strict=True):
@@ -114,10 +135,13 @@ def score_all(
                 yield scores
 
 
-def _score_rows(pool: ThreadPoolExecutor, threads: int, logits: Floats, base: Floats | None, targets: Tokens) -> Scores:
+def _score_rows(
+    pool: ThreadPoolExecutor, threads: int, logits: Floats, base: Floats | None, targets: Tokens, is_saved: bool
+) -> Scores:
+    work = score_saved_rows if is_saved else score_rows
     cuts = [len(targets) * number // threads for number in range(threads + 1)]
     parts = [
-        pool.submit(score_rows, logits[start:stop], None if base is None else base[start:stop], targets[start:stop])
+        pool.submit(work, logits[start:stop], None if base is None else base[start:stop], targets[start:stop])
         for start, stop in pairwise(cuts)
     ]
     return Scores.join([part.result() for part in parts])
@@ -137,6 +161,32 @@ def score_rows(logits: Floats, base: Floats | None, targets: Tokens) -> Scores:
             found.kld[row] = theirs.divergence(mine)
             found.same_top[row] = logits[row].argmax() == base[row].argmax()
     return found
+
+
+def score_saved_rows(logits: Floats, base: Floats | None, targets: Tokens) -> Scores:
+    """As `score_rows`, with logarithms of probabilities from a file for ``base``.
+
+    llama-perplexity's rule: what is less probable than e^-16 counts for nothing, as the file does not say by how much.
+    """
+    count, vocabulary = logits.shape
+    found = Scores(np.zeros(count), np.zeros(count), np.zeros(count), np.zeros(count, np.bool_))
+    if base is None:
+        return found
+    mine = _Softmax(vocabulary)
+    for row, target in enumerate(targets):
+        mine.fill(logits[row])
+        found.nll[row] = mine.nll(target)
+        found.nll_base[row] = -float(base[row][target])
+        probable = np.flatnonzero(base[row] > -LEAST_SAVED)
+        theirs = base[row][probable].astype(np.float64)
+        own = mine.below[probable] - np.log(mine.weights.sum())
+        found.kld[row] = float((np.exp(theirs) * (theirs - own)).sum())
+        found.same_top[row] = logits[row].argmax() == base[row].argmax()
+    return found
+
+
+LEAST_SAVED = 16.0
+"""The negative logarithm of the smallest probability that counts."""
 
 
 class _Softmax:

@@ -39,7 +39,9 @@ def imatrix(
             help="File to write, or folder for the file.  [default: NAME-imatrix.gguf here]",
         ),
     ] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="Add up several importance matrices of one model.")] = False,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Add up several matrices; -o FILE.dat writes the older format.")
+    ] = False,
     ctx_size: measuring.Length = 512,
     batch_size: measuring.Batch = 2048,
     ubatch_size: measuring.MicroBatch = 512,
@@ -82,6 +84,11 @@ def imatrix(
         raise UsageError(f"{len(sources)} models are given", "give one, or --merge for importance matrices")
     source = measuring.find(sources[0])
     target = output or Path(f"{base_name(source)}-imatrix.gguf")
+    if target.suffix == ".dat":
+        raise UsageError(
+            "the older format has no room for what --resume needs",
+            "write a .gguf, then ggufrun imatrix --merge FILE.gguf -o FILE.dat",
+        )
     if target.is_dir():
         target = target / f"{base_name(source)}-imatrix.gguf"
 
@@ -128,7 +135,7 @@ def _report(target: Path, result: Imatrix) -> None:
 
 
 def _merge(sources: list[Path], output: Path | None, force: bool) -> None:
-    from ggufrun.convert.imatrix import load_imatrix, save_imatrix
+    from ggufrun.convert.imatrix import load_imatrix, save_imatrix, save_legacy
     from ggufrun.evaluate.imatrix import merge
 
     if output is None:
@@ -139,5 +146,5 @@ def _merge(sources: list[Path], output: Path | None, force: bool) -> None:
     with contextlib.suppress(FileNotFoundError):
         if any(output.samefile(path) for path in sources):
             raise UsageError(f"{output} is one of the files to merge", "name another with -o")
-    save_imatrix(output, result, force=force)
+    (save_legacy if output.suffix == ".dat" else save_imatrix)(output, result, force=force)
     _report(output, result)
