@@ -319,9 +319,11 @@ def main() -> None:
     parser.add_argument("--swaps", type=int, default=50)
     parser.add_argument("--model", type=Path, help="compare the speed with this model instead")
     parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--threads", type=int, help="of the model")
     options = parser.parse_args()
     if options.model is not None:
-        with serving(options.model, "-np", "8", "-c", "512") as server:
+        threads = ("-t", str(options.threads)) if options.threads else ()
+        with serving(options.model, "-np", "8", "-c", "512", *threads) as server:
             asyncio.run(speed(server, options.pairs))
         return
     from ggufrun.convert import pipeline

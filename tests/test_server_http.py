@@ -184,25 +184,31 @@ def test_a_killed_model_is_an_error_and_comes_back(server: Serving) -> None:
 
 @pytest.mark.parametrize("stream", [b"true", b"false"])
 def test_a_client_that_goes_away_frees_its_slot(server: Serving, stream: bytes) -> None:
-    """llama.cpp's server goes on for a client that is gone, unless it streams."""
-    server.post(CHAT, messages=ASK, max_tokens=1)
-    connection = socket.create_connection(("127.0.0.1", server.port))
+    """llama.cpp's server continues for a client that is gone, unless it streams."""
     body = b'{"messages":[{"role":"user","content":"x"}],"ignore_eos":true,"max_tokens":4000,"stream":%s}' % stream
-    connection.sendall(
-        f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
-    )
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
 
-    def busy() -> bool:
-        return any(slot["is_processing"] for slot in server.ask("GET", "/slots").json)
+    def slots() -> list[dict[str, int]]:
+        found: list[dict[str, int]] = server.ask("GET", "/slots").json
+        return found
 
-    deadline = time.monotonic() + 30
-    while not busy():
-        assert time.monotonic() < deadline
-    connection.close()
-    while busy():
-        assert time.monotonic() < deadline
-    generated = [slot.get("next_token", [{}])[0].get("n_decoded", 0) for slot in server.ask("GET", "/slots").json]
-    assert max(generated) < 3900, "it was computed to its end"
+    def left_behind() -> int:
+        """Tokens in the slot when it is free again; the whole would have more than 4000."""
+        server.post(CHAT, messages=ASK, max_tokens=1)
+        connection = socket.create_connection(("127.0.0.1", server.port))
+        connection.sendall(head + body)
+        deadline = time.monotonic() + 60
+        while not any(slot["is_processing"] for slot in slots()):
+            assert time.monotonic() < deadline
+        connection.close()
+        found = slots()
+        while any(slot["is_processing"] for slot in found):
+            assert time.monotonic() < deadline
+            found = slots()
+        return max(slot.get("n_prompt_tokens", 0) for slot in found)
+
+    # on a machine with other work we may come too late to leave
+    assert any(0 < left_behind() < 3900 for _ in range(5)), "it was computed to its end"
 
 
 def test_nothing_that_was_said_is_in_the_log(server: Serving) -> None:
