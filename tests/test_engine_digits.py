@@ -11,6 +11,7 @@ from ggufrun.checkpoint.gguf.file import Kind
 from ggufrun.engine import vocabulary
 from ggufrun.engine.model import Model, ModelParams
 from ggufrun.engine.vocabulary import split_digits
+from ggufrun.errors import EngineError
 from tests.attack.models import base, with_vocabulary
 
 MERGES = [f"{left} {right}" for left in "1234" for right in "1234"] + ["12 1", "21 2", "34 3", "43 4"]
@@ -42,6 +43,17 @@ def test_others_are_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(vocabulary, "split_digits", lambda text: pytest.fail("cut"))
     with opened(tmp_path / "model.gguf", "gpt-2") as model:
         assert model.vocab.tokenize("12" * 5000, special=False)
+
+
+def test_blanks_without_end(tmp_path: Path) -> None:
+    text = "a" + " " * (vocabulary.MAX_BLANKS - 1) + "b"
+    vocabulary.check_blanks(text, "jais-2")
+    vocabulary.check_blanks(text.replace("b", " "), "qwen2")
+    with (
+        opened(tmp_path / "model.gguf", "jais-2") as model,
+        pytest.raises(EngineError, match="the text has 100000 blanks in a row"),
+    ):
+        model.vocab.tokenize(text.replace("b", " "), special=False)
 
 
 def test_where_it_is_cut() -> None:
