@@ -123,7 +123,7 @@ def test_structure_without_any_list(tmp_path: Path, check: Check) -> None:
 
 def test_a_missing_gguf_shard(tmp_path: Path, check: Check, demo_gguf: Callable[[str], Path]) -> None:
     shutil.copy(demo_gguf("q8_0"), tmp_path / "m-00001-of-00003.gguf")
-    shutil.copy(demo_gguf("q8_0"), tmp_path / "m-00003-of-00003.gguf")
+    shutil.copy(demo_gguf("q4_k_m"), tmp_path / "m-00003-of-00003.gguf")
     expected = {"m-00001-of-00003.gguf": "ok", "m-00002-of-00003.gguf": "missing", "m-00003-of-00003.gguf": "ok"}
     assert statuses(check(tmp_path)) == expected
 
