@@ -73,8 +73,9 @@ demo: setup ## the whole way on the embedded model: convert, quantize, ask it tw
 test: setup ## run the tests, as many at once as there are processors (WORKERS=1: one)
 	@exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-check: setup ## ruff, mypy, the direction of imports
+check: setup ## ruff, its format, mypy, the direction of imports
 	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check .
 	@$(BIN)/python -m mypy
 	@$(BIN)/python -m pytest tests/test_imports.py
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ggufrun.engine.placement.devices import VISIBLE
-from tests import llamacpp
-from tests.checkpoints import DEMO
+from tests.support import llamacpp
+from tests.support.checkpoints import DEMO
 
 # programs that tests start write as those of users do
 os.environ.pop("PYTHONUNBUFFERED", None)
@@ -39,7 +39,7 @@ os.environ.update({name: none[0] for name, none in VISIBLE.values()})
 @pytest.fixture
 def own_kernels() -> Iterator[None]:
     """Meanwhile the engine computes with our kernels, where it has some."""
-    from tests.measured import kernels_in_use
+    from tests.support.measured import kernels_in_use
 
     with kernels_in_use("avx512", "avxvnni", "avx2"):
         yield
@@ -70,10 +70,10 @@ def demo_gguf(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 @pytest.fixture(scope="session")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The small random models of tests/measured.py: ``measured("dense-f16")``, also dense-q8_0, dense-q4_0, moe-f16."""
+    """The small random models of tests.support.measured: ``measured("dense-f16")``, also -q8_0, -q4_0, moe-f16."""
     from gguf import GGMLQuantizationType as Kind
 
-    from tests.measured import weights, write_model
+    from tests.support.measured import weights, write_model
 
     folder = tmp_path_factory.mktemp("measured")
 

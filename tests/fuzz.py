@@ -38,14 +38,15 @@ from ggufrun.convert.imatrix import load_imatrix
 from ggufrun.convert.plan import Plan, Wishes, plan_convert, plan_quantize
 from ggufrun.errors import GgufrunError
 from ggufrun.quantize.types import FILE_TYPES
-from tests import fuzz_adapters, torch_writer
-from tests.checkpoints import encode, llama_config, llama_tensors, safetensors_bytes, write_llama
-from tests.families import VOCABULARY, no_vocabulary, replace_vocabulary, write
-from tests.family_cases import CASES
-from tests.file_mutation import mutate, mutate_quantized
-from tests.quantized_samples import SAMPLES, WHOLES, Whole
-from tests.rank_samples import tekken
-from tests.vocabularies import PUBLISHED, SIZE, TEKKEN, rank_table, slow_files, tokenizer_json, write_folder
+from tests import fuzz_adapters
+from tests.families.family import VOCABULARY, no_vocabulary, replace_vocabulary, write
+from tests.families.family_cases import CASES
+from tests.oracles.quantized_samples import SAMPLES, WHOLES, Whole
+from tests.oracles.rank_samples import tekken
+from tests.support import torch_writer
+from tests.support.checkpoints import encode, llama_config, llama_tensors, safetensors_bytes, write_llama
+from tests.support.file_mutation import mutate, mutate_quantized
+from tests.support.vocabularies import PUBLISHED, SIZE, TEKKEN, rank_table, slow_files, tokenizer_json, write_folder
 
 CORPUS = Path(__file__).parent / "corpus"
 SECONDS_PER_CASE = 10

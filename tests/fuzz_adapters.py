@@ -20,9 +20,9 @@ from ggufrun.convert.adapter import plan_adapter
 from ggufrun.convert.plan import Plan, Wishes, plan_convert
 from ggufrun.errors import GgufrunError
 from ggufrun.quantize.types import FILE_TYPES
-from tests.families import replace_vocabulary
-from tests.file_mutation import mutate, mutate_tensors
-from tests.json_mutation import mutate_json
+from tests.families.family import replace_vocabulary
+from tests.support.file_mutation import mutate, mutate_tensors
+from tests.support.json_mutation import mutate_json
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = ("adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors")

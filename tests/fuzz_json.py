@@ -39,11 +39,12 @@ from ggufrun.engine.sampling.params import SamplingParams
 from ggufrun.engine.sampling.schema import to_grammar
 from ggufrun.hub import client
 from ggufrun.hub.select import checkpoint_files
-from tests import families, fuzz
-from tests.checkpoints import DEMO, llama_config, llama_tensors
-from tests.family_cases import CASES
+from tests import fuzz
+from tests.families import family as families
+from tests.families.family_cases import CASES
 from tests.fuzz import CORPUS, TARGETS, Target, attempt, convert
-from tests.json_mutation import mutate_header, mutate_json
+from tests.support.checkpoints import DEMO, llama_config, llama_tensors
+from tests.support.json_mutation import mutate_header, mutate_json
 from tests.test_checkpoint_meta import write_meta
 from tests.test_checkpoint_quantized import write_fp8
 

@@ -20,8 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.poems import POEMS
-from tests.serving import Serving, serving
+from tests.support.poems import POEMS
+from tests.support.serving import Serving, serving
 
 CHAT = "/v1/chat/completions"
 TITLES = sorted(POEMS)
@@ -330,7 +330,7 @@ def main() -> None:
     from ggufrun.convert.plan import plan_convert
     from ggufrun.quantize.types import parse_file_type
     from ggufrun.server.run import more_files
-    from tests.checkpoints import DEMO
+    from tests.support.checkpoints import DEMO
 
     more_files(4096)
     with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,7 @@ import pytest
 import ggufrun
 from ggufrun.convert.imatrix import load_imatrix
 from ggufrun.errors import NotFoundError, TargetError, UsageError
-from tests.checkpoints import DEMO
+from tests.support.checkpoints import DEMO
 
 
 def command(*arguments: object) -> None:

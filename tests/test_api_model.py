@@ -12,8 +12,8 @@ import pytest
 
 import ggufrun
 from ggufrun.errors import EngineError, FormatError, NotFoundError, UsageError
-from tests.checkpoints import DEMO
-from tests.poems import POEMS
+from tests.support.checkpoints import DEMO
+from tests.support.poems import POEMS
 
 TITLE = "静夜思"
 QUESTION = f"背诵《{TITLE}》"

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pytest
 
 from ggufrun.quantize import ggml
-from tests import products
-from tests.products import F16, F32, Floats, attention, using
+from tests.support import products
+from tests.support.products import F16, F32, Floats, attention, using
 from tests.test_products import here, same
 
 pytestmark = pytest.mark.skipif(not here(), reason="the engine has no kernels of ours here")

@@ -17,7 +17,7 @@ from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.model import Model
 from ggufrun.engine.sampling.sampler import SamplingParams
 from ggufrun.errors import FormatError
-from tests.poems import POEMS
+from tests.support.poems import POEMS
 
 GREEDY = SamplingParams(temp=0)
 

@@ -16,7 +16,7 @@ from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.draft import DraftParams, Lookup, Speculation
 from ggufrun.engine.guidance import Guidance
 from ggufrun.engine.sampling.sampler import SamplingParams
-from tests.poems import POEMS
+from tests.support.poems import POEMS
 
 
 @pytest.fixture

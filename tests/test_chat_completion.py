@@ -13,8 +13,8 @@ import pytest
 
 from ggufrun.cli import app
 from ggufrun.cli.terminal import console
-from tests import chat_oracle, completion_oracle
 from tests.conftest import Oracle
+from tests.oracles import chat_oracle, completion_oracle
 
 
 def run(

@@ -19,10 +19,10 @@ from ggufrun.cli.terminal import console
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.model import Model, ModelParams
 from ggufrun.engine.sampling.params import SamplingParams
-from tests import chat_oracle, dialogue_oracle
 from tests.conftest import Oracle
-from tests.dialogue_models import VOCABULARIES, small_model, with_vocabulary
-from tests.dialogue_oracle import DIALOGUES, QUESTIONS, SOME, dialogues
+from tests.oracles import chat_oracle, dialogue_oracle
+from tests.oracles.dialogue_oracle import DIALOGUES, QUESTIONS, SOME, dialogues
+from tests.support.dialogue_models import VOCABULARIES, small_model, with_vocabulary
 
 Hold = Callable[..., dict[str, Any]]
 

@@ -21,9 +21,9 @@ from ggufrun.engine.generate import StopReason
 from ggufrun.engine.sampling.sampler import SamplingParams
 from ggufrun.engine.sequence import ContextFull
 from ggufrun.errors import EngineError, FormatError, NotFoundError, UsageError
-from tests import chat_oracle
 from tests.conftest import Oracle
-from tests.poems import POEMS
+from tests.oracles import chat_oracle
+from tests.support.poems import POEMS
 
 GREEDY = SamplingParams(temp=0)
 

@@ -14,8 +14,8 @@ from ggufrun.chat.formats.prompt import AffixPrompt, StylePrompt
 from ggufrun.engine.model import Model
 from ggufrun.errors import UsageError
 from ggufrun.native.bindings import bindings
-from tests import chat_oracle
 from tests.conftest import Oracle
+from tests.oracles import chat_oracle
 
 SYSTEM, USER, ANSWER, AGAIN = "Be kind.", "你好 {u}", "Hi {s} there", "再说一遍"
 

@@ -15,8 +15,8 @@ from ggufrun.chat.formats.template import ChatTemplate, TemplateExcess, Template
 from ggufrun.chat.formats.template_prompt import TemplatePrompt
 from ggufrun.engine.model import Model
 from ggufrun.errors import FormatError
-from tests import chat_oracle
 from tests.conftest import Oracle
+from tests.oracles import chat_oracle
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 

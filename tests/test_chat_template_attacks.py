@@ -24,7 +24,7 @@ from ggufrun.chat.formats.sandbox import _environment
 from ggufrun.chat.formats.template import ChatTemplate, TemplateExcess, TemplateRefusal
 from ggufrun.errors import FormatError
 from ggufrun.filelock import claimed
-from tests.template_attacks import ATTACKS, FILTERS, GLOBALS, METHODS, TESTS
+from tests.support.template_attacks import ATTACKS, FILTERS, GLOBALS, METHODS, TESTS
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 

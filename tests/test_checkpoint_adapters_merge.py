@@ -1,6 +1,6 @@
 """Merging adapters: what PEFT's ``merge_and_unload`` gives, within one rounding; and what must not be merged.
 
-``golden/peft`` was written by ``python tests/peft_samples.py tests/golden/peft`` with PEFT 0.21, torch 2.13.
+``golden/peft`` was written by ``python tests/oracles/peft_samples.py tests/golden/peft`` with PEFT 0.21, torch 2.13.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from ggufrun.convert import pipeline
 from ggufrun.convert.plan import Wishes, plan_convert
 from ggufrun.errors import FormatError, GgufrunError, NotFoundError, UnsupportedError, UsageError
 from ggufrun.quantize.types import FILE_TYPES
-from tests.checkpoints import DEMO, bf16, llama_config, llama_tensors, write_llama
 from tests.conftest import Oracle
+from tests.support.checkpoints import DEMO, bf16, llama_config, llama_tensors, write_llama
 from tests.test_checkpoint_meta import write_meta
 
 GOLDEN = Path(__file__).parent / "golden" / "peft"

@@ -14,11 +14,11 @@ import pytest
 from ggufrun.checkpoint.adapters.model_names import BaseNames, canonical
 from ggufrun.convert.arch.shared.text import is_text
 from tests.conftest import Oracle
-from tests.families import write
-from tests.family_cases import CASES
+from tests.families.family import write
+from tests.families.family_cases import CASES
 
 GOLDEN = Path(__file__).parent / "golden" / "parameter-names.json"
-COMMAND = "$ORACLE_PYTHON tests/parameter_names.py FOLDER..."
+COMMAND = "$ORACLE_PYTHON tests/oracles/parameter_names.py FOLDER..."
 
 NOT_THERE = {
     # one matrix of three convolutions

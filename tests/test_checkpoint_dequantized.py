@@ -20,9 +20,9 @@ from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert import pipeline
 from ggufrun.convert.plan import Wishes, plan_convert
 from ggufrun.quantize.types import FILE_TYPES, FileType
-from tests.checkpoints import safetensors_bytes
-from tests.families import no_vocabulary, replace_vocabulary
-from tests.quantized_samples import SAMPLES, WHOLES, Sample, Whole, ct_packed, stem_of
+from tests.families.family import no_vocabulary, replace_vocabulary
+from tests.oracles.quantized_samples import SAMPLES, WHOLES, Sample, Whole, ct_packed, stem_of
+from tests.support.checkpoints import safetensors_bytes
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "quantized.json").read_text())
 NAME = "model.layers.0.mlp.up_proj"

@@ -1,7 +1,8 @@
 """Merging adapters of experts: what PEFT's ``merge_and_unload`` gives, whichever way the base keeps its experts.
 
-``golden/peft-experts`` was written by ``python tests/peft_expert_samples.py tests/golden/peft-experts`` with PEFT
-0.21.2, transformers 5.24, torch 2.13; the cases ``peft-*`` by ``... old`` with the releases that they are called after.
+``golden/peft-experts`` was written by ``python tests/oracles/peft_expert_samples.py tests/golden/peft-experts`` with
+PEFT 0.21.2, transformers 5.24, torch 2.13; the cases ``peft-*`` by ``... old`` with the releases that they are
+named after.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.quantized import as_float32
 from ggufrun.errors import FormatError, UnsupportedError
 from tests.conftest import Oracle
-from tests.safetensors_files import load_floats
+from tests.support.safetensors_files import load_floats
 from tests.test_checkpoint_adapters_merge import Arrays, assert_merged, values
 
 GOLDEN = Path(__file__).parent / "golden" / "peft-experts"

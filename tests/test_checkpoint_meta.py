@@ -18,9 +18,9 @@ from ggufrun.convert import pipeline
 from ggufrun.convert.plan import Wishes, plan_convert
 from ggufrun.errors import FormatError, GgufrunError, NotFoundError, UnsupportedError
 from ggufrun.quantize.types import FILE_TYPES
-from tests.checkpoints import DEMO, encode, llama_config, llama_tensors, safetensors_bytes
 from tests.conftest import Oracle
-from tests.torch_writer import torch_legacy, torch_zip
+from tests.support.checkpoints import DEMO, encode, llama_config, llama_tensors, safetensors_bytes
+from tests.support.torch_writer import torch_legacy, torch_zip
 
 Weights = dict[str, npt.NDArray[Any]]
 

@@ -17,8 +17,8 @@ from ggufrun.convert import pipeline, plan
 from ggufrun.errors import FormatError, UnsupportedError
 from ggufrun.quantize.plan import QuantizeOptions
 from ggufrun.quantize.types import FILE_TYPES
-from tests.families import no_vocabulary, replace_vocabulary, write
-from tests.family_cases import CASES
+from tests.families.family import no_vocabulary, replace_vocabulary, write
+from tests.families.family_cases import CASES
 
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 """The 16 values, from the specification."""

@@ -21,8 +21,8 @@ from ggufrun.convert import pipeline
 from ggufrun.convert.plan import plan_convert
 from ggufrun.errors import FormatError, GgufrunError, UnsupportedError
 from ggufrun.quantize.types import FILE_TYPES
-from tests.checkpoints import TOKENIZER, bf16, llama_config, llama_tensors, safetensors_bytes
 from tests.conftest import Oracle
+from tests.support.checkpoints import TOKENIZER, bf16, llama_config, llama_tensors, safetensors_bytes
 
 Stored = dict[str, tuple[str, npt.NDArray[Any]]]
 
@@ -209,7 +209,7 @@ def test_blocks_that_are_none(tmp_path: Path, block: Any) -> None:
     ],
 )
 def test_other_methods_are_refused_by_name(tmp_path: Path, method: str, ending: str, dtype: str, words: str) -> None:
-    from tests.checkpoints import write_llama
+    from tests.support.checkpoints import write_llama
 
     write_llama(tmp_path / "m", vocab_size=2100, num_hidden_layers=1)
     stray = {f"model.layers.0.mlp.other_proj.{ending}": (dtype, np.zeros((4, 4), STORED[dtype]))}
@@ -231,7 +231,7 @@ def test_parts_of_a_weight_whose_rest_is_missing(tmp_path: Path, ending: str) ->
 @pytest.mark.parametrize("method", ["gptq", "compressed-tensors", "hqq", "fp8", "mxfp4", "modelopt"])
 def test_settings_over_plain_weights_are_a_note(tmp_path: Path, method: str) -> None:
     """Fine-tuning of a dequantized model leaves them."""
-    from tests.checkpoints import write_llama
+    from tests.support.checkpoints import write_llama
 
     write_llama(tmp_path / "plain", vocab_size=2048)
     write_llama(tmp_path / "m", vocab_size=2048)
@@ -244,7 +244,7 @@ def test_settings_over_plain_weights_are_a_note(tmp_path: Path, method: str) -> 
 
 
 def test_fp8_without_any_scales_is_a_cast(tmp_path: Path) -> None:
-    from tests.checkpoints import write_llama
+    from tests.support.checkpoints import write_llama
 
     weights = write_llama(tmp_path / "m", vocab_size=2048, num_hidden_layers=1)
     bits = np.random.default_rng(1).integers(0, 0x7E, weights[NAME].shape, np.uint8)

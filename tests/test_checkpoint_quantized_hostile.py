@@ -14,7 +14,7 @@ import pytest
 from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.quantized.blocks import widened
 from ggufrun.errors import FormatError, GgufrunError, UnsupportedError
-from tests.quantized_samples import SAMPLES, Sample
+from tests.oracles.quantized_samples import SAMPLES, Sample
 from tests.test_checkpoint_dequantized import write
 
 Part = tuple[str, npt.NDArray[Any]]

@@ -17,8 +17,8 @@ from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.quantized.blocks import widened
 from ggufrun.checkpoint.tensor import STORAGE
 from ggufrun.errors import UnsupportedError
-from tests.checkpoints import safetensors_bytes
-from tests.quantized_samples import SAMPLES, stem_of
+from tests.oracles.quantized_samples import SAMPLES, stem_of
+from tests.support.checkpoints import safetensors_bytes
 
 Stored = dict[str, tuple[str, tuple[int, ...]]]
 """What a name ends in, and the type and shape of the tensor."""

@@ -16,7 +16,7 @@ from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.randomaccess import RandomAccessFile
 from ggufrun.checkpoint.safetensors import SAFETENSORS, parse_header, read_safetensors
 from ggufrun.errors import FormatError, GgufrunError, NotFoundError, UnsupportedError
-from tests.checkpoints import bf16, safetensors_bytes, write_llama
+from tests.support.checkpoints import bf16, safetensors_bytes, write_llama
 
 
 def test_reads_what_the_reference_library_wrote(tmp_path: Path) -> None:

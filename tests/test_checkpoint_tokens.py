@@ -1,7 +1,7 @@
 """Adapters that change embeddings and outputs: what the model computes under PEFT is what the merged one has.
 
-``golden/peft-tokens`` was written by ``python tests/peft_token_samples.py tests/golden/peft-tokens`` with PEFT 0.21.2,
-transformers 5.24, torch 2.13, which held every case against PEFT's own logits.
+``golden/peft-tokens`` was written by ``python tests/oracles/peft_token_samples.py tests/golden/peft-tokens`` with
+PEFT 0.21.2, transformers 5.24, torch 2.13, which held every case against PEFT's own logits.
 """
 
 from __future__ import annotations

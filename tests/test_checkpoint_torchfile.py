@@ -1,6 +1,6 @@
 """Reading PyTorch files: what torch wrote comes back, and what an attacker wrote is an error and runs nothing.
 
-``golden/torch`` was written by ``python tests/torch_samples.py tests/golden/torch`` with PyTorch 2.13.
+``golden/torch`` was written by ``python tests/oracles/torch_samples.py tests/golden/torch`` with PyTorch 2.13.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from ggufrun.checkpoint import storedzip, torchfile, unpickle
 from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.checkpoint.torchfile import read_torch_file
 from ggufrun.errors import FormatError, GgufrunError, NotFoundError, UnsupportedError
-from tests.checkpoints import encode, llama_config, llama_tensors
 from tests.conftest import Oracle
-from tests.torch_writer import (
+from tests.support.checkpoints import encode, llama_config, llama_tensors
+from tests.support.torch_writer import (
     archive,
     call,
     dictionary,

@@ -1,7 +1,7 @@
 """Adapters of models that also see: their text part is merged as PEFT merges it, the rest is left out and named.
 
-``golden/peft-vision`` was written by ``python tests/peft_vision_samples.py tests/golden/peft-vision`` with PEFT 0.21.2,
-transformers 5.24, torch 2.13. The adapters change eyes too, one of their weights a convolution's.
+``golden/peft-vision`` was written by ``python tests/oracles/peft_vision_samples.py tests/golden/peft-vision`` with
+PEFT 0.21.2, transformers 5.24, torch 2.13. The adapters change eyes too, one of their weights a convolution's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ggufrun.convert.arch.shared.text import is_text
 from ggufrun.convert.plan import plan_convert
 from ggufrun.quantize.types import FILE_TYPES
 from tests.conftest import Oracle
-from tests.families import replace_vocabulary, some_vocabulary
+from tests.families.family import replace_vocabulary, some_vocabulary
 from tests.test_checkpoint_adapters_merge import assert_merged, values
 
 GOLDEN = Path(__file__).parent / "golden" / "peft-vision"

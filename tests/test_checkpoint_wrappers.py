@@ -13,7 +13,7 @@ from ggufrun.checkpoint.wrappers import plain_names
 from ggufrun.cli.app import app
 from ggufrun.convert.plan import plan_convert
 from ggufrun.errors import FormatError, UnsupportedError
-from tests.checkpoints import encode, llama_config, llama_tensors, safetensors_bytes, write_llama
+from tests.support.checkpoints import encode, llama_config, llama_tensors, safetensors_bytes, write_llama
 
 WRAPPED: dict[str, tuple[Callable[[str], str], str]] = {
     "torch.compile": (lambda name: f"_orig_mod.{name}", "_orig_mod"),

@@ -10,8 +10,8 @@ import gguf
 import numpy as np
 import pytest
 
-from tests.checkpoints import DEMO
-from tests.hubserver import Repo, running
+from tests.support.checkpoints import DEMO
+from tests.support.hubserver import Repo, running
 from tests.test_checkpoint_adapters_merge import low_rank, write_adapter
 from tests.test_cli_hub import Shell
 

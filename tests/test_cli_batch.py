@@ -15,7 +15,7 @@ import pytest
 from ggufrun.cli import app
 from ggufrun.cli.talk import answer_list
 from ggufrun.cli.terminal import console
-from tests.poems import POEMS
+from tests.support.poems import POEMS
 
 TITLES = list(POEMS)[:5]
 Run = Callable[..., tuple[int, str, str]]

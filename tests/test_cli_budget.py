@@ -25,8 +25,8 @@ from ggufrun.evaluate import device_check
 from ggufrun.native.library import llama
 from ggufrun.units import size_text
 from ggufrun.workflows import memory_budget
-from tests import workers
-from tests.shapes import Kind, Shape, write_shape
+from tests.support import workers
+from tests.support.shapes import Kind, Shape, write_shape
 
 GIB = 1 << 30
 MODEL = ModelParams(Path("model.gguf"))
@@ -62,7 +62,7 @@ def test_remote_memory_counts(one: workers.Worker, tmp_path: Path) -> None:
     found = json.loads(run(*command).stdout)
     assert (found["layers"], found["of"], found["context"]) == (9, 9, 2048)
     remote, host = found["places"]
-    # what tests/workers.py has them lend
+    # what tests/support/workers.py has them lend
     assert remote["free"] == 2048 << 20
     assert remote["description"] == one.address and remote["cache"] == shape.cache_bytes(2048) and host["cache"] == 0
     halved = json.loads(run(*command, "-ctk", "q8_0", "-ctv", "q8_0", "-fa", "on").stdout)

@@ -29,9 +29,9 @@ from ggufrun.cli.talk.conversation import join_lines
 from ggufrun.cli.talk.screen import CONTROLS
 from ggufrun.cli.terminal import console
 from ggufrun.errors import UsageError
-from tests import chat_oracle
-from tests.checkpoints import ROOT
-from tests.poems import POEMS
+from tests.oracles import chat_oracle
+from tests.support.checkpoints import ROOT
+from tests.support.poems import POEMS
 
 POEM = POEMS["静夜思"] + "\n"
 

@@ -14,10 +14,10 @@ import pytest
 from ggufrun.chat.formats.prompt import AffixPrompt
 from ggufrun.cli import app
 from ggufrun.cli.terminal import console
-from tests import llamacpp
-from tests.checkpoints import ROOT
 from tests.conftest import Oracle
-from tests.poems import POEMS
+from tests.support import llamacpp
+from tests.support.checkpoints import ROOT
+from tests.support.poems import POEMS
 
 POEM = POEMS["静夜思"] + "\n"
 END = "[end of text]"

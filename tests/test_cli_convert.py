@@ -16,7 +16,7 @@ from pathlib import Path
 import gguf
 import pytest
 
-from tests.checkpoints import DEMO, write_llama
+from tests.support.checkpoints import DEMO, write_llama
 
 
 def ggufrun(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -17,7 +17,7 @@ from ggufrun.engine.placement import system_memory
 from ggufrun.evaluate import build, machine
 from ggufrun.native.library import stock_quantizer
 from ggufrun.quantize import kernels
-from tests.checkpoints import ROOT
+from tests.support.checkpoints import ROOT
 
 CPUINFO = """\
 processor\t: 0

@@ -23,7 +23,7 @@ from ggufrun.cli.flags import measuring, settings
 from ggufrun.convert.writer import check_targets
 from ggufrun.errors import GgufrunError, TargetError
 from ggufrun.workflows.open_model import check_file
-from tests.checkpoints import DEMO, safetensors_bytes
+from tests.support.checkpoints import DEMO, safetensors_bytes
 from tests.test_cli_convert import fails, ggufrun
 
 LOW_RANK = (("A", (4, 256)), ("B", (256, 4)))

@@ -17,8 +17,8 @@ import pytest
 from typer.testing import CliRunner
 
 from ggufrun.cli.app import app
-from tests.checkpoints import DEMO, ROOT
-from tests.hubserver import HubServer, Repo, running
+from tests.support.checkpoints import DEMO, ROOT
+from tests.support.hubserver import HubServer, Repo, running
 
 
 class Shell:

@@ -15,8 +15,8 @@ from ggufrun.cli.commands.inspect import engine_plan
 from ggufrun.convert import pipeline, plan
 from ggufrun.convert.describe import describe
 from ggufrun.quantize.types import FILE_TYPES
-from tests.families import replace_vocabulary, some_vocabulary, write
-from tests.family_cases import CASES
+from tests.families.family import replace_vocabulary, some_vocabulary, write
+from tests.families.family_cases import CASES
 from tests.test_cli_convert import ggufrun
 
 F16, F32 = 2, 4

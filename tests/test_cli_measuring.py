@@ -29,8 +29,8 @@ from ggufrun.errors import NotFoundError
 from ggufrun.evaluate.imatrix import Collector
 from ggufrun.workflows import compare_models, receipts
 from ggufrun.workflows import imatrix as workflow
-from tests.checkpoints import DEMO
-from tests.measured import SAMPLE
+from tests.support.checkpoints import DEMO
+from tests.support.measured import SAMPLE
 from tests.test_cli_convert import fails, ggufrun
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -15,7 +15,7 @@ from ggufrun.checkpoint.gguf.file import Header, Kind, encode, serialize
 from ggufrun.checkpoint.gguf.header import read_header
 from ggufrun.cli.terminal.console import shown
 from ggufrun.cli.terminal.errors import one_line
-from tests.terminal import Screen
+from tests.support.terminal import Screen
 
 NAME = "\x1b]0;title\x07\u202e静夜思\n\x9b31m"
 SHOWN = r"\x1b]0;title\x07\u202e静夜思\n\x9b31m"

@@ -12,7 +12,7 @@ import pytest
 
 from ggufrun.cli import app
 from ggufrun.cli.terminal import console
-from tests.poems import POEMS
+from tests.support.poems import POEMS
 
 POEM = POEMS["静夜思"]
 Talk = Callable[..., tuple[int, str, str]]

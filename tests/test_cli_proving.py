@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints import write_llama
-from tests.vocabularies import PUBLISHED, SIZE, added, tokenizer_json, write_folder
+from tests.support.checkpoints import write_llama
+from tests.support.vocabularies import PUBLISHED, SIZE, added, tokenizer_json, write_folder
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from ggufrun.hub import client, upload
 from ggufrun.hub.client import Listing
 from ggufrun.hub.digests import Digest
 from ggufrun.workflows import card
-from tests.checkpoints import DEMO
+from tests.support.checkpoints import DEMO
 from tests.test_cli_convert import fails, ggufrun
 
 Gguf = Callable[[str], Path]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hubserver import HubServer, Repo, running
+from tests.support.hubserver import HubServer, Repo, running
 
 NAMES = {
     "poet.Q8_0.gguf": [f"poet.Q8_0.gguf.part{number}of3" for number in (1, 2, 3)],

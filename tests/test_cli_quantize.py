@@ -25,8 +25,8 @@ from ggufrun.quantize.types import BEST_FIRST, FILE_TYPES
 from ggufrun.workflows import imatrix as workflow
 from ggufrun.workflows.imatrix import MODEL_KEY, RESUME_KEY, Collection, collect, model_digest
 from ggufrun.workflows.targets import base_name
-from tests.checkpoints import DEMO, write_llama
-from tests.measured import SAMPLE
+from tests.support.checkpoints import DEMO, write_llama
+from tests.support.measured import SAMPLE
 from tests.test_cli_convert import fails, ggufrun
 
 

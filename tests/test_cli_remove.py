@@ -13,7 +13,7 @@ import pytest
 from ggufrun.convert.imatrix import save_imatrix
 from ggufrun.quantize.imatrix import Imatrix
 from ggufrun.workflows.imatrix import MODEL_KEY, model_digest
-from tests.terminal import Screen
+from tests.support.terminal import Screen
 from tests.test_cli_convert import fails, ggufrun
 
 Gguf = Callable[[str], Path]

@@ -21,10 +21,10 @@ import termios
 from ggufrun.checkpoint.gguf.file import Header, Kind, encode, serialize
 from ggufrun.convert import pipeline
 from ggufrun.convert.plan import plan_vocabulary
-from tests.checkpoints import DEMO
-from tests.hubserver import Repo, running
-from tests.poems import POEMS
-from tests.terminal import PATIENCE, Screen
+from tests.support.checkpoints import DEMO
+from tests.support.hubserver import Repo, running
+from tests.support.poems import POEMS
+from tests.support.terminal import PATIENCE, Screen
 
 POEM = POEMS["静夜思"].splitlines()
 Open = Callable[..., Screen]

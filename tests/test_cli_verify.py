@@ -19,8 +19,8 @@ import typer
 
 from ggufrun.cli.commands.verify import verify
 from ggufrun.errors import NotFoundError
-from tests.checkpoints import DEMO, write_llama
-from tests.hubserver import git_sha1
+from tests.support.checkpoints import DEMO, write_llama
+from tests.support.hubserver import git_sha1
 
 Check = Callable[..., dict[str, dict[str, Any]]]
 

@@ -12,7 +12,7 @@ import pytest
 
 from ggufrun.checkpoint.gguf.file import Header, layout, serialize
 from ggufrun.checkpoint.gguf.header import read_header
-from tests.checkpoints import write_llama
+from tests.support.checkpoints import write_llama
 from tests.test_cli_convert import ggufrun
 
 Gguf = Callable[[str], Path]

@@ -20,9 +20,9 @@ import pytest
 from ggufrun.engine.placement import remote, worker
 from ggufrun.errors import EngineError, UsageError
 from ggufrun.native.library import llama
-from tests import workers
 from tests.conftest import Oracle
-from tests.shapes import Shape, write_shape
+from tests.support import workers
+from tests.support.shapes import Shape, write_shape
 
 POEM = "床前明月光，疑是地上霜。\n举头望明月，低头思故乡。\n"
 

@@ -25,10 +25,10 @@ from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.model import Model, ModelParams
 from ggufrun.errors import FormatError, GgufrunError, UnsupportedError, UsageError
 from ggufrun.quantize.types import FILE_TYPES
-from tests.checkpoints import llama_config, llama_tensors
 from tests.conftest import Oracle
-from tests.families import replace_vocabulary, some_vocabulary, write
-from tests.family_cases import CASES
+from tests.families.family import replace_vocabulary, some_vocabulary, write
+from tests.families.family_cases import CASES
+from tests.support.checkpoints import llama_config, llama_tensors
 from tests.test_checkpoint_adapters_merge import Arrays, low_rank, write_adapter
 from tests.test_checkpoint_meta import write_meta
 

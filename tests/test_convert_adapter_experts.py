@@ -24,8 +24,8 @@ from ggufrun.engine.model import Model, ModelParams
 from ggufrun.errors import UnsupportedError
 from ggufrun.native.library import llama
 from ggufrun.quantize.types import FILE_TYPES
-from tests.families import VOCABULARY, replace_vocabulary, some_vocabulary, write
-from tests.family_cases import CASES
+from tests.families.family import VOCABULARY, replace_vocabulary, some_vocabulary, write
+from tests.families.family_cases import CASES
 from tests.test_checkpoint_adapters_merge import Arrays, write_adapter
 
 IDS = [1, 5, 17, 200, 33, 90]

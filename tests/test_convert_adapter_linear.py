@@ -21,8 +21,8 @@ from ggufrun.convert.plan import plan_convert
 from ggufrun.engine.adapters import Adapter
 from ggufrun.errors import UnsupportedError
 from ggufrun.quantize.types import FILE_TYPES
-from tests.families import replace_vocabulary, some_vocabulary, write
-from tests.family_cases import CASES
+from tests.families.family import replace_vocabulary, some_vocabulary, write
+from tests.families.family_cases import CASES
 from tests.test_checkpoint_adapters_merge import Arrays, write_adapter
 from tests.test_convert_adapter_experts import RANK, logits, random
 

@@ -14,9 +14,9 @@ from ggufrun.checkpoint.gguf.header import read_header
 from ggufrun.cli.app import app
 from ggufrun.convert.plan import plan_convert
 from ggufrun.errors import FormatError
-from tests.checkpoints import encode, llama_config, llama_tensors, safetensors_bytes, write_llama
+from tests.support.checkpoints import encode, llama_config, llama_tensors, safetensors_bytes, write_llama
+from tests.support.vocabularies import PUBLISHED, SIZE, added, rank_table, tokenizer_json, write_folder
 from tests.test_convert_proof import sentencepiece_as_json
-from tests.vocabularies import PUBLISHED, SIZE, added, rank_table, tokenizer_json, write_folder
 
 PIECES = 2048
 """Of the small SentencePiece model."""

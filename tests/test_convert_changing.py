@@ -19,8 +19,8 @@ from ggufrun.convert.plan import Plan, plan_convert, plan_quantize
 from ggufrun.errors import FormatError
 from ggufrun.quantize.types import FILE_TYPES
 from ggufrun.regularfile import read_bytes, recorded
-from tests.checkpoints import write_llama
 from tests.fuzz import SMALL, adapter
+from tests.support.checkpoints import write_llama
 
 
 def overwrite(path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ggufrun.convert.difference import Difference, bytes_to_read, compare, opened
-from tests.checkpoints import DEMO
+from tests.support.checkpoints import DEMO
 from tests.test_cli_convert import fails, ggufrun
 
 

@@ -20,8 +20,8 @@ from ggufrun.checkpoint.gguf.header import read_header
 from ggufrun.convert import arch, pipeline, plan
 from ggufrun.quantize.types import FILE_TYPES
 from tests.conftest import Oracle
-from tests.families import no_vocabulary, replace_vocabulary, write
-from tests.family_cases import CASES
+from tests.families.family import no_vocabulary, replace_vocabulary, write
+from tests.families.family_cases import CASES
 
 GOLDEN = Path(__file__).parent / "golden" / "families"
 
@@ -130,7 +130,7 @@ def test_fresh_answers(oracle: Oracle, tmp_path: Path, record: Path | None) -> N
     if record is not None:
         for family in sorted({family_of(name) for name in CASES}):
             golden = {
-                "command": "$ORACLE_PYTHON tests/family_oracle.py $ORACLE_CONVERT FOLDER:TYPE:OUT",
+                "command": "$ORACLE_PYTHON tests/oracles/family_oracle.py $ORACLE_CONVERT FOLDER:TYPE:OUT",
                 "cases": {name: answers[name] for name in CASES if family_of(name) == family},
             }
             text = json.dumps(golden, indent=1).replace("[\n     ", "[").replace(",\n     ", ", ")

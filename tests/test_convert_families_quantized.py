@@ -17,8 +17,8 @@ from ggufrun.checkpoint.gguf.header import read_header
 from ggufrun.convert import pipeline, plan
 from ggufrun.quantize.types import FILE_TYPES, FileType
 from tests.conftest import Oracle
-from tests.families import replace_vocabulary, some_vocabulary, write
-from tests.family_cases import CASES
+from tests.families.family import replace_vocabulary, some_vocabulary, write
+from tests.families.family_cases import CASES
 
 GOLDEN = Path(__file__).parent / "golden" / "families" / "quantized.json"
 

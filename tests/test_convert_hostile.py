@@ -20,7 +20,7 @@ from ggufrun.convert import pipeline
 from ggufrun.convert.plan import Plan, plan_convert, plan_quantize
 from ggufrun.errors import FormatError, GgufrunError, NotFoundError, TargetError, UnsupportedError
 from ggufrun.quantize.types import FILE_TYPES
-from tests.checkpoints import DEMO, bf16, encode, llama_config, llama_tensors, safetensors_bytes, write_llama
+from tests.support.checkpoints import DEMO, bf16, encode, llama_config, llama_tensors, safetensors_bytes, write_llama
 
 F16, Q4 = FILE_TYPES["F16"], FILE_TYPES["Q4_K_M"]
 

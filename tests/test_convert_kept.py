@@ -20,9 +20,9 @@ from ggufrun.checkpoint.tensor import Tensor
 from ggufrun.convert import pipeline
 from ggufrun.convert.plan import Wishes, plan_convert
 from ggufrun.quantize.types import FILE_TYPES, FileType
-from tests.checkpoints import safetensors_bytes
-from tests.families import no_vocabulary, replace_vocabulary, some_vocabulary
-from tests.quantized_samples import MIXTRAL, QWEN3_MOE, Sample, Whole, mxfp4, nvfp4_of, whole
+from tests.families.family import no_vocabulary, replace_vocabulary, some_vocabulary
+from tests.oracles.quantized_samples import MIXTRAL, QWEN3_MOE, Sample, Whole, mxfp4, nvfp4_of, whole
+from tests.support.checkpoints import safetensors_bytes
 from tests.test_convert_logits import logits_of
 
 NVFP4 = gguf.GGMLQuantizationType.NVFP4

@@ -18,7 +18,7 @@ from ggufrun.convert import arch, plan
 from ggufrun.convert.config import Config
 from ggufrun.errors import UnsupportedError
 from ggufrun.quantize.types import FILE_TYPES
-from tests.families import no_vocabulary, replace_vocabulary
+from tests.families.family import no_vocabulary, replace_vocabulary
 from tests.layouts import layout, sparse
 from tests.layouts.patterns import collapse, expand
 

@@ -15,8 +15,8 @@ from ggufrun.convert import arch
 from ggufrun.convert.config import Config
 from ggufrun.convert.mapping import mapped
 from ggufrun.errors import FormatError, GgufrunError, UnsupportedError
-from tests.families import write
-from tests.family_cases import CASES
+from tests.families.family import write
+from tests.families.family_cases import CASES
 
 ODD: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "a convolution over time": ("BF16", (32, 3, 2, 14, 14)),

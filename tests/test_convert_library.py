@@ -14,8 +14,8 @@ from ggufrun.convert.plan import plan_convert, plan_quantize
 from ggufrun.errors import UsageError
 from ggufrun.quantize.plan import QuantizeOptions
 from ggufrun.quantize.types import FILE_TYPES
-from tests.checkpoints import write_llama
-from tests.library import llama_cpp, run_quantizer
+from tests.support.checkpoints import write_llama
+from tests.support.library import llama_cpp, run_quantizer
 
 NEED_IMATRIX = ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "Q2_K_S"]
 # Q1_0 has no fallback for rows that do not fit: tests/test_quantize_library.py has it refused as the library does

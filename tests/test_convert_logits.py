@@ -14,9 +14,9 @@ import pytest
 from ggufrun.convert import pipeline, plan
 from ggufrun.quantize.types import FILE_TYPES, FileType
 from tests.conftest import Oracle
-from tests.families import replace_vocabulary, some_vocabulary, write
-from tests.family_cases import CASES
-from tests.family_logits import IDS
+from tests.families.family import replace_vocabulary, some_vocabulary, write
+from tests.families.family_cases import CASES
+from tests.oracles.family_logits import IDS
 
 GOLDEN = Path(__file__).parent / "golden" / "families" / "logits.json"
 
@@ -91,7 +91,7 @@ def test_the_engine_computes_what_transformers_does(
         (record / "families" / "logits.json").write_text(
             json.dumps(
                 {
-                    "command": "$ORACLE_PYTHON tests/family_logits.py FOLDER...",
+                    "command": "$ORACLE_PYTHON tests/oracles/family_logits.py FOLDER...",
                     "every": 16,
                     "logits": {name: values[::16] for name, values in answers.items()},
                 },

@@ -19,7 +19,7 @@ from ggufrun.convert import pipeline
 from ggufrun.convert.plan import Wishes, plan_convert
 from ggufrun.errors import GgufrunError
 from ggufrun.quantize.types import FILE_TYPES
-from tests.families import replace_vocabulary, some_vocabulary
+from tests.families.family import replace_vocabulary, some_vocabulary
 from tests.test_convert_writers import NEAR, ROUGH
 from tests.writers.checkpoint import GOLDEN, logits_of, write
 from tests.writers.nulls import NULLS, places, with_null

@@ -18,8 +18,8 @@ import pytest
 from ggufrun.convert import pipeline
 from ggufrun.convert.plan import plan_convert
 from ggufrun.quantize.types import FILE_TYPES
-from tests.checkpoints import DEMO, write_llama
 from tests.conftest import Oracle
+from tests.support.checkpoints import DEMO, write_llama
 
 GOLDEN = Path(__file__).parent / "golden" / "convert.json"
 

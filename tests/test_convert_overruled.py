@@ -18,9 +18,9 @@ from ggufrun.convert.vocab import readers
 from ggufrun.convert.vocab.engine_tokenizer import CutOut, engine_tokenizer
 from ggufrun.convert.vocab.proof import prove
 from ggufrun.errors import UnsupportedError
-from tests.checkpoints import write_llama
+from tests.support.checkpoints import write_llama
+from tests.support.vocabularies import PUBLISHED, SIZE, added, byte_level, tokenizer_json, write_folder
 from tests.test_convert_proof import read, sentencepiece_as_json, text_of
-from tests.vocabularies import PUBLISHED, SIZE, added, byte_level, tokenizer_json, write_folder
 
 MARKUP = added("</s>", "<EOT>", "<b>", special=False, first=2045)
 """Tokens that Gemma 3's tokenizer cuts out of every text, as they are HTML; two look like ends to llama.cpp."""

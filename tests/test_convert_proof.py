@@ -20,8 +20,8 @@ from ggufrun.convert.vocab.probe import probe
 from ggufrun.convert.vocab.proof import Proof, prove
 from ggufrun.convert.vocab.vocabulary import Original
 from ggufrun.errors import EngineError, UnsupportedError
-from tests.checkpoints import DEMO
-from tests.vocabularies import (
+from tests.support.checkpoints import DEMO
+from tests.support.vocabularies import (
     DIGITS,
     MERGES,
     PUBLISHED,

@@ -16,10 +16,10 @@ from ggufrun.checkpoint.quantized.blocks import widened
 from ggufrun.convert import pipeline
 from ggufrun.convert.plan import Wishes, plan_convert
 from ggufrun.quantize.types import FILE_TYPES
-from tests import torch_writer
-from tests.checkpoints import safetensors_bytes
-from tests.families import no_vocabulary, replace_vocabulary
-from tests.quantized_samples import SAMPLES, WHOLES, Stored, Whole, mxfp4, nvfp4_of, whole
+from tests.families.family import no_vocabulary, replace_vocabulary
+from tests.oracles.quantized_samples import SAMPLES, WHOLES, Stored, Whole, mxfp4, nvfp4_of, whole
+from tests.support import torch_writer
+from tests.support.checkpoints import safetensors_bytes
 from tests.test_checkpoint_dequantized import GOLDEN, NAME, digest, write_whole
 
 

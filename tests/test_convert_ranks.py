@@ -13,9 +13,9 @@ import pytest
 from ggufrun.convert.vocab import glm, kimi, readers
 from ggufrun.convert.vocab.vocabulary import Original
 from ggufrun.errors import FormatError, UnsupportedError
-from tests.rank_samples import N_SPECIAL, TEXTS, tekken
+from tests.oracles.rank_samples import N_SPECIAL, TEXTS, tekken
+from tests.support.vocabularies import PUBLISHED, SIZE, TEKKEN, rank_table, tokenizer_json, write_folder
 from tests.test_convert_proof import proof_of, read, text_of
-from tests.vocabularies import PUBLISHED, SIZE, TEKKEN, rank_table, tokenizer_json, write_folder
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden" / "ranks.json").read_text())
 

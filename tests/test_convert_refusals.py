@@ -10,8 +10,8 @@ import pytest
 
 from ggufrun.convert import plan
 from ggufrun.errors import FormatError, GgufrunError, NotFoundError, UnsupportedError
-from tests.families import Case, config, dense, no_vocabulary, replace_vocabulary, write
-from tests.family_cases import CASES
+from tests.families.family import Case, config, dense, no_vocabulary, replace_vocabulary, write
+from tests.families.family_cases import CASES
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,8 @@ from ggufrun.convert import pipeline
 from ggufrun.convert.plan import Wishes, plan_convert
 from ggufrun.errors import FormatError
 from ggufrun.quantize.types import FILE_TYPES
-from tests.families import no_vocabulary, replace_vocabulary, some_vocabulary, write
-from tests.family_cases import CASES
+from tests.families.family import no_vocabulary, replace_vocabulary, some_vocabulary, write
+from tests.families.family_cases import CASES
 from tests.writers.checkpoint import logits_of
 
 YES, NO = 7, 5

@@ -18,7 +18,7 @@ from ggufrun.convert.plan import Plan, plan_convert
 from ggufrun.convert.writer import TargetFile
 from ggufrun.errors import TargetError
 from ggufrun.quantize.types import FILE_TYPES
-from tests.checkpoints import write_llama
+from tests.support.checkpoints import write_llama
 
 NAMES = ("IQ4_XS", "F16")
 

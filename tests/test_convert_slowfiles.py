@@ -9,8 +9,8 @@ import pytest
 
 from ggufrun.convert.vocab import readers
 from ggufrun.errors import FormatError, GgufrunError, UnsupportedError
+from tests.support.vocabularies import PUBLISHED, slow_files, tokenizer_json, write_folder
 from tests.test_convert_proof import proof_of, read, text_of
-from tests.vocabularies import PUBLISHED, slow_files, tokenizer_json, write_folder
 
 QWEN2 = {"tokenizer_class": "Qwen2TokenizerFast"}
 

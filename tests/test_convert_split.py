@@ -17,8 +17,8 @@ from ggufrun.errors import FormatError, NotFoundError, UsageError
 from ggufrun.native.bindings import bindings
 from ggufrun.quantize.types import FILE_TYPES
 from ggufrun.units import parse_size
-from tests.checkpoints import DEMO, write_llama
 from tests.conftest import Oracle
+from tests.support.checkpoints import DEMO, write_llama
 
 # not the package itself, which would take llama.cpp's log from the engine
 llama_cpp = bindings()

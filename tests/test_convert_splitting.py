@@ -15,7 +15,7 @@ from ggufrun.convert.config import Config
 from ggufrun.convert.vocab import pretokenizers, proof, readers
 from ggufrun.convert.vocab.splitting import Splitting, check_name, pretokenizer_name, splitting_of
 from ggufrun.errors import UnsupportedError, UsageError
-from tests.vocabularies import (
+from tests.support.vocabularies import (
     DIGITS,
     GPT4O,
     LLAMA3,

@@ -15,8 +15,8 @@ from ggufrun.convert.arch.shared.switches import in_force
 from ggufrun.convert.config import Config
 from ggufrun.convert.plan import plan_convert
 from ggufrun.errors import FormatError, UnsupportedError
-from tests.families import Case, no_vocabulary, replace_vocabulary, write
-from tests.family_cases import CASES
+from tests.families.family import Case, no_vocabulary, replace_vocabulary, write
+from tests.families.family_cases import CASES
 
 OFF: dict[str, dict[str, Any]] = {
     "a window of zero": {"use_sliding_window": False, "sliding_window": 0, "max_window_layers": -1},

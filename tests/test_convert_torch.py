@@ -20,10 +20,10 @@ from ggufrun.checkpoint.gguf.header import read_header
 from ggufrun.convert import pipeline
 from ggufrun.convert.plan import plan_convert
 from ggufrun.quantize.types import FILE_TYPES
-from tests.checkpoints import DEMO, encode, llama_config, llama_tensors, write_llama
 from tests.conftest import Oracle
+from tests.support.checkpoints import DEMO, encode, llama_config, llama_tensors, write_llama
+from tests.support.torch_writer import torch_legacy, torch_zip
 from tests.test_checkpoint_adapters_merge import QUERY, low_rank, whole, write_adapter
-from tests.torch_writer import torch_legacy, torch_zip
 
 GOLDEN = Path(__file__).parent / "golden" / "torch.json"
 RUNS = [("zip", "BF16", "f16"), ("legacy", "F16", "bf16"), ("shards", "F32", "f32"), ("f64", "F64", "f16")]

@@ -14,7 +14,7 @@ from ggufrun.checkpoint.quantized import as_float32
 from ggufrun.checkpoint.tensor import Rows, Tensor
 from ggufrun.convert import stacks, transforms
 from ggufrun.errors import FormatError, UnsupportedError
-from tests.checkpoints import encode
+from tests.support.checkpoints import encode
 
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}
 

@@ -23,7 +23,7 @@ from ggufrun.convert.plan import plan_quantize
 from ggufrun.errors import FormatError, NotFoundError, TargetError, UnsupportedError, UsageError
 from ggufrun.quantize.plan import AS_LLAMA_CPP
 from ggufrun.quantize.types import FILE_TYPES
-from tests.checkpoints import write_llama
+from tests.support.checkpoints import write_llama
 
 ROOT = Path(__file__).parent.parent
 

@@ -11,7 +11,7 @@ import pytest
 from sentencepiece import SentencePieceProcessor
 
 from ggufrun.native.bindings import bindings
-from tests.checkpoints import DEMO
+from tests.support.checkpoints import DEMO
 
 # not the package itself, which would take llama.cpp's log from the engine
 llama_cpp = bindings()

@@ -24,8 +24,8 @@ from ggufrun.convert.vocab import readers
 from ggufrun.convert.vocab.proof import prove
 from ggufrun.convert.vocab.tokenizer_files import MAX_BYTES, TokenizerFiles
 from ggufrun.errors import FormatError, GgufrunError, NotFoundError, UnsupportedError
-from tests.checkpoints import DEMO
-from tests.vocabularies import PUBLISHED, SIZE, added, byte_level, rank_table, tokenizer_json, write_folder
+from tests.support.checkpoints import DEMO
+from tests.support.vocabularies import PUBLISHED, SIZE, added, byte_level, rank_table, tokenizer_json, write_folder
 
 GPT2 = PUBLISHED["gpt-2"]
 Json = dict[str, Any]

@@ -12,8 +12,8 @@ import pytest
 
 from ggufrun.convert import pipeline
 from ggufrun.convert.plan import Wishes, plan_convert, plan_vocabulary
-from tests.checkpoints import DEMO
 from tests.conftest import Oracle
+from tests.support.checkpoints import DEMO
 from tests.test_cli_convert import fails, ggufrun
 
 GOLDEN = Path(__file__).parent / "golden" / "convert.json"

@@ -20,8 +20,7 @@ import pytest
 from ggufrun.convert import arch
 from ggufrun.convert.config import Config
 from tests.conftest import Oracle
-from tests.test_convert_proof import sentencepiece_as_json
-from tests.vocabularies import (
+from tests.support.vocabularies import (
     DIGITS,
     PUBLISHED,
     SIZE,
@@ -33,6 +32,7 @@ from tests.vocabularies import (
     tokenizer_json,
     write_folder,
 )
+from tests.test_convert_proof import sentencepiece_as_json
 
 GOLDEN = Path(__file__).parent / "golden" / "vocab.json"
 

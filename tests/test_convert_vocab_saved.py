@@ -10,9 +10,9 @@ import pytest
 
 from ggufrun.convert.plan import plan_vocabulary
 from ggufrun.convert.vocab.proof import prove
-from tests.checkpoints import llama_config
+from tests.support.checkpoints import llama_config
+from tests.support.vocabularies import PUBLISHED, added, tokenizer_json
 from tests.test_convert_proof import METASPACE, sentencepiece_as_json
-from tests.vocabularies import PUBLISHED, added, tokenizer_json
 
 TEXT_ALONE = [{"Sequence": {"id": "A", "type_id": 0}}]
 NOTHING_ADDED = {"type": "TemplateProcessing", "single": TEXT_ALONE, "pair": TEXT_ALONE, "special_tokens": {}}

@@ -13,7 +13,7 @@ from ggufrun.convert.vocab.trial import needs_trial
 from ggufrun.errors import UnsupportedError
 from ggufrun.quantize.types import FILE_TYPES
 from tests.fuzz import bpe_llama
-from tests.vocabularies import PUBLISHED, byte_level, split, steps, tokenizer_json
+from tests.support.vocabularies import PUBLISHED, byte_level, split, steps, tokenizer_json
 
 QWEN2 = tokenizer_json(PUBLISHED["qwen2"])
 EXPRESSION = next(step["pattern"]["Regex"] for step in QWEN2["pre_tokenizer"]["pretokenizers"] if "pattern" in step)

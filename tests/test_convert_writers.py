@@ -17,7 +17,7 @@ import pytest
 
 from ggufrun.convert import arch, pipeline, plan
 from ggufrun.quantize.types import FILE_TYPES, FileType
-from tests.families import replace_vocabulary, some_vocabulary
+from tests.families.family import replace_vocabulary, some_vocabulary
 from tests.writers.checkpoint import GOLDEN, logits_of, write
 from tests.writers.pieces import IDS, VOCABULARY
 

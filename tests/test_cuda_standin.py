@@ -21,9 +21,9 @@ import pytest
 
 from ggufrun.engine.placement import fit
 from tests import standin
-from tests.shapes import Kind, Shape, write_shape
 from tests.standin import MIB, Seen
-from tests.workers import LISTENING
+from tests.support.shapes import Kind, Shape, write_shape
+from tests.support.workers import LISTENING
 from tools.setup import cards
 
 

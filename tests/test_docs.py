@@ -16,7 +16,7 @@ import typer
 
 from ggufrun.cli.app import app
 from ggufrun.cli.flags.chat import WITHOUT_EFFECT
-from tests.checkpoints import ROOT
+from tests.support.checkpoints import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 TIMES = re.compile(r"\d+\.\d s, \d+ MB/s")

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.checkpoints import ROOT
-from tests.poems import POEMS
+from tests.support.checkpoints import ROOT
+from tests.support.poems import POEMS
 
 PRINTED = [
     *POEMS["静夜思"].splitlines(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.checkpoints import ROOT
+from tests.support.checkpoints import ROOT
 from tests.test_imports import ROOMS
 
 PACKAGE = ROOT / "ggufrun"

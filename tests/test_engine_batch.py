@@ -12,7 +12,7 @@ from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.generate import GenerationStats, StopReason, generate
 from ggufrun.engine.model import Model
 from ggufrun.engine.sampling.sampler import Sampler, SamplingParams
-from tests.poems import POEMS
+from tests.support.poems import POEMS
 
 GREEDY = SamplingParams(temp=0)
 TITLES = list(POEMS)[:12]

@@ -12,7 +12,7 @@ from ggufrun.engine.model import Model
 from ggufrun.errors import EngineError
 from ggufrun.native import log
 from ggufrun.native.library import llama
-from tests.checkpoints import ROOT
+from tests.support.checkpoints import ROOT
 
 OWN = re.compile(r"\b(?:llama_decode|llama_init_from_model|llama_set_abort_callback|ggml_abort_callback)\b(?! ret)")
 

@@ -19,7 +19,7 @@ from ggufrun.engine.placement.layer_sizes import Outline, outline, parts, sum_by
 from ggufrun.engine.placement.memory import Footprint, Place, Use
 from ggufrun.engine.placement.offload import EXPERTS, NO_DEVICE, Placement
 from ggufrun.errors import EngineError, UsageError
-from tests.shapes import Shape, write_shape
+from tests.support.shapes import Shape, write_shape
 
 MODEL, CONTEXT = ModelParams(Path("model.gguf")), ContextParams()
 MB = 1 << 20

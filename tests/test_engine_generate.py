@@ -8,7 +8,7 @@ from ggufrun.engine.context import Context
 from ggufrun.engine.generate import GenerationStats, StopReason, generate
 from ggufrun.engine.sampling.sampler import Sampler, SamplingParams
 from ggufrun.engine.sequence import ContextFull
-from tests.poems import POEMS
+from tests.support.poems import POEMS
 
 GREEDY = SamplingParams(temp=0)
 

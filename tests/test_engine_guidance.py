@@ -26,9 +26,9 @@ from ggufrun.engine.model import Model, ModelParams
 from ggufrun.engine.sampling.sampler import Sampler, SamplingParams
 from ggufrun.errors import UsageError
 from ggufrun.native.library import llama
-from tests import chat_oracle, guidance_oracle
-from tests.checkpoints import DEMO
 from tests.conftest import Oracle
+from tests.oracles import chat_oracle, guidance_oracle
+from tests.support.checkpoints import DEMO
 
 ENDLESS = SamplingParams(temp=0, ignore_eos=True)
 QUESTION = "[INST] 背一下静夜思 [/INST]"

@@ -21,8 +21,9 @@ from ggufrun.engine.model import Model, ModelParams
 from ggufrun.engine.sampling.sampler import Sampler, SamplingParams
 from ggufrun.errors import UnsupportedError
 from ggufrun.native.library import llama
-from tests import chat_oracle, memories
 from tests.conftest import Oracle
+from tests.oracles import chat_oracle
+from tests.support import memories
 
 ENDLESS = SamplingParams(temp=0, ignore_eos=True)
 SMALL: dict[str, Any] = {"n_ctx": 1024, "n_batch": 32, "n_ubatch": 32, "threads": 1}

@@ -18,9 +18,9 @@ from ggufrun.engine.placement.devices import Device, has_gpu
 from ggufrun.engine.placement.memory import Footprint, Place, Use, measure, with_adapters
 from ggufrun.errors import EngineError, NotFoundError
 from ggufrun.native import library, memory_breakdown
-from tests.checkpoints import DEMO
-from tests.completion_oracle import make_adapter
-from tests.shapes import Kind, Shape, write_shape
+from tests.oracles.completion_oracle import make_adapter
+from tests.support.checkpoints import DEMO
+from tests.support.shapes import Kind, Shape, write_shape
 
 CONFIG = json.loads((DEMO / "config.json").read_text())
 ON_HOST = 0

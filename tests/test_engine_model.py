@@ -14,7 +14,7 @@ import sentencepiece
 from ggufrun.engine.model import Model, ModelParams
 from ggufrun.engine.threads import default_threads
 from ggufrun.errors import EngineError, NotFoundError, UnsupportedError
-from tests.checkpoints import DEMO
+from tests.support.checkpoints import DEMO
 
 CONFIG = json.loads((DEMO / "config.json").read_text())
 TEXTS = [

@@ -13,7 +13,7 @@ from ggufrun.engine.model import Model
 from ggufrun.engine.rope import RopeParams, auto_alpha, rotary_dimension, stretched_base
 from ggufrun.errors import EngineError, NotFoundError, UsageError
 from ggufrun.native.library import llama
-from tests import completion_oracle
+from tests.oracles import completion_oracle
 
 
 def test_the_ntk_factor(demo_model: Model) -> None:

@@ -19,7 +19,7 @@ from ggufrun.engine.sampling.schema_pattern import pattern
 from ggufrun.engine.sampling.schema_rules import BUILTIN
 from ggufrun.engine.vocabulary import Vocab
 from ggufrun.errors import FormatError, GgufrunError, UnsupportedError
-from tests.pydantic_schemas import GOLDEN
+from tests.oracles.pydantic_schemas import GOLDEN
 from tests.test_engine_grammar import accepts
 
 PYDANTIC: dict[str, Any] = json.loads(GOLDEN.read_text("utf-8"))

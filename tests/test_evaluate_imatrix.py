@@ -29,7 +29,7 @@ from ggufrun.native.library import ggml, library_path
 from ggufrun.native.structures import Tensor
 from ggufrun.quantize.imatrix import Imatrix, ImatrixEntry
 from tests.conftest import Oracle
-from tests.measured import EXPERTS, SAMPLE, USED, weights, write_model
+from tests.support.measured import EXPERTS, SAMPLE, USED, weights, write_model
 
 GOLDEN = Path(__file__).parent / "golden"
 LENGTH, CHUNKS = 128, 12

@@ -24,7 +24,7 @@ from ggufrun.evaluate import statistics
 from ggufrun.evaluate.perplexity import Scores, score, score_against, score_rows
 from ggufrun.evaluate.text import cut_into_chunks
 from tests.conftest import Oracle
-from tests.measured import SAMPLE, stock_kernels, weights, write_model
+from tests.support.measured import SAMPLE, stock_kernels, weights, write_model
 
 GOLDEN = Path(__file__).parent / "golden" / "perplexity.json"
 

@@ -11,8 +11,9 @@ import pytest
 
 from ggufrun.engine.model import Model
 from ggufrun.errors import GgufrunError
-from tests import fuzz_json, json_mutation
+from tests import fuzz_json
 from tests.fuzz import Target
+from tests.support import json_mutation
 
 ROUNDS = {"session": 60, "schema": 150, "llama": 40, "lora": 30, "tokenizer": 10, "vocab-json": 10, "tekken-json": 10}
 """The others get 20, a family 2."""

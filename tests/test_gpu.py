@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.completion_oracle import make_adapter
 from tests.conftest import CARDS
-from tests.workers import LISTENING
+from tests.oracles.completion_oracle import make_adapter
+from tests.support.workers import LISTENING
 
 POEM = "床前明月光，疑是地上霜。\n举头望明月，低头思故乡。\n"
 PROCESSOR = ("-ngl", "0", "-dev", "none")

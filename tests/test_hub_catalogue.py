@@ -16,10 +16,10 @@ from ggufrun.errors import NotFoundError, UsageError
 from ggufrun.hub import HubId, catalogue, parse, path_or_id
 from ggufrun.hub.models import resolve_model
 from ggufrun.quantize.types import FILE_TYPES
-from tests import hubserver
-from tests.checkpoints import DEMO, ROOT
-from tests.hubserver import HubServer, Repo
-from tests.modelscope_server import COMMIT, ModelScopeServer, running
+from tests.support import hubserver
+from tests.support.checkpoints import DEMO, ROOT
+from tests.support.hubserver import HubServer, Repo
+from tests.support.modelscope_server import COMMIT, ModelScopeServer, running
 from tests.test_cli_convert import fails
 
 Gguf = Callable[[str], Path]

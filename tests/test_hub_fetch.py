@@ -15,8 +15,8 @@ import pytest
 from ggufrun import hub
 from ggufrun.errors import FormatError, GgufrunError, NotFoundError, TargetError, UnsupportedError, UsageError
 from ggufrun.hub import Progress, client, outline, places, transfer
-from tests.checkpoints import DEMO
-from tests.hubserver import TOKEN, HubServer, Repo, git_sha1, running
+from tests.support.checkpoints import DEMO
+from tests.support.hubserver import TOKEN, HubServer, Repo, git_sha1, running
 
 
 def noise(n_bytes: int, seed: int = 0) -> bytes:
@@ -393,7 +393,7 @@ def test_digests_that_the_listing_does_not_tell_are_asked_for(
 
 
 def test_a_server_that_is_no_hub(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.hubserver import _Handler
+    from tests.support.hubserver import _Handler
 
     monkeypatch.setattr(_Handler, "_info", lambda self, path: self._send(200, {}, b"<html>log in to the wifi</html>"))
     with pytest.raises(FormatError, match="not as a hub; check HF_ENDPOINT"):

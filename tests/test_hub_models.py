@@ -12,7 +12,7 @@ from ggufrun.errors import NotFoundError, UsageError
 from ggufrun.hub import resolve_model
 from ggufrun.hub.models import models_folder
 from ggufrun.hub.scan import scan
-from tests.checkpoints import DEMO, write_llama
+from tests.support.checkpoints import DEMO, write_llama
 
 
 @pytest.fixture

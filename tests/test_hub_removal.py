@@ -18,7 +18,7 @@ from ggufrun.errors import GgufrunError, NotFoundError, TargetError, UsageError
 from ggufrun.hub import in_use, removal
 from ggufrun.hub.digests import METADATA
 from ggufrun.hub.scan import stopped
-from tests.checkpoints import write_llama
+from tests.support.checkpoints import write_llama
 
 NOTES = METADATA.as_posix()
 

@@ -16,9 +16,9 @@ from ggufrun.errors import NotFoundError
 from ggufrun.hub import resolve_model
 from ggufrun.hub.models import all_models, completions, local_checkpoint, models_folder
 from ggufrun.hub.stores import STORES
-from tests import store_layouts
-from tests.checkpoints import ROOT, write_llama
-from tests.hubserver import HubServer, Repo, running
+from tests.support import store_layouts
+from tests.support.checkpoints import ROOT, write_llama
+from tests.support.hubserver import HubServer, Repo, running
 from tests.test_cli_convert import fails
 
 Gguf = Callable[[str], Path]

@@ -11,7 +11,7 @@ import pytest
 from tests.test_products import here
 
 BOTH = """
-from tests import products
+from tests.support import products
 first = products.kernels()
 from ggufrun.native.kernels import kernels
 print(first, kernels())

@@ -15,7 +15,7 @@ from ggufrun.native import signatures
 from ggufrun.native.binding import MissingFunctionError, Signature, bind, bind_if_exported
 from ggufrun.native.binding import signatures as declared
 from ggufrun.native.bindings import bindings
-from tests.checkpoints import ROOT
+from tests.support.checkpoints import ROOT
 from tools.engine_release.ctext import Prototype, prototypes
 
 HEADERS = ("llama.h", "ggml.h", "ggml-backend.h", "ggml-cpu.h", "ggml-rpc.h", "gguf.h")

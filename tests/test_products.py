@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pytest
 
 from ggufrun.quantize import ggml
-from tests import products
-from tests.products import Bytes, Floats, activations, kernels, product, product_of_experts, using
+from tests.support import products
+from tests.support.products import Bytes, Floats, activations, kernels, product, product_of_experts, using
 
 KINDS = (
     "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "mxfp4",

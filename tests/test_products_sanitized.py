@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints import ROOT
-from tests.products import kernels
+from tests.support.checkpoints import ROOT
+from tests.support.products import kernels
 
 FLAGS = {
     "avx2": ("-mavx2", "-mfma", "-mf16c"),

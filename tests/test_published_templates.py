@@ -13,7 +13,7 @@ from ggufrun.chat.formats import sandbox, template_process
 from ggufrun.chat.formats.template import ChatTemplate
 from ggufrun.convert.plan import Wishes, plan_vocabulary
 from ggufrun.errors import FormatError
-from tests.chat_oracle import CASES
+from tests.oracles.chat_oracle import CASES
 from tests.published_tokenizers.check import REFUSED, is_here
 from tests.published_tokenizers.sources import CACHE
 from tests.published_tokenizers.strings import digest

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints import DEMO
+from tests.support.checkpoints import DEMO
 from tests.test_cli_convert import ggufrun
 
 

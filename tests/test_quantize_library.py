@@ -22,9 +22,9 @@ from ggufrun.errors import EngineError, UsageError
 from ggufrun.quantize import ggml
 from ggufrun.quantize.plan import QuantizeOptions
 from ggufrun.quantize.types import FILE_TYPES
-from tests.architectures import ARCHITECTURES, write, write_imatrix
 from tests.conftest import Oracle
-from tests.library import library_quantize, llama_cpp, run_quantizer
+from tests.families.architectures import ARCHITECTURES, write, write_imatrix
+from tests.support.library import library_quantize, llama_cpp, run_quantizer
 
 
 def differences(

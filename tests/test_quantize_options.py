@@ -20,7 +20,7 @@ from ggufrun.errors import FormatError, UsageError
 from ggufrun.quantize.plan import QuantizeOptions, parse_override, parse_tensor_type, requires_imatrix
 from ggufrun.quantize.types import FILE_TYPES
 from tests.conftest import Oracle
-from tests.library import library_quantize
+from tests.support.library import library_quantize
 
 TYPES = gguf.GGMLQuantizationType
 EXPERTS, WIDTH, INNER = 4, 256, 512

@@ -14,7 +14,7 @@ from ggufrun.chat.session import Session
 from ggufrun.engine.context import Context, ContextParams
 from ggufrun.engine.model import Model, ModelParams
 from ggufrun.engine.sampling.sampler import SamplingParams
-from tests.checkpoints import ROOT
+from tests.support.checkpoints import ROOT
 
 # the training folder is no package; its corpus is the poems' one source
 sys.path.insert(0, str(ROOT / "models" / "training"))

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints import DEMO, ROOT
-from tests.poems import POEMS
-from tests.serving import Serving, serving
+from tests.support.checkpoints import DEMO, ROOT
+from tests.support.poems import POEMS
+from tests.support.serving import Serving, serving
 
 pytestmark = pytest.mark.clients
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints import DEMO
-from tests.poems import POEMS
-from tests.serving import Serving, serving
+from tests.support.checkpoints import DEMO
+from tests.support.poems import POEMS
+from tests.support.serving import Serving, serving
 
 TITLE = "静夜思"
 ASK = [{"role": "user", "content": TITLE}]

@@ -11,8 +11,8 @@ import pytest
 
 from ggufrun.server.apis import ollama, ollama_chat
 from ggufrun.server.errors import ApiError
-from tests.poems import POEMS
-from tests.serving import Serving, serving
+from tests.support.poems import POEMS
+from tests.support.serving import Serving, serving
 
 TITLE = "静夜思"
 ASK = [{"role": "user", "content": TITLE}]

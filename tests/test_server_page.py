@@ -20,8 +20,8 @@ import pytest
 
 from ggufrun.server.apis.markdown import html
 from ggufrun.server.apis.page_routes import FOLDER
-from tests.poems import POEMS
-from tests.serving import Serving, serving
+from tests.support.poems import POEMS
+from tests.support.serving import Serving, serving
 
 TITLE = "静夜思"
 

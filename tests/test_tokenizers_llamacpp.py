@@ -15,7 +15,7 @@ from ggufrun.checkpoint.gguf import file
 from ggufrun.convert.plan import plan_vocabulary
 from ggufrun.native.bindings import bindings
 from tests.conftest import Oracle
-from tests.vocabularies import DIGITS, PUBLISHED, byte_level, steps
+from tests.support.vocabularies import DIGITS, PUBLISHED, byte_level, steps
 
 NFC = {"type": "NFC"}
 VOCABULARIES: dict[str, tuple[str, Any, Any]] = {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints import ROOT
+from tests.support.checkpoints import ROOT
 from tools.engine_release import facts
 from tools.engine_release.__main__ import main
 from tools.engine_release.compare import compare, used_functions

@@ -20,8 +20,8 @@ from ggufrun.engine.model import ModelParams
 from ggufrun.errors import FormatError, GgufrunError, UnsupportedError
 from ggufrun.quantize.types import FILE_TYPES
 from ggufrun.workflows.open_model import open_model
-from tests.families import replace_vocabulary, some_vocabulary, write
-from tests.family_cases import CASES
+from tests.families.family import replace_vocabulary, some_vocabulary, write
+from tests.families.family_cases import CASES
 
 EXPERTS, WIDTH, INNER, TOKENS, RANK = 4, 48, 24, 320, 3
 DOWN, QUERY, EMBEDDING = "blk.0.ffn_down_exps.weight", "blk.0.attn_q.weight", "token_embd.weight"

@@ -29,7 +29,7 @@ from tests.attack.jobs import ADAPTERS, JOBS, LONG, TEXT, WEIGHTS
 from tests.attack.models import FAMILIES, Model, adapter_of, base, with_vocabulary
 from tests.attack.sweeps import SWEEPS, steps
 from tests.attack.vocabularies import VOCABULARIES
-from tests.family_cases import CASES
+from tests.families.family_cases import CASES
 
 Seed = int | str
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ggufrun.checkpoint.gguf.file import Kind
 from ggufrun.checkpoint.gguf.tensor_types import TensorType
-from tests.families import VOCABULARY
+from tests.families.family import VOCABULARY
 
 WIDTH, INNER, HEADS, PLACES, LAYERS, BUCKETS = 48, 96, 6, 64, 2, 32
 

@@ -21,8 +21,8 @@ from ggufrun.quantize.types import FILE_TYPES
 from tests.attack import encoders
 from tests.attack.encoders import ENCODERS
 from tests.attack.vocabularies import VOCABULARIES
-from tests.families import replace_vocabulary, write
-from tests.family_cases import CASES
+from tests.families.family import replace_vocabulary, write
+from tests.families.family_cases import CASES
 
 
 @dataclass

@@ -10,7 +10,7 @@ from ggufrun.checkpoint.gguf.tensor_types import BLOCKS, TensorType
 from tests.attack import mutations
 from tests.attack.models import Model, Tensor, base
 from tests.attack.vocabularies import VOCABULARIES
-from tests.family_cases import CASES
+from tests.families.family_cases import CASES
 
 Step = tuple[str, str, str, Callable[[Model], None]]
 """A family, a vocabulary, what is changed in words, and the change."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import gguf
 
-from tests.families import VOCABULARY
+from tests.families.family import VOCABULARY
 
 Vocabulary = dict[str, Any]
 

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.checkpoints import DEMO
+from tests.support.checkpoints import DEMO
 
 JOBS: dict[str, tuple[str, ...]] = {
     "convert": ("convert", "CHECKPOINT", "-t", "f16", "-o", "TARGET"),

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ggufrun.checkpoint.open import open_checkpoint
 from ggufrun.errors import GgufrunError
-from tests import torch_writer
-from tests.checkpoints import write_llama
 from tests.fuzz import SMALL
+from tests.support import torch_writer
+from tests.support.checkpoints import write_llama
 
 NAMES = (
     ("os", "system"), ("posix", "system"), ("nt", "system"), ("os", "popen"), ("os", "execv"), ("os", "spawnv"),

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from tests.family_oracle import mend
 from tests.layouts import layout, sparse
 from tests.layouts.patterns import Entry, collapse, expand
+from tests.oracles.family_oracle import mend
 
 ANSWERS = (9693, 2152)
 """The ids of yes and no in Qwen's vocabularies."""

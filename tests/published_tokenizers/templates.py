@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tests.chat_oracle import CASES, NOW
+from tests.oracles.chat_oracle import CASES, NOW
 from tests.published_tokenizers.sources import CACHE
 from tests.published_tokenizers.strings import digest
 

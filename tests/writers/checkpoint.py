@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.checkpoints import safetensors_bytes
 from tests.layouts.patterns import expand
+from tests.support.checkpoints import safetensors_bytes
 from tests.writers.tensors import stored
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "writers.json"

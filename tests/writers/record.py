@@ -99,7 +99,7 @@ def known() -> list[str]:
 def main(names: list[str]) -> None:
     """Record the models called ``names``, or all."""
     importlib.import_module("transformers").logging.set_verbosity_error()
-    importlib.import_module("tests.family_translations").as_llama_cpp()
+    importlib.import_module("tests.families.family_translations").as_llama_cpp()
     golden = json.loads(GOLDEN.read_text())["models"] if GOLDEN.exists() and names else {}
     for name, (architecture, values) in MODELS.items():
         if names and name not in names:

@@ -1,0 +1,1 @@
+"""Tiny checkpoints of every architecture, and what is varied in them."""

@@ -1,0 +1,1 @@
+"""Programs that ask an independent truth, and record its answers in ``golden/``."""

@@ -1,0 +1,1 @@
+"""What tests are made with: small checkpoints, GGUFs, servers, terminals, other programs."""
