@@ -96,7 +96,7 @@ def test_the_comparison_would_notice(case: str) -> None:
 
 def test_equals_pefts_merge_made_here(oracle: Oracle, tmp_path: Path) -> None:
     samples = tmp_path / "samples"
-    oracle.run(oracle.python, Path(__file__).parent / "peft_samples.py", samples)
+    oracle.run(oracle.python, Path(__file__).parent / "oracles" / "peft_samples.py", samples)
     for case in CASES:
         (tmp_path / case).mkdir()
         ours = merge_case(samples / case, tmp_path / case)

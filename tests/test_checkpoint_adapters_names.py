@@ -73,7 +73,7 @@ def test_names_of_transformers() -> None:
 
 def test_names_of_transformers_here(oracle: Oracle, tmp_path: Path, record: Path | None) -> None:
     folders = [write(tmp_path / name, case) for name, case in CASES.items()]
-    printed = oracle.run(oracle.python, Path(__file__).parent / "parameter_names.py", *folders)
+    printed = oracle.run(oracle.python, Path(__file__).parent / "oracles" / "parameter_names.py", *folders)
     # warnings follow
     fresh = json.JSONDecoder().raw_decode(printed)[0]
     for case, parameters in fresh.items():

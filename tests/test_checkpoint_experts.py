@@ -60,7 +60,7 @@ def test_experts_are_changed(case: str) -> None:
 
 
 def test_equals_pefts_merge_made_here(oracle: Oracle, tmp_path: Path) -> None:
-    oracle.run(oracle.python, Path(__file__).parent / "peft_expert_samples.py", tmp_path)
+    oracle.run(oracle.python, Path(__file__).parent / "oracles" / "peft_expert_samples.py", tmp_path)
     for case in CASES:
         if not case.startswith("peft-"):
             assert_case(tmp_path / case)

@@ -74,7 +74,7 @@ def test_the_cases_differ_where_they_should() -> None:
 
 
 def test_equals_what_peft_computes_here(oracle: Oracle, tmp_path: Path) -> None:
-    oracle.run(oracle.python, Path(__file__).parent / "peft_token_samples.py", tmp_path / "samples")
+    oracle.run(oracle.python, Path(__file__).parent / "oracles" / "peft_token_samples.py", tmp_path / "samples")
     for case in CASES:
         (tmp_path / case).mkdir()
         assert_case(tmp_path / "samples" / case, tmp_path / case)

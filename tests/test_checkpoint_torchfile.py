@@ -66,7 +66,7 @@ def test_reads_what_torch_wrote(file: str) -> None:
 
 
 def test_reads_what_torch_writes_here(oracle: Oracle, tmp_path: Path) -> None:
-    oracle.run(oracle.python, Path(__file__).parent / "torch_samples.py", tmp_path)
+    oracle.run(oracle.python, Path(__file__).parent / "oracles" / "torch_samples.py", tmp_path)
     for file in SAMPLES:
         check_sample(tmp_path, file)
     arrays = {"x": ("F32", np.arange(6, dtype=np.float32).reshape(2, 3))}

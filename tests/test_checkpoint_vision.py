@@ -80,7 +80,7 @@ def test_text_part_equals_pefts_merge(tmp_path: Path, case: str, adapter: str, b
 
 
 def test_text_part_equals_pefts_merge_made_here(oracle: Oracle, tmp_path: Path) -> None:
-    oracle.run(oracle.python, Path(__file__).parent / "peft_vision_samples.py", tmp_path)
+    oracle.run(oracle.python, Path(__file__).parent / "oracles" / "peft_vision_samples.py", tmp_path)
     for case in CASES:
         assert_case(tmp_path / case, tmp_path / case)
 

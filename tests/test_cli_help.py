@@ -85,7 +85,7 @@ def test_what_does_not_stand_alone_is_seen(text: str) -> None:
 
 
 def shown(*arguments: str) -> str:
-    result = CliRunner().invoke(app, [*arguments])
+    result = CliRunner().invoke(app, [*arguments], env={"COLUMNS": None})
     assert result.exit_code == 0
     return result.output
 

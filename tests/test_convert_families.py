@@ -121,7 +121,7 @@ def test_recorded_answers(tmp_path: Path, name: str) -> None:
 
 def test_fresh_answers(oracle: Oracle, tmp_path: Path, record: Path | None) -> None:
     """All in one run of the converter: importing torch takes longer than the conversions."""
-    script = Path(__file__).parent / "family_oracle.py"
+    script = Path(__file__).parent / "oracles" / "family_oracle.py"
     folders = {name: write(tmp_path / name, case) for name, case in CASES.items()}
     jobs = [f"{folder}:{CASES[name].outtype}:{tmp_path / name}.gguf" for name, folder in folders.items()]
     oracle.run(oracle.python, script, oracle.convert, *jobs)

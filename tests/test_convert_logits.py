@@ -84,7 +84,7 @@ def test_the_engine_computes_what_transformers_does(
         paths += [target.path for target in planned.targets]
     if record is not None:
         oracle: Oracle = request.getfixturevalue("oracle")
-        script = Path(__file__).parent / "family_logits.py"
+        script = Path(__file__).parent / "oracles" / "family_logits.py"
         command = [str(oracle.python), str(script), *map(str, folders.values())]
         answer = subprocess.run(command, capture_output=True, check=True, text=True).stdout
         answers = json.loads(answer)

@@ -36,7 +36,7 @@ ROOMS: dict[str, set[str]] = {
     "convert": {"checkpoint", "jsontext", "native", "processors", "quantize", "regularfile", "errors"},
     "chat": {"atomicfile", "engine", "filelock", "jsontext", "regularfile", "errors"},
     # its importance matrix is the record that quantize reads
-    "evaluate": {"engine", "native", "quantize", "errors"},
+    "evaluate": {"engine", "native", "quantize", "regularfile", "errors"},
     "workflows": {*GROUND, "chat", "checkpoint", "convert", "engine", "evaluate", "hub", "native", "quantize"},
     "api": {*GROUND, "chat", "checkpoint", "convert", "engine", "evaluate", "hub", "quantize", "workflows"},
     "server": {*GROUND, "chat", "checkpoint", "engine", "hub", "native", "quantize", "workflows"},

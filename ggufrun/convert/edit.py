@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ggufrun import jsontext
 from ggufrun.checkpoint.gguf import file
 from ggufrun.checkpoint.gguf.checks import check_model, kind_of
 from ggufrun.checkpoint.gguf.file import SCALARS, Header, Kind, Value, encode
@@ -81,7 +81,7 @@ def _of_kind(key: str, text: str, kind: Kind) -> Value:
 
 def _list(key: str, text: str, item: Kind | None) -> Value:
     try:
-        values = json.loads(text)
+        values = jsontext.parse(text)
         if not isinstance(values, list) or (not values and item is None):
             raise ValueError("not a list")
         return encode(values, Kind.ARRAY, item)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ggufrun import regularfile
 from ggufrun.engine.chunks import Floats
 from ggufrun.engine.model import Model
 from ggufrun.errors import FormatError, TargetError, UsageError
@@ -30,8 +31,7 @@ def is_logits_file(path: Path) -> bool:
     """Whether a file begins like one."""
     if not path.is_file():
         return False
-    with path.open("rb") as file:
-        return file.read(len(MAGIC)) == MAGIC
+    return regularfile.read_start(path, len(MAGIC)) == MAGIC
 
 
 def _row_size(vocabulary: int) -> int:
@@ -50,7 +50,7 @@ class LogitsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         size = path.stat().st_size
-        with path.open("rb") as file:
+        with regularfile.open_regular(path, AGAIN) as file:
             head = file.read(HEAD.size)
             if len(head) < HEAD.size:
                 raise FormatError(f"{path.name} is cut short", AGAIN)

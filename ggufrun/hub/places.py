@@ -13,7 +13,7 @@ from ggufrun.hub import client
 from ggufrun.hub.client import Listing, RemoteFile
 from ggufrun.hub.digests import METADATA, PIECE, Hasher, file_digest, is_inside, read_note
 from ggufrun.hub.select import piece
-from ggufrun.regularfile import read_text
+from ggufrun.regularfile import open_regular, read_text
 
 
 class Place(Protocol):
@@ -139,7 +139,7 @@ class Folder:
         before = [name for name in self.listing.names if (one := piece(name)) and one[0] == own[0] and one[1] < own[1]]
         start = sum(self.listing.file(name).size for name in before)
         hasher = Hasher(file.digest.kind, file.size)
-        with whole.open("rb") as source:
+        with open_regular(whole) as source:
             source.seek(start)
             left = file.size
             while data := source.read(min(left, PIECE)):

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+from ggufrun import jsontext
 from ggufrun.server.errors import ApiError
 
 STOPS = {"length": "max_tokens", "tool_calls": "tool_use"}
@@ -182,7 +183,11 @@ async def gathered(found: AsyncIterator[Mapping[str, Any]]) -> dict[str, Any]:
             message |= {**event["delta"], "usage": event["usage"]}
     for block, text in zip(message["content"], texts, strict=True):
         if block["type"] == "tool_use":
-            block["input"] = json.loads(text or "{}")
+            try:
+                block["input"] = jsontext.parse(text or "{}")
+            except ValueError:
+                # cut off by max_tokens: half a call says nothing
+                block["input"] = {}
         else:
             block[block["type"]] = text
     return message

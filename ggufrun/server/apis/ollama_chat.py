@@ -12,6 +12,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from ggufrun import jsontext
 from ggufrun.server.apis.openai import chunks_of, merge
 from ggufrun.server.catalog import Entry
 from ggufrun.server.errors import ApiError
@@ -304,7 +305,7 @@ def _calls(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for call in calls:
         try:
-            arguments = json.loads(call["function"]["arguments"] or "{}")
+            arguments = jsontext.parse(call["function"]["arguments"] or "{}")
         except ValueError:
             raise ApiError(500, "the model wrote a tool call whose arguments are not JSON") from None
         found.append({"id": call["id"], "function": {"name": call["function"]["name"], "arguments": arguments}})

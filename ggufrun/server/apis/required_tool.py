@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from ggufrun import jsontext
 from ggufrun.server.apis.styled import PASSED
 from ggufrun.server.errors import ApiError
 from ggufrun.server.pool import Running
@@ -93,7 +94,7 @@ async def answer(running: Running, body: Mapping[str, Any]) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": None}
     finish = "length"
     try:
-        call = json.loads(text)
+        call = jsontext.parse(text)
         arguments = json.dumps(call["arguments"], ensure_ascii=False)
         message["tool_calls"] = [
             {
