@@ -182,7 +182,7 @@ def test_a_child_gets_no_secrets_and_no_options_by_its_environment() -> None:
         "GGUFRUN_API_KEY": "s",
         "OPENAI_API_KEY": "o",
     }
-    assert set(environment(given)) == {"PATH", "CUDA_VISIBLE_DEVICES", "LC_ALL", "GGML_NO_BACKTRACE"}
+    assert set(environment(given)) == {"PATH", "CUDA_VISIBLE_DEVICES", "LC_ALL", "GGML_NO_BACKTRACE", "GOMP_SPINCOUNT"}
 
 
 def test_settings_go_to_the_planning_process_and_come_back() -> None:

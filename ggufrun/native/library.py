@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import os
 import re
 import sys
 from functools import cache
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ggufrun.errors import EngineError
+from ggufrun.native import environment
 from ggufrun.native.abort import install
 from ggufrun.native.binding import MissingFunctionError, bind, bind_if_exported, function_if_exported
 from ggufrun.native.bindings import bindings
@@ -63,8 +63,7 @@ def _bound(protocol: type[T], library: ctypes.CDLL) -> T:
 
 @cache
 def _libllama() -> ctypes.CDLL:
-    # read when the library is loaded: a debugger's view of our process helps nobody here
-    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+    environment.prepare()
     try:
         api = bindings()
     except ModuleNotFoundError as error:
@@ -166,6 +165,7 @@ def our_kernels() -> Kernels | None:
 
 @cache
 def _libggml_base() -> ctypes.CDLL:
+    environment.prepare()
     spec = importlib.util.find_spec("llama_cpp")
     if spec is None or not spec.submodule_search_locations:
         raise EngineError("llama-cpp-python is not installed", "run `make setup`, or `pip install llama-cpp-python`")

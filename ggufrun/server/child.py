@@ -12,12 +12,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from ggufrun.errors import EngineError
+from ggufrun.native.environment import wanted
 from ggufrun.native.parent import end_with
 from ggufrun.server.upstream import Vanished, call
 
 KEPT = (
     "PATH", "HOME", "USER", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "CUDA_",
-    "NVIDIA_", "GGML_", "HIP_", "ROCR_", "HSA_", "VK_", "GPU_", "OMP_", "LC_", "GGUFRUN_KERNELS", "ASAN_OPTIONS",
+    "NVIDIA_", "GGML_", "HIP_", "ROCR_", "HSA_", "VK_", "GPU_", "OMP_", "GOMP_", "LC_", "GGUFRUN_KERNELS",
+    "ASAN_OPTIONS",
 )  # fmt: skip
 """How the names of variables begin that a child may see. All others could change its options behind our back
 (``LLAMA_ARG_*``, ``AIP_*``), or are secrets (keys, tokens).
@@ -33,7 +35,7 @@ STOP_SECONDS = 8.0
 def environment(given: Mapping[str, str]) -> dict[str, str]:
     """What of our environment a child gets."""
     kept = {name: value for name, value in given.items() if name.startswith(KEPT)}
-    return {**kept, "LC_ALL": "C.UTF-8", "GGML_NO_BACKTRACE": "1"}
+    return {**kept, "LC_ALL": "C.UTF-8", **wanted(kept)}
 
 
 WATCHER = """
