@@ -71,7 +71,7 @@ demo: setup ## the whole way on the embedded model: convert, quantize, ask it tw
 	@sh tools/demo.sh "$(BIN)"
 
 test: setup ## run the tests, as many at once as there are processors (WORKERS=1: one)
-	@exec $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	@exec $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: setup ## ruff, its format, mypy, the direction of imports
 	@$(BIN)/python -m ruff check .

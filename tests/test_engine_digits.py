@@ -32,7 +32,7 @@ def opened(path: Path, pretokenizer: str) -> Model:
 def test_cut_or_whole_the_tokens_are_the_same(tmp_path: Path) -> None:
     dice = random.Random(5)
     with opened(tmp_path / "model.gguf", "superbpe") as model:
-        for _ in range(60):
+        for _ in range(12):
             parts = ["".join(dice.choices("1234", k=dice.choice((3, 10, 999, 1000, 1001, 2500)))) for _ in range(3)]
             text = dice.choice(("", "a", "静", "٣", "½")).join(parts) + dice.choice(("", " ", "x", "٣", "½"))
             whole = model.vocab._tokenize(text.encode(), False)
