@@ -6,7 +6,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 CLIENTS ?= .venv-clients
-WORKERS ?= auto
+# one more than processors: some tests wait
+WORKERS ?= $(shell expr `getconf _NPROCESSORS_ONLN` + 1)
 
 # The engine's build obeys these; a change of them must not go unnoticed by a set-up checkout.
 STEERING = $$CMAKE_ARGS|$$CC|$$CXX|$$CFLAGS|$$CXXFLAGS|$$LDFLAGS
@@ -70,7 +71,7 @@ wheels: setup ## the engine's wheel, built for this machine, and ggufrun's, to i
 demo: setup ## the whole way on the embedded model: convert, quantize, ask it two questions
 	@sh tools/demo.sh "$(BIN)"
 
-test: setup ## run the tests, as many at once as there are processors (WORKERS=1: one)
+test: setup ## run the tests, side by side (WORKERS=1: one after the other)
 	@exec $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: setup ## ruff, its format, mypy, the direction of imports
