@@ -57,7 +57,26 @@ def test_the_card(folder: Path) -> None:
         assert float(kld) == pytest.approx(header.get("ggufrun.receipt.kld.mean"), abs=1e-5)
         assert float(top.rstrip("%")) == pytest.approx(100 * header.get("ggufrun.receipt.same_top"), abs=0.01)
     assert "ollama run hf.co/me/tang-poet-GGUF:Q4_K_M" in text and "Importance matrix: `" in text
+    # the file of the importance matrix has no receipt, so it may be anybody's
+    assert "Quantized with ggufrun" not in text
     fails(ggufrun("card", folder), "README.md exists; pass --force")
+
+
+def test_a_card_says_who_quantized_where_a_file_tells(tmp_path: Path) -> None:
+    assert ggufrun("convert", DEMO, "-t", "q8_0", "--receipt", "-o", tmp_path).returncode == 0
+    assert ggufrun("card", tmp_path).returncode == 0
+    assert "Quantized with ggufrun" in (tmp_path / "README.md").read_text("utf-8")
+    (tmp_path / "README.md").unlink()
+    assert ggufrun("convert", DEMO, "-t", "q8_0", "-o", tmp_path, "--force").returncode == 0
+    assert ggufrun("card", tmp_path, "--force").returncode == 0
+    assert "How they were made" not in (tmp_path / "README.md").read_text("utf-8")
+
+
+def test_two_models_in_a_folder_are_not_one(folder: Path, tmp_path: Path, measured: Gguf) -> None:
+    (tmp_path / "one.gguf").write_bytes((folder / "poet-IQ3_M.gguf").read_bytes())
+    (tmp_path / "other.gguf").write_bytes(measured("dense-f16").read_bytes())
+    fails(ggufrun("card", tmp_path), "are not one model; give each model a folder of its own", 2)
+    assert not (tmp_path / "README.md").exists()
 
 
 def test_the_checksums_are_those_of_sha256sum(folder: Path) -> None:

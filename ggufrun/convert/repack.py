@@ -9,7 +9,7 @@ from ggufrun.checkpoint.gguf.tensor_types import TensorType
 from ggufrun.convert.plan import Plan
 from ggufrun.convert.target import Model, make_target, split_target, split_target_by_count
 from ggufrun.errors import UsageError
-from ggufrun.quantize.types import FILE_TYPES
+from ggufrun.quantize.types import FILE_TYPES, FileType, name_of
 
 
 def plan_merge(path: Path, target: Path) -> Plan:
@@ -40,5 +40,12 @@ def _plan(source: GGUFSource, target: Path) -> Plan:
     metadata = {key: value for key, value in source.header.metadata.items() if not key.startswith("split.")}
     model = Model(metadata, dict(source.tensors))
     types = [(name, int(TensorType[tensor.dtype])) for name, tensor in source.tensors.items()]
-    # the type of the file is of no interest: every tensor keeps its own
-    return Plan(source, (make_target(target, FILE_TYPES["F32"], model, types),))
+    return Plan(source, (make_target(target, _file_type(source), model, types),))
+
+
+def _file_type(source: GGUFSource) -> FileType:
+    """What the file says it is, to be shown: every tensor keeps its own type."""
+    number = source.header.get("general.file_type")
+    if not isinstance(number, int):
+        return FileType("GGUF", 0, "")
+    return FILE_TYPES.get(name_of(number), FileType(name_of(number), number, ""))

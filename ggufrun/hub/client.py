@@ -92,7 +92,7 @@ _other_host: ContextVar[str | None] = ContextVar("other_host", default=None)
 
 @contextmanager
 def other_host(name: str) -> Iterator[None]:
-    """Meanwhile what goes wrong is told of another server than the hub."""
+    """While this lasts, errors name another server instead of the hub."""
     token = _other_host.set(name)
     try:
         yield

@@ -38,7 +38,7 @@ def _is_checkouts(folder: Path) -> bool:
 
 
 def own_models() -> list[LocalModel]:
-    """The models of the models folder; none where there is no such folder."""
+    """The models of the models folder; an empty list where that folder does not exist."""
     folder = models_folder()
     return scan(folder) if folder.is_dir() else []
 

@@ -73,7 +73,7 @@ def scan(folder: Path, max_depth: int = MAX_DEPTH) -> list[LocalModel]:
 
 
 def missing_shards(path: Path) -> list[str]:
-    """The names of the shards that belong to a shard of a GGUF and do not lie beside it."""
+    """The names of the shards that belong to a shard of a GGUF and are not next to it."""
     split = SPLIT.search(path.stem)
     if split is None:
         return []

@@ -20,7 +20,7 @@ _blocks = 0
 
 
 def blocks() -> int:
-    """How many blocks of `note_signals` the main thread has entered or left: a sign that it goes on."""
+    """How many blocks of `note_signals` the main thread has entered or left: which shows that it makes progress."""
     return _blocks
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from ggufrun.checkpoint.gguf.checks import kind_of
 from ggufrun.checkpoint.gguf.file import Header, Kind
 from ggufrun.checkpoint.gguf.header import read_header
-from ggufrun.errors import NotFoundError
+from ggufrun.errors import NotFoundError, UsageError
 from ggufrun.hub.digests import file_digest
 from ggufrun.hub.scan import LocalModel, scan
 from ggufrun.quantize.types import name_of
@@ -75,7 +75,17 @@ def quantizations(folder: Path) -> list[Quantization]:
         found.append(Quantization(model, header, kind, model.size, bits, _receipt(header)))
     if not found:
         raise NotFoundError(f"{folder} holds no GGUF models", "name the folder with the quantizations")
+    first = found[0]
+    other = next((one for one in found if _shape(one.header) != _shape(first.header)), None)
+    if other is not None:
+        raise UsageError(f"{first.name} and {other.name} are not one model", "give each model a folder of its own")
     return sorted(found, key=lambda one: -one.bytes)
+
+
+def _shape(header: Header) -> tuple[Any, ...]:
+    """What the quantizations of one model have in common."""
+    arch = header.architecture
+    return (arch, *(header.get(f"{arch}.{key}") for key in ("block_count", "embedding_length", "feed_forward_length")))
 
 
 def _receipt(header: Header) -> dict[str, Any]:
@@ -117,10 +127,7 @@ def card(folder: Path, found: Sequence[Quantization], options: CardOptions) -> s
         f"ollama run hf.co/{repo}:{usual.type}",
         "```",
         "",
-        "## How they were made",
-        "",
         *_recipe(found),
-        "",
         f"`{SUMS}` lists the checksums: `ggufrun verify .` or `sha256sum -c {SUMS}` checks them.",
     ]
     return "\n".join(lines) + "\n"
@@ -188,7 +195,10 @@ def _explained(found: Sequence[Quantization]) -> list[str]:
 
 
 def _recipe(found: Sequence[Quantization]) -> list[str]:
-    lines = ["Quantized with ggufrun; the bytes are those of llama.cpp's quantizer."]
+    lines = []
+    # nothing else in a file says what wrote it
+    if all(one.receipt for one in found):
+        lines.append("Quantized with ggufrun; the bytes are those of llama.cpp's quantizer.")
     matrices = {str(one.header.get("quantize.imatrix.file")) for one in found} - {"None"}
     for matrix in sorted(matrices):
         one = next(one for one in found if one.header.get("quantize.imatrix.file") == matrix)
@@ -196,7 +206,7 @@ def _recipe(found: Sequence[Quantization]) -> list[str]:
         details = [f"measured on `{_name(text)}`"] if text else []
         details += [f"{chunks} chunks"] if chunks else []
         lines.append(f"Importance matrix: `{_name(matrix)}`{', ' + ', '.join(details) if details else ''}.")
-    return lines
+    return ["## How they were made", "", *lines, ""] if lines else []
 
 
 def _name(text: Any) -> str:

@@ -140,7 +140,7 @@ def _check_lists(path: Path, header: Header) -> None:
     for key, names, others in USED:
         counts = found(key)
         for number, count in enumerate(counts):
-            # what it expects of the first layer it expects in places that are no layer's
+            # values that belong to no layer have to be those that it expects of the first layer
             first = key == "expert_used_count" and number == 0 and any(counts)
             has = first or names & layers.get(number, set())
             if count == 0 and has and arch not in others:

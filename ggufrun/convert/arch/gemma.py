@@ -77,7 +77,7 @@ WINDOW_EVERY = {"gemma2": 2, "gemma3": 6}
 """Every so many layers attend to everything, the others to the window."""
 
 NO_CAP = 1e6
-"""Where Gemma 2 and 3n are to cut nothing off: llama.cpp cuts logits at 30 and attention at 50 unless it is told, and
+"""Where Gemma 2 and 3n are to cut nothing off: llama.cpp cuts logits at 30 and attention at 50 by default, and
 neither has more than a few digits."""
 
 NOT_TEXT = ("vision_tower.", "multi_modal_projector.")

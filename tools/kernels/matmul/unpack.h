@@ -14,7 +14,7 @@ INLINE struct some_rows rows_of(struct source from, int half) {
     struct some_rows s = {.one = from.stride, .three = 3 * from.stride, .next = from.next + 16 * half};
     for (int i = 0; i < LANES / 4; ++i) {
         s.fourth[i] = from.rows + (half + 4 * i) * from.stride;
-        // or the compiler works all addresses out anew
+        // or the compiler computes all addresses again
         __asm__("" : "+r"(s.fourth[i]));
     }
     return s;
